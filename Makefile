@@ -1,0 +1,49 @@
+# Needs: Python >= 3.11, make, git. For the tests on real Kafka also Java 17 and Maven.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+ARGS   ?=
+LOCK   := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header -q
+
+.PHONY: help setup demo test test-fast check bench crash lock clean
+.DEFAULT_GOAL := help
+
+help:       ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+
+setup: $(STAMP)  ## create .venv with everything pinned and hash-checked
+
+$(STAMP): requirements/bootstrap.txt requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "anchorstream needs Python >= 3.11; set PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install -q --no-deps --require-hashes -r requirements/dev.txt
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install -q --no-deps --no-build-isolation -e .
+	touch $(STAMP)
+
+demo: setup ## real households end to end on this machine; ARGS="--exit --json out.json", "--broker local", ...
+	$(BIN)/anchorstream demo $(ARGS)
+
+test: setup ## everything that needs no GPU; real Kafka where Java 17 and Maven are found
+	$(BIN)/python -m pytest $(ARGS)
+
+test-fast: setup ## without real Kafka, crash and slow tests
+	$(BIN)/python -m pytest -m "not kafka and not crash and not slow and not gpu" $(ARGS)
+
+check: setup ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup ## every benchmark, briefly
+	$(BIN)/anchorstream bench all $(ARGS)
+
+lock: setup ## recompile requirements/*.txt
+	$(LOCK) requirements/bootstrap.in -o requirements/bootstrap.txt
+	$(LOCK) pyproject.toml --extra cpu --extra weights --extra demo --group dev -o requirements/dev.txt
+	$(LOCK) pyproject.toml --extra cpu --extra weights --extra demo -c requirements/dev.txt -o requirements/cpu.txt
+	$(LOCK) pyproject.toml --extra gpu --extra weights -o requirements/gpu.txt
+
+clean:      ## remove the environment and caches (never data directories)
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache
