@@ -1,0 +1,33 @@
+"""Settings of the model and the worker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from store.settings import Section
+
+
+class ModelSettings(Section):
+    """Which language model, where, and how much memory its KV pages may take."""
+
+    preset: Literal["tiny", "smollm2-135m", "qwen2.5-0.5b"] = "tiny"
+    path: Path | None = None
+    """Directory of a Llama- or Qwen-type causal LM; overrides the preset's own weights."""
+    checkpoint: Path | None = None
+    """Adapters, head and soft prompts (safetensors + card). None = seeded, untrained."""
+    seed: int = 0
+    layout: Literal["chunked", "causal"] = "chunked"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: Annotated[int, Field(ge=0, le=256)] = 0
+    """CPU threads of torch; 0 = torch's own choice."""
+    kv_pool_bytes: Annotated[int, Field(ge=0)] = 256 << 20
+    batch_tokens: Annotated[int, Field(ge=64)] = 16_384
+    """Token budget of one refresh batch."""
+    min_interval_ms: Annotated[int, Field(ge=0)] = 200
+    """A user is refreshed at most once per this interval."""
+    max_staleness_ms: Annotated[int, Field(ge=0)] = 1000
+    """The scheduler's target bound from a summary's arrival to its refresh."""

@@ -1,0 +1,107 @@
+"""Structured logs: one line per decision. JSON when standard error is not a terminal.
+
+Event names are the constants below and nothing else; user ids go through `user()`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+from typing import Any
+
+import structlog
+
+ROLE_STARTED = "role_started"
+ROLE_READY = "role_ready"
+ROLE_STOPPING = "role_stopping"
+ROLE_STOPPED = "role_stopped"
+ROLE_FAILED = "role_failed"
+ROLE_DIED = "role_died"
+ROLE_RESTARTED = "role_restarted"
+BROKER_STARTED = "broker_started"
+BROKER_STOPPED = "broker_stopped"
+BROKER_REPLACED = "broker_replaced"
+BROKER_UNAVAILABLE = "broker_unavailable"
+TOPIC_CREATED = "topic_created"
+PARTITIONS_ASSIGNED = "partitions_assigned"
+PARTITIONS_REVOKED = "partitions_revoked"
+EVENTS_ACCEPTED = "events_accepted"
+EVENT_DEAD_LETTERED = "event_dead_lettered"
+EVENT_CONFLICTING = "event_conflicting"
+INPUT_PAUSED = "input_paused"
+INPUT_RESUMED = "input_resumed"
+BUFFER_OPENED = "buffer_opened"
+BUFFER_CLOSED = "buffer_closed"
+BUFFER_RESTORED = "buffer_restored"
+BATCH_FAILED = "batch_failed"
+BATCH_APPLIED = "batch_applied"
+USERS_EXPIRED = "users_expired"
+MODEL_LOADED = "model_loaded"
+MODEL_UNTRAINED = "model_untrained"
+USERS_REFRESHED = "users_refreshed"
+SNAPSHOT_WRITTEN = "snapshot_written"
+SNAPSHOT_LOADED = "snapshot_loaded"
+SNAPSHOT_REFUSED = "snapshot_refused"
+INDEX_RESTORED = "index_restored"
+RECORD_REFUSED = "record_refused"
+HTTP_FAILED = "http_failed"
+
+_plain_user_ids = False
+
+
+def configure(role: str, *, level: str | None = None, json: bool | None = None, plain_user_ids: bool = False) -> None:
+    """Set up logging of this process, to standard error.
+
+    Args:
+        role: bound to every line.
+        level: DEBUG … ERROR; default from ANCHORSTREAM_LOG_LEVEL, else INFO.
+        json: force JSON on or off; default: on unless standard error is a terminal.
+        plain_user_ids: log user ids as they are (for development only).
+    """
+    global _plain_user_ids
+    _plain_user_ids = plain_user_ids
+    name = (level or os.environ.get("ANCHORSTREAM_LOG_LEVEL") or "INFO").upper()
+    as_json = not sys.stderr.isatty() if json is None else json
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    tail: list[Any] = (
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        if as_json
+        else [structlog.dev.ConsoleRenderer()]
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *tail],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(name)
+    for noisy in ("aiokafka", "faust", "mode", "httpx", "uvicorn.access", "transformers"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(role=role)
+
+
+def get(name: str) -> structlog.stdlib.BoundLogger:
+    """Logger of a module."""
+    logger: structlog.stdlib.BoundLogger = structlog.get_logger(name)
+    return logger
+
+
+def user(user_id: str) -> str:
+    """A user id as it may appear in a log: hashed, unless `plain_user_ids`."""
+    return user_id if _plain_user_ids else "u:" + hashlib.blake2b(user_id.encode(), digest_size=6).hexdigest()

@@ -1,0 +1,39 @@
+"""Every Prometheus metric of the system, in base units. No user id is ever a label."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_POWERS = tuple(float(2**i) for i in range(0, 17, 2))
+
+EVENTS_ACCEPTED = Counter("anchorstream_events_accepted_total", "Raw events accepted by ingest.", ["modality"])
+EVENTS_DEAD_LETTERED = Counter("anchorstream_events_dead_lettered_total", "Raw events refused.", ["code"])
+EVENTS_APPLIED = Counter(
+    "anchorstream_events_applied_total", "Events that reached the token buffer, by outcome.", ["outcome"]
+)
+TEXTS_ENCODED = Counter("anchorstream_texts_encoded_total", "Texts run through the text encoder.")
+TEXT_CACHE_HITS = Counter("anchorstream_text_cache_hits_total", "Texts answered from the cache.")
+BATCH_SECONDS = Histogram("anchorstream_batch_seconds", "Duration of one batch.", ["role"], buckets=_SECONDS)
+BATCH_EVENTS = Histogram("anchorstream_batch_events", "Events in one batch.", ["role"], buckets=_POWERS)
+RESTORED_ROWS = Counter("anchorstream_restored_rows_total", "Rows applied from the `tokens` log.")
+DIRTY_USERS = Gauge("anchorstream_dirty_users", "Users waiting for a refresh.")
+PENDING_TOKENS = Gauge("anchorstream_pending_tokens", "Tokens waiting to be computed.")
+REFRESHED_USERS = Counter("anchorstream_refreshed_users_total", "User refreshes computed.")
+REFRESH_SECONDS = Histogram("anchorstream_refresh_seconds", "Duration of one refresh batch.", buckets=_SECONDS)
+KV_PAGES = Counter("anchorstream_kv_pages_total", "KV pages asked for, by result.", ["result"])
+KV_POOL_BYTES = Gauge("anchorstream_kv_pool_bytes", "Bytes of KV pages held.")
+EMBEDDINGS_PUBLISHED = Counter("anchorstream_embeddings_published_total", "Embedding records published.", ["scenario"])
+INDEX_VECTORS = Gauge("anchorstream_index_vectors", "Live vectors.", ["scenario"])
+INDEX_UPSERTS = Counter("anchorstream_index_upserts_total", "Records applied to the index.", ["scenario"])
+FRESHNESS_SECONDS = Histogram(
+    "anchorstream_freshness_seconds", "Raw event produced → its embedding queryable.", buckets=_SECONDS
+)
+PENDING_EVENTS = Gauge("anchorstream_pending_events", "Accepted events not yet covered by every scenario.")
+HTTP_SECONDS = Histogram(
+    "anchorstream_http_request_seconds", "HTTP requests.", ["method", "route", "status"], buckets=_SECONDS
+)
+LAG_MESSAGES = Gauge("anchorstream_lag_messages", "end - committed.", ["group", "topic", "partition"])
+LAG_SECONDS = Gauge(
+    "anchorstream_lag_seconds", "Now - timestamp of the first uncommitted record.", ["group", "topic", "partition"]
+)

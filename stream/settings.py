@@ -1,0 +1,65 @@
+"""Settings of what speaks Kafka: broker, topics, ingest, processor."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from store.settings import Section
+
+
+class KafkaSettings(Section):
+    """Broker and topics."""
+
+    bootstrap_servers: str = Field(default="embedded", min_length=1)
+    """`embedded`, `local` (Apache Kafka started by us) or `host:port,…`."""
+    topic_prefix: str = Field(default="anchorstream", pattern=r"^[a-zA-Z0-9._-]{1,100}$")
+    partitions: Annotated[int, Field(ge=1, le=1024)] = 4
+    replication_factor: Annotated[int, Field(ge=1, le=9)] = 1
+    properties: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    """Passed to librdkafka as they are."""
+
+    @field_validator("properties")
+    @classmethod
+    def _not_ours(cls, value: dict[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:
+        ours = {"bootstrap.servers", "group.id", "enable.auto.commit", "enable.auto.offset.store", "partitioner"}
+        if taken := ours & value.keys():
+            raise ValueError(f"{', '.join(sorted(taken))} cannot be set: anchorstream's guarantees rest on it")
+        return value
+
+    @property
+    def managed(self) -> bool:
+        """Whether `anchorstream up` starts the broker itself."""
+        return self.bootstrap_servers in ("embedded", "local")
+
+
+class Clock(StrEnum):
+    """What "now" means when an event's timestamp is judged: the wall, or the newest timestamp of the stream."""
+
+    WALL = "wall"
+    STREAM = "stream"
+
+
+class IngestSettings(Section):
+    """Validation and packing of raw events."""
+
+    clock: Clock = Clock.WALL
+    max_future_seconds: Annotated[float, Field(ge=0)] = 600.0
+    max_event_bytes: Annotated[int, Field(ge=256, le=900_000)] = 65_536
+    batch_messages: Annotated[int, Field(ge=1, le=100_000)] = 2000
+    pack_events: Annotated[int, Field(ge=1, le=4096)] = 64
+    """At most this many events of one partition travel in one message of the `events` topic."""
+
+
+class ProcessorSettings(Section):
+    """Encoding of texts and the token buffer's writes."""
+
+    batch_messages: Annotated[int, Field(ge=1, le=10_000)] = 64
+    batch_wait_seconds: Annotated[float, Field(ge=0)] = 0.05
+    text_batch: Annotated[int, Field(ge=1, le=4096)] = 64
+    text_cache_entries: Annotated[int, Field(ge=0)] = 200_000
+    """A cached text vector takes about 1 KB."""
+    expiry_granularity_seconds: Annotated[float, Field(ge=1)] = 3600.0
+    """The window's lower edge moves in steps of this, so that a user is not refreshed for every expiring event."""

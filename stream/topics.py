@@ -1,0 +1,64 @@
+"""Names and required settings of every topic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from store.settings import ModalitySettings
+from stream.settings import KafkaSettings
+
+DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """What a topic must look like. `readers`: our consumer groups; an embedded broker's writers wait for them."""
+
+    name: str
+    partitions: int
+    config: Mapping[str, str] = field(default_factory=dict)
+    readers: tuple[str, ...] = ()
+    ours: bool = True
+    """Raw topics are the producers': created if missing, but any partition count is theirs to choose."""
+
+
+class Topics:
+    """Topic and group names under one prefix."""
+
+    def __init__(self, kafka: KafkaSettings) -> None:
+        self.prefix = kafka.topic_prefix
+        self.partitions = kafka.partitions
+        self.events = f"{self.prefix}.events"
+        self.tokens = f"{self.prefix}.tokens"
+        self.dead_letters = f"{self.prefix}.dead-letters"
+        self.group_ingest = f"{self.prefix}.ingest"
+        self.group_processor = f"{self.prefix}.processor"
+        self.group_worker = f"{self.prefix}.worker"
+        self.group_serve = f"{self.prefix}.serve"
+        self.group_freshness = f"{self.prefix}.freshness"
+        """serve's reading of `events`; its committed offset = everything below is queryable."""
+
+    def embeddings(self, scenario: str) -> str:
+        """Topic of one scenario's embeddings."""
+        return f"{self.prefix}.embeddings.{scenario}"
+
+    def specs(self, modalities: Mapping[str, ModalitySettings], scenarios: Iterable[str]) -> list[TopicSpec]:
+        """Every topic of a configuration."""
+        compact = {
+            "cleanup.policy": "compact",
+            # a reader that was away for less than a week sees every deletion
+            "delete.retention.ms": str(7 * DAY_MS),
+            "min.compaction.lag.ms": "0",
+        }
+        plain = {"cleanup.policy": "delete", "retention.ms": str(7 * DAY_MS)}
+        n = self.partitions
+        raw = sorted({m.topic for m in modalities.values()})
+        return [
+            *(TopicSpec(topic, n, readers=(self.group_ingest,), ours=False) for topic in raw),
+            TopicSpec(self.events, n, plain, (self.group_processor, self.group_freshness)),
+            TopicSpec(self.tokens, n, compact, (self.group_worker,)),
+            *(TopicSpec(self.embeddings(s), n, compact, (self.group_serve,)) for s in scenarios),
+            # never deleted by age: a person decides (dead-letters replay)
+            TopicSpec(self.dead_letters, n, {"cleanup.policy": "delete", "retention.ms": "-1"}),
+        ]
