@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NestedSecretsSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from encoder.settings import ModelSettings
 from store.errors import ConfigError
@@ -87,7 +92,8 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """File values come in through `init`; the environment and secret files override them."""
-        return env_settings, file_secret_settings, init_settings
+        secrets = NestedSecretsSettingsSource(file_secret_settings, secrets_nested_delimiter="__")
+        return env_settings, secrets, init_settings
 
 
 def load(path: Path | None, *, overrides: Mapping[str, Any] | None = None) -> Settings:
@@ -111,8 +117,10 @@ def load(path: Path | None, *, overrides: Mapping[str, Any] | None = None) -> Se
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
             raise ConfigError(f"{path}: {exc}", action="the file must be readable TOML in UTF-8") from exc
     secrets = os.environ.get(f"{ENV_PREFIX}SECRETS_DIR")
+    if secrets is not None and not Path(secrets).is_dir():
+        raise ConfigError(f"{ENV_PREFIX}SECRETS_DIR={secrets!r} is not a directory", action="mount it or unset it")
     try:
-        return Settings(_secrets_dir=secrets, **merge(data, overrides or {}))  # type: ignore[call-arg]
+        return Settings(_secrets_dir=secrets, **merge(data, overrides or {}))
     except ValidationError as exc:
         raise ConfigError(describe(exc, path), action="see docs/configuration.md for every key") from exc
 

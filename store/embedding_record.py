@@ -56,12 +56,11 @@ class EmbeddingRecord:
         """Inverse of `pack`; unknown keys are ignored. Raises ValueError on what it cannot read."""
         try:
             raw: dict[str, Any] = msgpack.unpackb(value)
-            if raw["v"] != VERSION or raw["dtype"] != "f2":
-                raise ValueError(f"embedding record v{raw['v']} {raw['dtype']}; this version reads v{VERSION} f2")
+            found = (raw["v"], raw["dtype"], len(raw["vector"]))
+            if found != (VERSION, "f2", 2 * raw["dim"]):
+                raise ValueError(f"version, dtype and bytes are {found}; this version reads {VERSION}, f2, 2 x dim")
             vector = np.frombuffer(raw["vector"], "<f2").astype(np.float32)
-            if len(vector) != raw["dim"]:
-                raise ValueError(f"embedding record of dim {raw['dim']} carries {len(vector)} values")
             names = ("user_id", "scenario", "model", "as_of", "ingested_at", "computed_at", "covers", "events")
             return cls(vector=vector, **{name: raw[name] for name in names})
-        except (KeyError, TypeError, msgpack.UnpackException) as exc:
-            raise ValueError(f"not an embedding record: {exc!r}") from exc
+        except (KeyError, TypeError, ValueError, msgpack.UnpackException) as exc:
+            raise ValueError(f"not an embedding record: {exc}") from exc
