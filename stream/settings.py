@@ -47,6 +47,8 @@ class IngestSettings(Section):
 
     clock: Clock = Clock.WALL
     max_future_seconds: Annotated[float, Field(ge=0)] = 600.0
+    max_age_days: Annotated[float, Field(gt=0)] = 7300.0
+    """With `clock = "stream"`: events older than this by the wall clock are refused whatever the stream's time."""
     max_event_bytes: Annotated[int, Field(ge=256, le=900_000)] = 65_536
     batch_messages: Annotated[int, Field(ge=1, le=100_000)] = 2000
     pack_events: Annotated[int, Field(ge=1, le=4096)] = 64
