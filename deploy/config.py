@@ -120,7 +120,7 @@ def load(path: Path | None, *, overrides: Mapping[str, Any] | None = None) -> Se
     if secrets is not None and not Path(secrets).is_dir():
         raise ConfigError(f"{ENV_PREFIX}SECRETS_DIR={secrets!r} is not a directory", action="mount it or unset it")
     try:
-        return Settings(_secrets_dir=secrets, **merge(data, overrides or {}))
+        return Settings(_secrets_dir=secrets, **merge(data, overrides or {}))  # type: ignore[call-arg]
     except ValidationError as exc:
         raise ConfigError(describe(exc, path), action="see docs/configuration.md for every key") from exc
 
