@@ -8,6 +8,7 @@ AnchorstreamError
 ├── StateError           state_mismatch …        a data directory belongs to something else (format, encoder, broker)
 ├── DataDirLocked        data_dir_locked         another `anchorstream up` owns the data directory
 ├── WeightsError         weights_missing …       model weights cannot be found or do not fit
+├── RoleError            role_failed …           a role started by `up` keeps dying or does not get ready
 └── NotFoundError        not_found               an unknown user, scenario or file
 """
 
@@ -72,6 +73,12 @@ class WeightsError(AnchorstreamError):
     """Model weights are missing or do not fit the configured preset."""
 
     code = "weights_missing"
+
+
+class RoleError(AnchorstreamError):
+    """A role that `up` started keeps dying, or did not get ready in time. The message ends with its last log lines."""
+
+    code = "role_failed"
 
 
 class NotFoundError(AnchorstreamError):

@@ -1,0 +1,118 @@
+"""One `anchorstream up` per data directory: an flock that the kernel drops with its process, however that dies."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, TextIO
+
+from store.errors import DataDirLocked, StateError
+
+LOCK_FILE = "run/up.lock"
+
+
+@dataclass(frozen=True, slots=True)
+class LockOwner:
+    """Who holds a data directory. since: epoch seconds. Zeros when the file could not be read."""
+
+    pid: int
+    since: float
+
+
+class DataDirLock:
+    """Exclusive lock of a data directory, held until `release` or the end of the process.
+
+    The file stays behind: what counts is the kernel's lock on it, so a file of a dead process is no obstacle.
+    Children do not inherit the lock (its descriptor closes on exec).
+    """
+
+    def __init__(self, path: Path, file: TextIO) -> None:
+        self.path = path
+        self._file: TextIO | None = file
+
+    @classmethod
+    def acquire(cls, data_dir: Path) -> Self:
+        """Lock `data_dir`, creating it if needed. Does not wait.
+
+        Raises:
+            DataDirLocked: another process holds it; the message names its pid.
+            StateError: the directory cannot be created or written.
+        """
+        path = data_dir / LOCK_FILE
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+", encoding="utf-8")
+        except OSError as exc:
+            raise StateError(
+                f"cannot write to the data directory {data_dir}: {exc.strerror or exc}",
+                action="make it writable, or set store.data_dir (--data-dir) to another place",
+                code="data_dir_unwritable",
+            ) from exc
+        if not _try_lock(file):
+            file.close()
+            raise _locked(data_dir, read_owner(path))
+        file.seek(0)
+        file.truncate()
+        json.dump({"pid": os.getpid(), "since": time.time()}, file)
+        file.flush()
+        return cls(path, file)
+
+    def release(self) -> None:
+        """Give the directory free. Idempotent."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def holder(data_dir: Path) -> LockOwner | None:
+    """Who holds `data_dir` now, None if nobody. Never blocks and takes nothing."""
+    path = data_dir / LOCK_FILE
+    try:
+        with path.open("r", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return read_owner(path)
+    except FileNotFoundError:
+        return None
+    return None
+
+
+def _try_lock(file: TextIO, *, attempts: int = 5, pause_seconds: float = 0.02) -> bool:
+    # `holder` takes a shared lock for an instant: one refusal does not mean that somebody runs here
+    for _ in range(attempts):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(pause_seconds)
+        else:
+            return True
+    return False
+
+
+def read_owner(path: Path) -> LockOwner:
+    """What the lock file says; its writer may be between truncating and writing."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        return LockOwner(int(raw["pid"]), float(raw["since"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return LockOwner(0, 0.0)
+
+
+def _locked(data_dir: Path, owner: LockOwner) -> DataDirLocked:
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(owner.since))
+    who = f" (pid {owner.pid}, since {since})" if owner.pid else ""
+    return DataDirLocked(
+        f"another anchorstream{who} is running on {data_dir}",
+        action="use it, stop it (Ctrl-C there), or start this one with another --data-dir",
+    )

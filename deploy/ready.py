@@ -1,0 +1,33 @@
+"""The file by which a role tells its supervisor (and a container's probe) that it works: it holds the role's pid."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def ready_path(data_dir: Path, role: str, instance: int = 0) -> Path:
+    """`<data_dir>/run/<role>-<instance>.ready`."""
+    return data_dir / "run" / f"{role}-{instance}.ready"
+
+
+def write_ready(path: Path) -> None:
+    """Say that this process works. To be called by a role once it is assigned, restored and consuming."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # one write of a few bytes to a new name, then a rename: a reader sees all of it or nothing
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    part.write_text(f"{os.getpid()}\n", encoding="ascii")
+    part.replace(path)
+
+
+def clear_ready(path: Path) -> None:
+    """Take back what `write_ready` said: at the start and the end of a role."""
+    path.unlink(missing_ok=True)
+
+
+def is_ready(path: Path, pid: int) -> bool:
+    """Whether the process `pid` has said that it works."""
+    try:
+        return path.read_text(encoding="ascii").strip() == str(pid)
+    except FileNotFoundError:
+        return False
