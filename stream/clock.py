@@ -28,6 +28,10 @@ class EventClock:
             return wall_ms - window_ms
         return max(self._newest.get(source, 0) - window_ms, wall_ms - self._max_age_ms)
 
+    def now(self, wall_ms: int) -> int:
+        """The wall, or the newest accepted time of all sources; what a pack is stamped with."""
+        return wall_ms if self.mode is Clock.WALL else max(self._newest.values(), default=0)
+
     def advance(self, source: Source, ts: int) -> None:
         """An event of this time was accepted."""
         if ts > self._newest.get(source, -1):

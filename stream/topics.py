@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from store.settings import ModalitySettings
+from stream.dead_letter import MAX_MESSAGE_BYTES
 from stream.settings import KafkaSettings
 
 DAY_MS = 86_400_000
@@ -60,5 +61,13 @@ class Topics:
             TopicSpec(self.tokens, n, compact, (self.group_worker,)),
             *(TopicSpec(self.embeddings(s), n, compact, (self.group_serve,)) for s in scenarios),
             # never deleted by age: a person decides (dead-letters replay)
-            TopicSpec(self.dead_letters, n, {"cleanup.policy": "delete", "retention.ms": "-1"}),
+            TopicSpec(
+                self.dead_letters,
+                n,
+                {
+                    "cleanup.policy": "delete",
+                    "retention.ms": "-1",
+                    "max.message.bytes": str(MAX_MESSAGE_BYTES),
+                },
+            ),
         ]

@@ -1,0 +1,280 @@
+"""Ingest: raw topics → validated, packed events in `events`; what is refused goes to `dead-letters`.
+
+    1  read      a batch of raw messages
+    2  judge     each is an Event or a Rejection (stream/validate.py)
+    3  send      events packed per partition to `events`, rejections with their original bytes to `dead-letters`
+    4  commit    the batch's offsets, once the broker has acknowledged all of 3 for it and for every batch before
+
+A crash anywhere repeats some of 3: downstream drops duplicates by event id. The offset's metadata holds the stream's
+clock at that offset, so that a replayed event is judged as it was the first time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import KafkaException, TopicPartition
+
+from store import logs, metrics
+from store.errors import BrokerError
+from store.settings import ModalitySettings
+from stream.client import Connection
+from stream.clock import EventClock, Source
+from stream.consumer_errors import ConsumerErrors
+from stream.dead_letter import MAX_MESSAGE_BYTES, dead_letter
+from stream.event import Event
+from stream.in_flight import Batch, InFlight, Position
+from stream.pacing import SafeProducer
+from stream.packing import packs
+from stream.partitioner import partition_of
+from stream.positions import resume_positions
+from stream.rejection import Rejection
+from stream.settings import IngestSettings
+from stream.topics import Topics
+from stream.validate import Validator
+
+MAX_IN_FLIGHT = 16
+"""Batches sent and not yet acknowledged; beyond this, reading waits."""
+COMMIT_INTERVAL_SECONDS = 0.1
+LOG_INTERVAL_SECONDS = 1.0
+DRAIN_SECONDS = 30.0
+READ_SECONDS = 0.01
+IDLE_SECONDS = 0.2
+POSITION_SECONDS = 10.0
+STOPPED = "stopped"
+"""Code of the BrokerError by which a blocked producer obeys `stop`."""
+
+_log = logs.get(__name__)
+
+
+class Ingest:
+    """One member of the ingest group. Single-threaded: everything happens in `run`."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        topics: Topics,
+        modalities: Mapping[str, ModalitySettings],
+        settings: IngestSettings,
+        *,
+        on_ready: Callable[[], None] = lambda: None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """`on_ready` is called once, when the first partitions are assigned. `wall` gives seconds since the epoch."""
+        self._connection = connection
+        self._topics = topics
+        self._raw_topics = sorted({m.topic for m in modalities.values()})
+        self._settings = settings
+        self._on_ready = on_ready
+        self._wall = wall
+        self._clock = EventClock(settings.clock, int(settings.max_age_days * 86_400_000))
+        self._validator = Validator(modalities, settings, self._clock)
+        self._in_flight = InFlight()
+        self._assigned: set[Source] = set()
+        self._ready = False
+        self._paused = False
+        self._backlog: list[Any] = []
+        self._committed_at = 0.0
+        self._refusals_logged_at = -LOG_INTERVAL_SECONDS
+        self._refused: Counter[str] = Counter()
+        self._errors = ConsumerErrors(topics.group_ingest)
+        # offset reset "error": a reset to the oldest message would skip lost ones in silence
+        self._consumer = connection.consumer(
+            topics.group_ingest,
+            **{"auto.offset.reset": "error", "partition.assignment.strategy": "cooperative-sticky"},
+        )
+        self._stopping: Callable[[], bool] = lambda: False
+        self._producer = SafeProducer(
+            connection,
+            topics.specs(modalities, ()),
+            while_waiting=self._stay_in_group,
+            stop=lambda: self._stopping(),
+            config={"message.max.bytes": MAX_MESSAGE_BYTES},
+        )
+
+    def run(self, stop: threading.Event) -> None:
+        """Consume until `stop` is set, then drain, commit and leave the group. Call once.
+
+        Raises:
+            DataLossError: raw messages were removed before they were read.
+            BrokerError: the broker refuses us, or a message could not be delivered.
+        """
+        self._stopping = stop.is_set
+        _log.info(logs.ROLE_STARTED, topics=self._raw_topics)
+        self._consumer.subscribe(
+            self._raw_topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+        try:
+            while not stop.is_set():
+                self._round()
+            _log.info(logs.ROLE_STOPPING, batches_in_flight=len(self._in_flight))
+            self._drain()
+        except BaseException:
+            self._assigned.clear()  # leave the group without committing
+            raise
+        finally:
+            self._consumer.close()
+        _log.info(logs.ROLE_STOPPED)
+
+    def _round(self) -> None:
+        """Steps 1 to 4 for one batch."""
+        messages = self._read()
+        if messages:
+            started = time.monotonic()
+            try:
+                self._process(messages)
+            except BrokerError as exc:
+                if exc.code != STOPPED:
+                    raise
+                return  # the unsealed batch keeps its offsets from being committed: it will be read again
+            metrics.BATCH_SECONDS.labels("ingest").observe(time.monotonic() - started)
+            metrics.BATCH_EVENTS.labels("ingest").observe(len(messages))
+        self._producer.poll(0)
+        while len(self._in_flight) >= MAX_IN_FLIGHT and not self._stopping():
+            self._producer.poll(0.01)
+            self._commit()
+        self._commit()
+
+    def _read(self) -> list[Any]:
+        """Step 1: messages without errors."""
+        wanted = self._settings.batch_messages
+        batch, self._backlog = self._backlog, []
+        if not batch:
+            batch = self._consumer.consume(wanted, READ_SECONDS)
+            if not batch and not len(self._in_flight) and (message := self._consumer.poll(IDLE_SECONDS)) is not None:
+                batch = [message, *self._consumer.consume(wanted, READ_SECONDS)]
+        good = []
+        for message in batch:
+            if message.error() is None:
+                good.append(message)
+            else:
+                self._errors.judge(message)
+        return good
+
+    def _process(self, messages: Sequence[Any]) -> None:
+        """Steps 2 and 3."""
+        wall_ms = int(self._wall() * 1000)
+        batch = self._in_flight.open()
+        ends: dict[Source, int] = {}
+        accepted: dict[int, list[Event]] = {}
+        counts: Counter[str] = Counter()
+        refused: Counter[str] = Counter()
+        partitions = self._topics.partitions
+        for message in messages:
+            topic, partition, offset = message.topic(), message.partition(), message.offset()
+            ends[topic, partition] = offset + 1
+            kind, produced_at = message.timestamp()
+            result = self._validator.validate(
+                message.value(), topic, partition, offset, produced_at if kind else wall_ms, wall_ms
+            )
+            if isinstance(result, Rejection):
+                refused[result.code] += 1
+                self._send_dead_letter(batch, result, message)
+            else:
+                counts[result.modality] += 1
+                accepted.setdefault(partition_of(result.user_id, partitions), []).append(result)
+        now = self._clock.now(wall_ms)
+        for partition, events in accepted.items():
+            for value in packs(now, events, self._settings.pack_events):
+                batch.sent()
+                self._producer.produce(self._topics.events, value, partition=partition, on_delivery=batch.on_delivery)
+        batch.seal({source: Position(end, self._clock.get(source)) for source, end in ends.items()})
+        self._resume()
+        self._count(counts, refused)
+
+    def _send_dead_letter(self, batch: Batch, rejection: Rejection, message: Any) -> None:
+        letter = dead_letter(
+            rejection, message.key(), message.value(), message.topic(), message.partition(), message.offset()
+        )
+        batch.sent()
+        self._producer.produce(
+            self._topics.dead_letters,
+            letter.value,
+            key=letter.key,
+            headers=letter.headers,
+            on_delivery=batch.on_delivery,
+        )
+
+    def _commit(self, *, wait: bool = False) -> None:
+        """Step 4, at most every COMMIT_INTERVAL_SECONDS unless `wait`, which also waits for the broker's answer."""
+        now = time.monotonic()
+        if not wait and now < self._committed_at + COMMIT_INTERVAL_SECONDS:
+            return
+        self._committed_at = now
+        # a partition that moved away is its new owner's to commit
+        done = {s: p for s, p in self._in_flight.take_done().items() if s in self._assigned}
+        if not done:
+            return
+        offsets = [TopicPartition(*s, p.next_offset, metadata=write_clock(p.clock)) for s, p in done.items()]
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=not wait)
+        except KafkaException as exc:  # the messages are read again: duplicates, which downstream drops
+            self._errors.passing(exc.args[0], what="commit")
+
+    def _drain(self) -> None:
+        self._producer.flush(DRAIN_SECONDS)
+        self._commit(wait=True)
+
+    def _stay_in_group(self) -> None:
+        """The producer is blocked: take no more input, but keep polling so that the group does not drop us."""
+        if not self._paused:
+            self._paused = True
+            _log.info(logs.INPUT_PAUSED, reason="producer blocked")
+        self._consumer.pause(self._consumer.assignment())
+        # what was fetched before the pause still arrives
+        if (message := self._consumer.poll(0)) is not None:
+            self._backlog.append(message)
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._consumer.resume(self._consumer.assignment())
+            _log.info(logs.INPUT_RESUMED)
+
+    def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        positions = resume_positions(consumer, partitions, from_zero=self._connection.embedded)
+        for tp in consumer.committed(partitions, timeout=POSITION_SECONDS):
+            self._clock.restore((tp.topic, tp.partition), read_clock(tp.metadata))
+        consumer.incremental_assign(positions)
+        self._assigned.update((tp.topic, tp.partition) for tp in partitions)
+        _log.info(logs.PARTITIONS_ASSIGNED, partitions=[f"{tp.topic}:{tp.partition}" for tp in partitions])
+        if not self._ready:
+            self._ready = True
+            _log.info(logs.ROLE_READY)
+            self._on_ready()
+
+    def _on_revoke(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        self._drain()
+        self._on_lost(consumer, partitions)
+
+    def _on_lost(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        self._assigned.difference_update((tp.topic, tp.partition) for tp in partitions)
+        consumer.incremental_unassign(partitions)
+        _log.info(logs.PARTITIONS_REVOKED, partitions=[f"{tp.topic}:{tp.partition}" for tp in partitions])
+
+    def _count(self, accepted: Counter[str], refused: Counter[str]) -> None:
+        for modality, n in accepted.items():
+            metrics.EVENTS_ACCEPTED.labels(modality).inc(n)
+        for code, n in refused.items():
+            metrics.EVENTS_DEAD_LETTERED.labels(code).inc(n)
+        self._refused += refused
+        now = time.monotonic()
+        if self._refused and now >= self._refusals_logged_at + LOG_INTERVAL_SECONDS:
+            _log.warning(logs.EVENT_DEAD_LETTERED, **self._refused)
+            self._refusals_logged_at = now
+            self._refused.clear()
+
+
+def write_clock(clock: int | None) -> str:
+    """Metadata of a committed offset."""
+    return "" if clock is None else f"clock={clock}"
+
+
+def read_clock(metadata: str | None) -> int | None:
+    """Inverse of `write_clock`; None for anything else, such as an offset set by hand."""
+    name, _, value = (metadata or "").partition("=")
+    return int(value) if name == "clock" and value.isascii() and value.isdigit() else None
