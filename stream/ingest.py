@@ -20,7 +20,6 @@ from typing import Any
 from confluent_kafka import KafkaException, TopicPartition
 
 from store import logs, metrics
-from store.errors import BrokerError
 from store.settings import ModalitySettings
 from stream.client import Connection
 from stream.clock import EventClock, Source
@@ -45,8 +44,11 @@ DRAIN_SECONDS = 30.0
 READ_SECONDS = 0.01
 IDLE_SECONDS = 0.2
 POSITION_SECONDS = 10.0
-STOPPED = "stopped"
-"""Code of the BrokerError by which a blocked producer obeys `stop`."""
+
+
+class _Stopped(Exception):
+    """`stop` was set while the producer was blocked."""
+
 
 _log = logs.get(__name__)
 
@@ -92,7 +94,6 @@ class Ingest:
             connection,
             topics.specs(modalities, ()),
             while_waiting=self._stay_in_group,
-            stop=lambda: self._stopping(),
             config={"message.max.bytes": MAX_MESSAGE_BYTES},
         )
 
@@ -127,13 +128,11 @@ class Ingest:
             started = time.monotonic()
             try:
                 self._process(messages)
-            except BrokerError as exc:
-                if exc.code != STOPPED:
-                    raise
+            except _Stopped:
                 return  # the unsealed batch keeps its offsets from being committed: it will be read again
             metrics.BATCH_SECONDS.labels("ingest").observe(time.monotonic() - started)
             metrics.BATCH_EVENTS.labels("ingest").observe(len(messages))
-        self._producer.poll(0)
+        self._producer.check()
         while len(self._in_flight) >= MAX_IN_FLIGHT and not self._stopping():
             self._producer.poll(0.01)
             self._commit()
@@ -221,6 +220,8 @@ class Ingest:
 
     def _stay_in_group(self) -> None:
         """The producer is blocked: take no more input, but keep polling so that the group does not drop us."""
+        if self._stopping():
+            raise _Stopped
         if not self._paused:
             self._paused = True
             _log.info(logs.INPUT_PAUSED, reason="producer blocked")
