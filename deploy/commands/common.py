@@ -1,0 +1,59 @@
+"""Options that every command has, and what they open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from deploy.config import Settings
+
+DEFAULT_CONFIG = Path("anchorstream.toml")
+
+ConfigOption = Annotated[
+    Path | None,
+    Parameter(
+        name=["--config", "-c"],
+        env_var="ANCHORSTREAM_CONFIG",
+        help="TOML file; default ./anchorstream.toml if there is one, else the built-in defaults.",
+    ),
+]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Common:
+    """Options of every command."""
+
+    config: ConfigOption = None
+    json: Annotated[bool, Parameter(name="--json", negative="", help="Machine-readable output.")] = False
+
+    def settings(self, overrides: Mapping[str, Any] | None = None) -> Settings:
+        """Read the configuration. Raises ConfigError."""
+        return load_settings(self.config, overrides)
+
+
+def config_path(config: Path | None) -> Path | None:
+    """The file in force: the one named, else ./anchorstream.toml if it exists."""
+    if config is None and DEFAULT_CONFIG.is_file():
+        return DEFAULT_CONFIG
+    return config
+
+
+def load_settings(config: Path | None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Read the configuration and set up this process's logs. Raises ConfigError."""
+    from deploy.config import load
+    from store import logs
+
+    logs.configure("cli", level=None if _chatty() else "WARNING")
+    return load(config_path(config), overrides=overrides)
+
+
+def _chatty() -> bool:
+    import os
+
+    return "ANCHORSTREAM_LOG_LEVEL" in os.environ

@@ -1,0 +1,92 @@
+"""`anchorstream replay FILE…`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from deploy.commands.common import Common
+
+Positive = Number(gt=0)
+
+
+def replay(
+    *files: str,
+    rate: Annotated[float | None, Parameter(validator=Positive, help="At most this many events a second.")] = None,
+    speed: Annotated[
+        float | None,
+        Parameter(
+            validator=Positive, help="Keep the events' own pace, this many times faster (3600 = an hour a second)."
+        ),
+    ] = None,
+    sort: Annotated[
+        bool, Parameter(negative="", help="Merge the files by event time (each in order itself), not one by one.")
+    ] = False,
+    resume: Annotated[
+        Path | None, Parameter(help="Keep the position in this file, and go on from it if it is there.")
+    ] = None,
+    common: Common | None = None,
+) -> int:
+    """Publish JSON Lines files (.jsonl, .jsonl.gz, .jsonl.zst, or - for standard input) to the raw topics.
+
+    Every line is sent as it is; ingest refuses bad ones into dead letters.
+    """
+    from deploy import output
+    from deploy.interrupt import stop_on_signals
+    from store.errors import ConfigError
+    from stream.json_lines import LineFile
+    from stream.replay import Pace, Progress
+    from stream.replay_resume import ResumeFile
+
+    common = common or Common()
+    settings = common.settings()
+    if not files:
+        raise ConfigError("no file was given", action="anchorstream replay events.jsonl …, or - for standard input")
+    with ExitStack() as stack:
+        opened = [stack.enter_context(LineFile(path)) for path in files]
+        position = ResumeFile.of(resume, opened, merge=sort) if resume else None
+        skip = position.load() if position else 0
+        stop = stack.enter_context(stop_on_signals())
+        bar = stack.enter_context(output.progress("replay", quiet=common.json))
+
+        def show(now: Progress) -> None:
+            eta = f", {output.duration(now.eta_seconds)} left" if now.eta_seconds is not None else ""
+            bar.update(now.done or -1, f"{now.sent:,} events, {now.rate:,.0f}/s{eta}")
+
+        from deploy.publish import publish_files
+
+        done = publish_files(
+            settings,
+            opened,
+            pace=Pace(rate, speed),
+            skip=skip,
+            merge=sort,
+            stop=stop,
+            on_progress=show,
+            on_acknowledged=(lambda lines: position.save(skip + lines)) if position else None,
+        )
+    result = {
+        "published": done.sent,
+        "bytes": done.bytes,
+        "skipped": done.skipped,
+        "unsent": done.unsent,
+        "first_unsent": done.first_unsent,
+        "seconds": round(done.seconds, 3),
+        "rate": round(done.rate, 1),
+        "interrupted": done.interrupted,
+    }
+    if common.json:
+        output.write_json(result)
+    else:
+        skipped = f", {done.skipped:,} skipped" if done.skipped else ""
+        output.note(f"{done.sent:,} events published in {output.duration(done.seconds)} ({done.rate:,.0f}/s){skipped}")
+    for what in done.first_unsent:
+        output.note(f"not sent: {what}")
+    if done.unsent:
+        output.note(f"{done.unsent:,} lines could not be sent")
+        return 1
+    return 130 if done.interrupted else 0

@@ -1,0 +1,136 @@
+"""What commands print: results to standard output (tables, or JSON with --json), everything else to standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from store.errors import AnchorstreamError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def write_json(data: Any, file: TextIO | None = None) -> None:
+    """One JSON document, to standard output unless `file` is given."""
+    target = file or sys.stdout
+    target.write(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
+    target.flush()
+
+
+def write_error(error: AnchorstreamError, *, as_json: bool = False) -> None:
+    """An expected failure: what, and what to do, without a traceback."""
+    if as_json:
+        problem = {"error": error.code, "detail": error.detail, "action": error.action}
+        sys.stderr.write(json.dumps(problem, ensure_ascii=False) + "\n")
+        return
+    sys.stderr.write(f"error [{error.code}]: {error.detail}\n")
+    if error.action:
+        sys.stderr.write(f"  → {error.action}\n")
+
+
+def note(text: str) -> None:
+    """A line for people, on standard error, so that it never mixes with a result."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def console() -> Console:
+    """Rich console on standard output."""
+    from rich.console import Console
+
+    return Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def write_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None, right: Sequence[str] = ()
+) -> None:
+    """A table on standard output; `right` names the columns of numbers."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row))
+    console().print(table)
+
+
+def write_pairs(pairs: Mapping[str, object]) -> None:
+    """Names and values, one a line."""
+    width = max(map(len, pairs), default=0)
+    for name, value in pairs.items():
+        sys.stdout.write(f"{name:<{width}}  {_cell(value)}\n")
+    sys.stdout.flush()
+
+
+class Bar(Protocol):
+    """A progress bar, or nothing where standard error is no terminal."""
+
+    def update(self, done: float, text: str) -> None:
+        """`done` between 0 and 1; below 0 = unknown."""
+
+
+@contextmanager
+def progress(label: str, *, quiet: bool = False) -> Iterator[Bar]:
+    """A progress bar on standard error, while it is a terminal and not `quiet`."""
+    if quiet or not sys.stderr.isatty():
+        yield _NoBar()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as live:
+        yield _RichBar(live, live.add_task(label, total=None, text=""))
+
+
+class _NoBar:
+    def update(self, done: float, text: str) -> None:
+        """Nothing."""
+
+
+class _RichBar:
+    def __init__(self, live: Any, task: Any) -> None:
+        self._live, self._task = live, task
+
+    def update(self, done: float, text: str) -> None:
+        """Redraw."""
+        total, completed = (1.0, min(done, 1.0)) if done >= 0 else (None, 0.0)
+        self._live.update(self._task, total=total, completed=completed, text=text)
+
+
+def moment(ms: int | None) -> str:
+    """A time stamp for people: UTC, to the second."""
+    return "–" if not ms else datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for people: `0.42 s`, `12 s`, `3 min 05 s`, `2 h 03 min`."""
+    if seconds is None:
+        return "–"
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.3f}"
+    return str(value)

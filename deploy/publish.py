@@ -1,0 +1,68 @@
+"""Replay with a real broker: the connection, the producer and the topics of a configuration."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from stream.json_lines import LineFile
+from stream.pacing import SafeProducer
+from stream.replay import Pace, Progress, Router, read, replay
+from stream.topics import Topics
+
+if TYPE_CHECKING:
+    from deploy.config import Settings
+    from stream.client import Connection
+
+MAX_MESSAGE_BYTES = 900_000
+"""Of one line; librdkafka and the broker allow 1,000,000 with framing and headers."""
+
+
+def raw_producer(
+    connection: Connection, settings: Settings, *, stop: threading.Event | None = None
+) -> tuple[SafeProducer, Topics]:
+    """A producer for the raw topics, and the topics' names.
+
+    On an embedded broker it keeps within what ingest has read, and gives up (BrokerError `stopped`) once `stop` is set.
+    """
+    topics = Topics(settings.kafka)
+    specs = topics.specs(settings.modalities, settings.scenarios)
+    return SafeProducer(connection, specs, stop=stop.is_set if stop else lambda: False), topics
+
+
+def publish_files(
+    settings: Settings,
+    files: Sequence[LineFile],
+    *,
+    pace: Pace,
+    skip: int = 0,
+    merge: bool = False,
+    stop: threading.Event,
+    on_progress: Callable[[Progress], None],
+    on_acknowledged: Callable[[int], None] | None = None,
+) -> Progress:
+    """Send files to the raw topics of `settings`, as `stream.replay.replay` does.
+
+    Raises:
+        BrokerError: the broker cannot be reached, or a message was not delivered.
+        TopicError: a raw topic cannot be created.
+    """
+    from deploy import topics as topic_setup
+    from deploy.brokers import connect
+
+    connection = connect(settings)
+    producer, topics = raw_producer(connection, settings)
+    topic_setup.ensure(connection, topics.specs(settings.modalities, settings.scenarios))
+    progress = Progress()
+    router = Router(settings.modalities, topics.dead_letters)
+    messages = read(files, router, progress, skip=skip, merge=merge, max_bytes=MAX_MESSAGE_BYTES)
+    return replay(
+        messages,
+        producer,
+        pace=pace,
+        stop=stop,
+        on_progress=on_progress,
+        on_acknowledged=on_acknowledged,
+        progress=progress,
+    )
