@@ -1,0 +1,237 @@
+"""A real Apache Kafka (KRaft, one node) on this machine, with its data under the data directory."""
+
+from __future__ import annotations
+
+import base64
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+import confluent_kafka
+
+from deploy.brokers.files import read_json, write_json
+from deploy.brokers.kafka_jars import ensure_jars, java
+from store import logs
+from store.errors import BrokerError
+from stream.client import Connection, Property
+
+START_SECONDS = 60.0
+STOP_SECONDS = 20.0
+HEAP = ("-Xms256m", "-Xmx512m")
+LOG_TAIL_LINES = 15
+LOG_BYTES = 10 * 1024 * 1024
+"""At a start the log of the last one is kept as kafka.log.1 once it is larger."""
+_log = logs.get(__name__)
+
+
+class LocalKafka:
+    """One Kafka broker and controller; the JVM is our direct child, so signals reach it.
+
+    Files: `<data_dir>/kafka/` (settings.json with cluster id and ports, server.properties, data/),
+    `<data_dir>/logs/kafka.log`. A start on the same data directory keeps cluster id, data and, if they are free, ports.
+
+    Args:
+        ready_file: written once the broker answers, removed at `stop`.
+        properties: librdkafka's, for the connection.
+
+    Raises:
+        BrokerError: Java or Maven is missing, or the broker did not come up; ends with the last lines of its log.
+    """
+
+    def __init__(
+        self, data_dir: Path, *, ready_file: Path | None = None, properties: Mapping[str, Property] | None = None
+    ) -> None:
+        self._home = data_dir.absolute() / "kafka"
+        self._log_file = data_dir.absolute() / "logs" / "kafka.log"
+        self._ready_file = ready_file
+        self._properties = dict(properties or {})
+        self._java = java()
+        self._classpath = f"{ensure_jars()}/*"
+        self._home.mkdir(parents=True, exist_ok=True)
+        self._log_file.parent.mkdir(parents=True, exist_ok=True)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._start()
+
+    @property
+    def connection(self) -> Connection:
+        """How to reach it; the ports may change at `restart` if others have taken them."""
+        return Connection(f"127.0.0.1:{self._port}", self._properties, identity=f"kafka:{self._cluster_id}")
+
+    @property
+    def pid(self) -> int:
+        """Of the JVM."""
+        if self._process is None:
+            raise BrokerError("the local Kafka is stopped", action="call restart()")
+        return self._process.pid
+
+    def alive(self) -> bool:
+        """Whether the JVM runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL if that takes longer than STOP_SECONDS. No effect if it has ended."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would."""
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """Stop it if it runs, and start it on the same data.
+
+        Raises:
+            BrokerError: it did not come up.
+        """
+        self.stop()
+        self._start()
+
+    def _start(self) -> None:
+        saved = read_json(self._home / "settings.json") or {}
+        self._cluster_id = str(saved.get("cluster_id") or new_cluster_id())
+        self._port, self._controller_port = free_ports(saved.get("port"), saved.get("controller_port"))
+        write_json(
+            self._home / "settings.json",
+            {"cluster_id": self._cluster_id, "port": self._port, "controller_port": self._controller_port},
+        )
+        config = self._home / "server.properties"
+        config.write_text(
+            "".join(f"{key}={value}\n" for key, value in self._server_properties().items()), encoding="utf-8"
+        )
+        if self._log_file.exists() and self._log_file.stat().st_size > LOG_BYTES:
+            self._log_file.replace(self._log_file.with_name("kafka.log.1"))
+        with self._log_file.open("ab") as log:
+            if not (self._home / "data" / "meta.properties").exists():
+                self._format(config, log)
+            self._process = subprocess.Popen(
+                [*self._jvm(*HEAP, "-XX:+ExitOnOutOfMemoryError"), "kafka.Kafka", str(config)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C is for the launcher, which stops the broker last
+                start_new_session=True,
+            )
+        try:
+            self._wait_until_it_answers()
+        except BaseException:
+            self.kill()
+            raise
+        if self._ready_file is not None:
+            state = {"kind": "local", "bootstrap": self.connection.bootstrap, "identity": self.connection.identity}
+            write_json(self._ready_file, {**state, "pid": self._process.pid})
+        _log.info(logs.BROKER_STARTED, kind="local", bootstrap=self.connection.bootstrap, pid=self._process.pid)
+
+    def _jvm(self, *options: str) -> list[str]:
+        return [
+            self._java,
+            *options,
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            "-Dorg.slf4j.simpleLogger.showDateTime=true",
+            "-cp",
+            self._classpath,
+        ]
+
+    def _format(self, config: Path, log: IO[bytes]) -> None:
+        command = [*self._jvm(), "kafka.tools.StorageTool", "format", "-t", self._cluster_id, "-c", str(config)]
+        if subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False).returncode:
+            raise self._failed("Kafka could not format its data folder")
+
+    def _server_properties(self) -> dict[str, str | int]:
+        listener, controller = f"127.0.0.1:{self._port}", f"127.0.0.1:{self._controller_port}"
+        return {
+            "process.roles": "broker,controller",
+            "node.id": 1,
+            "controller.quorum.voters": f"1@{controller}",
+            "controller.listener.names": "CONTROLLER",
+            "listeners": f"PLAINTEXT://{listener},CONTROLLER://{controller}",
+            "advertised.listeners": f"PLAINTEXT://{listener}",
+            "inter.broker.listener.name": "PLAINTEXT",
+            "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+            "log.dirs": str(self._home / "data"),
+            "auto.create.topics.enable": "false",
+            "offsets.topic.num.partitions": 4,
+            "offsets.topic.replication.factor": 1,
+            "transaction.state.log.replication.factor": 1,
+            "transaction.state.log.min.isr": 1,
+            "share.coordinator.state.topic.replication.factor": 1,
+            "share.coordinator.state.topic.min.isr": 1,
+            "group.initial.rebalance.delay.ms": 0,
+            "log.cleaner.backoff.ms": 1000,
+            # one machine, a few thousand segments at most
+            "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
+        }
+
+    def _wait_until_it_answers(self) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + START_SECONDS
+        admin = self.connection.admin()
+        while True:
+            if self._process.poll() is not None:
+                raise self._failed(f"Kafka ended with code {self._process.returncode} at start")
+            try:
+                if admin.list_topics(timeout=1.0).cluster_id == self._cluster_id:
+                    return
+            except confluent_kafka.KafkaException as exc:
+                if time.monotonic() > deadline:
+                    raise self._failed(f"Kafka did not answer within {START_SECONDS:g} s") from exc
+
+    def _failed(self, what: str) -> BrokerError:
+        with self._log_file.open("rb") as handle:
+            handle.seek(max(0, self._log_file.stat().st_size - 32_768))
+            tail = handle.read().decode("utf-8", "replace").splitlines()[-LOG_TAIL_LINES:]
+        return BrokerError(
+            "\n".join([f"{what}; the last lines of {self._log_file}:", *(f"  {line}" for line in tail)]),
+            action=f"see the lines above; {self._home} holds its data and settings",
+            code="broker_failed",
+        )
+
+    def _end(self, number: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(number)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if self._ready_file is not None:
+            self._ready_file.unlink(missing_ok=True)
+        _log.info(logs.BROKER_STOPPED, kind="local")
+
+
+def new_cluster_id() -> str:
+    """A random cluster id as Kafka writes them: 22 characters of URL-safe base64, not starting with a dash."""
+    while (text := base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()).startswith("-"):
+        pass
+    return text
+
+
+def free_ports(*wanted: int | None) -> list[int]:
+    """One free loopback port for each of `wanted`: that one if it is free, else any."""
+    sockets = [_bind(port) for port in wanted]
+    try:
+        return [int(s.getsockname()[1]) for s in sockets]
+    finally:
+        for s in sockets:
+            s.close()
+
+
+def _bind(port: int | None) -> socket.socket:
+    for candidate in (port or 0, 0):
+        s = socket.socket()
+        # as Kafka binds: connections of the last life that are still in TIME_WAIT do not count
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind(("127.0.0.1", candidate))
+        except OSError:
+            s.close()
+            continue
+        return s
+    raise BrokerError("no free port on 127.0.0.1", action="end programs that hold many ports")

@@ -1,0 +1,58 @@
+"""Brokers for tests. `embedded_broker` is fresh for each test; `kafka_broker` is one real Kafka for the whole run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.brokers.local import LocalKafka
+from deploy.brokers.process import EmbeddedBroker
+
+NO_KAFKA = "REAL KAFKA NOT TESTED: this test needs Java 17 (`java`) and Maven (`mvn`) on PATH"
+
+
+@pytest.fixture
+def start_embedded(tmp_path: Path) -> Iterator[Callable[[dict[str, int]], EmbeddedBroker]]:
+    """Factory: topics (name → partitions) → a running embedded broker."""
+    started: list[EmbeddedBroker] = []
+
+    def start(topics: dict[str, int]) -> EmbeddedBroker:
+        broker = EmbeddedBroker(tmp_path / f"broker-{len(started)}.json", topics)
+        started.append(broker)
+        return broker
+
+    yield start
+    for broker in started:
+        broker.stop()
+
+
+@pytest.fixture
+def embedded_broker(start_embedded: Callable[[dict[str, int]], EmbeddedBroker]) -> EmbeddedBroker:
+    """An embedded broker with topics `events` (4 partitions), `tokens` (4) and `one` (1)."""
+    return start_embedded({"events": 4, "tokens": 4, "one": 1})
+
+
+@pytest.fixture(scope="session")
+def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
+    """Apache Kafka 4.1.1 for the whole run: use `topic_prefix` to keep out of other tests' way.
+
+    Skips the test without Java and Maven; where the environment says CI=true that is a failure.
+    """
+    if not (shutil.which("java") and shutil.which("mvn")):
+        if os.environ.get("CI", "").lower() in ("1", "true"):
+            pytest.fail(NO_KAFKA + "; CI must have them")
+        pytest.skip(NO_KAFKA)
+    broker = LocalKafka(tmp_path_factory.mktemp("kafka"))
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+def topic_prefix() -> str:
+    """A prefix for topics and groups that no other test uses."""
+    return f"t{uuid.uuid4().hex[:8]}"
