@@ -1,0 +1,347 @@
+"""Consumer lag of our groups, in messages and in seconds, and what it means; on any broker, the embedded one too.
+
+One reading, in this order (docs/lag.md):
+  1. committed offsets of every group, topics and partitions named explicitly (the embedded broker answers only so);
+  2. then the log's start and end: read after 1, so that lag cannot be negative;
+  3. one record at each committed offset: its timestamp makes lag in seconds exact, without interpolation;
+  4. the verdict over a sliding window of readings (`stream/lag_status.py`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka.admin import OffsetSpec
+
+from store.errors import BrokerError
+from stream.client import Connection
+from stream.first_record import FirstRecords
+from stream.lag_status import (
+    SEVERITY,
+    LagPolicy,
+    Sample,
+    Status,
+    commit_age_seconds,
+    completeness,
+    judge,
+    rates,
+    within_window,
+)
+from stream.topics import Topics
+
+_METADATA_SECONDS = 10.0
+"""How long partition counts are remembered."""
+
+
+class GroupTopic(NamedTuple):
+    """A topic that a consumer group of ours reads."""
+
+    role: str
+    group: str
+    topic: str
+
+
+def plan(topics: Topics, raw_topics: Iterable[str], scenarios: Iterable[str]) -> tuple[GroupTopic, ...]:
+    """What our roles read. `freshness` counts accepted events that are not yet queryable."""
+    return (
+        *(GroupTopic("ingest", topics.group_ingest, topic) for topic in sorted(set(raw_topics))),
+        GroupTopic("processor", topics.group_processor, topics.events),
+        GroupTopic("worker", topics.group_worker, topics.tokens),
+        *(GroupTopic("serve", topics.group_serve, topics.embeddings(s)) for s in sorted(set(scenarios))),
+        GroupTopic("freshness", topics.group_freshness, topics.events),
+    )
+
+
+class Freshness(NamedTuple):
+    """Raw event produced → its embedding queryable, seconds, over the last minutes. None = no event in that time."""
+
+    p50: float | None
+    p99: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionLag:
+    """One group in one partition.
+
+    committed: next offset to read; None = never committed, then lag counts from the oldest message.
+    lag_seconds: now - timestamp of the first uncommitted record; 0 if there is none; None = unknown.
+    lag_seconds_source: `record` (that record was read), `caught_up`, or `unknown` (it could not be read in time).
+    retention_headroom: committed - log_start; below 0 = messages were deleted unread. None = never committed.
+    commit_age_seconds: since the commit last moved; None if it did not within the window.
+    complete: 0..1, how much of the window `status` rests on. Rates are per second over that window.
+    """
+
+    role: str
+    group: str
+    topic: str
+    partition: int
+    committed: int | None
+    log_start: int
+    log_end: int
+    lag_messages: int
+    lag_seconds: float | None
+    lag_seconds_source: Literal["record", "caught_up", "unknown"]
+    retention_headroom: int | None
+    status: Status
+    complete: float
+    commit_age_seconds: float | None = None
+    produced_per_second: float | None = None
+    committed_per_second: float | None = None
+    eta_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupLag:
+    """A role's group over all its partitions: sum of messages, largest seconds, worst status."""
+
+    role: str
+    group: str
+    members: int | None
+    lag_messages: int
+    lag_seconds: float | None
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class LagReport:
+    """One reading. at: epoch ms. missing_topics: named in the plan and not on the broker."""
+
+    at: int
+    partitions: tuple[PartitionLag, ...]
+    members: Mapping[str, int | None] = field(default_factory=dict)
+    missing_topics: tuple[str, ...] = ()
+    freshness: Freshness | None = None
+
+    @property
+    def lag_messages(self) -> int:
+        """Sum over all groups: 0 = everything produced has travelled the whole way."""
+        return sum(p.lag_messages for p in self.partitions)
+
+    @property
+    def status(self) -> Status:
+        """The worst of all partitions."""
+        return max((p.status for p in self.partitions), key=SEVERITY.__getitem__, default=Status.UNKNOWN)
+
+    def groups(self) -> list[GroupLag]:
+        """One row per role, in the order an event passes them."""
+        by_role: dict[str, list[PartitionLag]] = {}
+        for p in self.partitions:
+            by_role.setdefault(p.role, []).append(p)
+        return [
+            GroupLag(
+                role,
+                rows[0].group,
+                self.members.get(rows[0].group),
+                sum(p.lag_messages for p in rows),
+                None if any(p.lag_seconds is None for p in rows) else max(p.lag_seconds or 0.0 for p in rows),
+                max((p.status for p in rows), key=SEVERITY.__getitem__),
+            )
+            for role, rows in by_role.items()
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Body of `GET /v1/lag` and of `anchorstream lag --json`."""
+        return {
+            "at": self.at,
+            "status": self.status,
+            "lag_messages": self.lag_messages,
+            "freshness_seconds": None if self.freshness is None else self.freshness._asdict(),
+            "groups": [asdict(g) for g in self.groups()],
+            "partitions": [asdict(p) for p in self.partitions],
+            "missing_topics": list(self.missing_topics),
+        }
+
+
+class _Watermarks(NamedTuple):
+    start: int
+    end: int
+
+
+_Key = tuple[str, str, int]
+
+
+class LagReader:
+    """Reads lag and remembers a window of readings. Safe to call from several threads; one reading at a time.
+
+    Args:
+        plan: which groups read which topics, see `plan`.
+        freshness: asked at each reading; serve knows it.
+        clock: epoch seconds; lag in seconds is measured against it.
+        timeout_seconds: longest wait for each answer of the broker.
+        record_seconds: longest wait for step 3; what did not come is `unknown` and asked for again next time.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        plan: Sequence[GroupTopic],
+        *,
+        policy: LagPolicy | None = None,
+        freshness: Callable[[], Freshness | None] = lambda: None,
+        clock: Callable[[], float] = time.time,
+        timeout_seconds: float = 5.0,
+        record_seconds: float = 2.0,
+    ) -> None:
+        self._connection = connection
+        self._plan = tuple(plan)
+        self._policy = policy or LagPolicy()
+        self._freshness = freshness
+        self._clock = clock
+        self._timeout = timeout_seconds
+        self._admin = connection.admin()
+        self._records = FirstRecords(connection, timeout_seconds=record_seconds)
+        self._lock = threading.Lock()
+        self._samples: dict[_Key, list[Sample]] = {}
+        self._partitions: dict[str, int] = {}
+        self._partitions_until = 0.0
+        self._last: LagReport | None = None
+
+    def read(self, *, max_age_seconds: float = 0.5) -> LagReport:
+        """A reading, or the last one if it is younger than `max_age_seconds`.
+
+        Raises:
+            BrokerError: the broker did not answer in time.
+        """
+        with self._lock:
+            now = self._clock()
+            if self._last is not None and 0 <= now * 1000 - self._last.at < max_age_seconds * 1000:
+                return self._last
+            try:
+                self._last = self._read()
+            except (KafkaException, TimeoutError) as exc:
+                why = exc.args[0].str() if isinstance(exc, KafkaException) else f"no answer in {self._timeout:g} s"
+                raise BrokerError(
+                    f"the broker at {self._connection.bootstrap} did not tell its offsets: {why}",
+                    action="check that it runs (`anchorstream doctor`) and lets this user describe groups and topics",
+                ) from exc
+            return self._last
+
+    def observe(self, *, seconds: float, interval_seconds: float = 1.0) -> LagReport:
+        """Read for a while, so that the verdict rests on some evidence; ends early once nothing waits."""
+        end = self._clock() + seconds
+        report = self.read(max_age_seconds=0)
+        while self._clock() < end and report.lag_messages:
+            time.sleep(interval_seconds)
+            report = self.read(max_age_seconds=0)
+        return report
+
+    def watch(self, plan: Sequence[GroupTopic]) -> None:
+        """Replace the plan (a scenario came or went)."""
+        with self._lock:
+            self._plan = tuple(plan)
+            self._partitions_until = 0.0
+            self._last = None
+
+    def close(self) -> None:
+        """Release the clients."""
+        with self._lock:
+            self._records.close()
+
+    # ---- one reading ------------------------------------------------------------------------------------------------
+
+    def _read(self) -> LagReport:
+        counts = self._partition_counts()
+        missing = tuple(sorted({t.topic for t in self._plan} - counts.keys()))
+        wanted = [(t, n) for t in self._plan for n in range(counts.get(t.topic, 0))]
+        # 1.
+        committed = self._committed(wanted)
+        members = self._members()
+        # 2.
+        marks = self._watermarks({(t.topic, n) for t, n in wanted})
+        now = self._clock()
+        rows: list[PartitionLag] = []
+        samples: dict[_Key, list[Sample]] = {}
+        for target, n in wanted:
+            if (mark := marks.get((target.topic, n))) is None:
+                continue
+            key = (target.group, target.topic, n)
+            sample = Sample(now, committed.get(key), mark.start, mark.end, members.get(target.group))
+            samples[key] = within_window([*self._samples.get(key, []), sample], now, self._policy)
+            rows.append(self._row(target, n, samples[key], now))
+        self._samples = samples  # partitions that are gone are forgotten
+        # 3.
+        waiting = {(r.topic, r.partition, max(r.committed or 0, r.log_start)) for r in rows if r.lag_messages}
+        times = self._records.timestamps_ms(waiting)
+        rows = [self._with_seconds(row, times, now) for row in rows]
+        return LagReport(int(now * 1000), tuple(rows), members, missing, self._freshness())
+
+    def _row(self, target: GroupTopic, partition: int, samples: Sequence[Sample], now: float) -> PartitionLag:
+        # 4.
+        last = samples[-1]
+        pace = rates(samples)
+        return PartitionLag(
+            *target,
+            partition,
+            committed=last.committed,
+            log_start=last.start,
+            log_end=last.end,
+            lag_messages=last.lag,
+            lag_seconds=None if last.lag else 0.0,
+            lag_seconds_source="unknown" if last.lag else "caught_up",
+            retention_headroom=None if last.committed is None else last.committed - last.start,
+            status=judge(samples, self._policy),
+            complete=completeness(samples, self._policy),
+            commit_age_seconds=commit_age_seconds(samples, now),
+            produced_per_second=pace.produced,
+            committed_per_second=pace.committed,
+            eta_seconds=pace.eta_seconds,
+        )
+
+    @staticmethod
+    def _with_seconds(row: PartitionLag, times: Mapping[tuple[str, int, int], int], now: float) -> PartitionLag:
+        when = times.get((row.topic, row.partition, max(row.committed or 0, row.log_start)))
+        if not row.lag_messages or when is None:
+            return row
+        return replace(row, lag_seconds=max(0.0, now - when / 1000), lag_seconds_source="record")
+
+    def _partition_counts(self) -> dict[str, int]:
+        """Partitions per topic that exists. Topics are never asked for by name: that may create them."""
+        now = time.monotonic()
+        if now >= self._partitions_until:
+            found = self._admin.list_topics(timeout=self._timeout).topics
+            names = {t.topic for t in self._plan}
+            self._partitions = {n: len(t.partitions) for n, t in found.items() if n in names and t.error is None}
+            complete = len(self._partitions) == len(names)
+            self._partitions_until = now + (_METADATA_SECONDS if complete else 0.0)
+        return self._partitions
+
+    def _committed(self, wanted: Sequence[tuple[GroupTopic, int]]) -> dict[_Key, int]:
+        by_group: dict[str, list[TopicPartition]] = {}
+        for target, n in wanted:
+            by_group.setdefault(target.group, []).append(TopicPartition(target.topic, n))
+        asked: list[tuple[str, Future[Any]]] = []
+        for group, partitions in by_group.items():
+            request = [ConsumerGroupTopicPartitions(group, partitions)]
+            answer = self._admin.list_consumer_group_offsets(request, request_timeout=self._timeout)
+            asked.append((group, answer[group]))
+        return {
+            (group, tp.topic, tp.partition): tp.offset
+            for group, future in asked
+            for tp in future.result(self._timeout + 1).topic_partitions
+            if tp.offset >= 0
+        }
+
+    def _watermarks(self, partitions: set[tuple[str, int]]) -> dict[tuple[str, int], _Watermarks]:
+        if not partitions:
+            return {}
+        found: list[dict[tuple[str, int], int]] = []
+        # starts first: a start read after its end could pass it
+        for spec in (OffsetSpec.earliest(), OffsetSpec.latest()):
+            request = {TopicPartition(*p): spec for p in partitions}
+            answers = self._admin.list_offsets(request, request_timeout=self._timeout)
+            found.append({(tp.topic, tp.partition): f.result(self._timeout + 1).offset for tp, f in answers.items()})
+        starts, ends = found
+        return {p: _Watermarks(starts[p], ends[p]) for p in partitions}
+
+    def _members(self) -> dict[str, int | None]:
+        groups = sorted({t.group for t in self._plan})
+        if self._connection.embedded:
+            return dict.fromkeys(groups)
+        answers = self._admin.describe_consumer_groups(groups, request_timeout=self._timeout)
+        return {group: len(future.result(self._timeout + 1).members) for group, future in answers.items()}
