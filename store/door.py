@@ -26,12 +26,13 @@ class Refusal(StrEnum):
 
 
 class Entry(NamedTuple):
-    """One message of `embeddings.<scenario>`. value: the record's bytes; None = erased."""
+    """One message of `embeddings.<scenario>`. value: the record's bytes; None = erased. timestamp: the message's, ms."""
 
     partition: int
     offset: int
     user_id: str
     value: bytes | None
+    timestamp: int = 0
 
 
 class Refused(NamedTuple):

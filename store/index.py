@@ -32,7 +32,7 @@ _ALL = Filters()
 
 
 class Tombstone(NamedTuple):
-    """An erased user. covers: what the erased row covered, {} if none was known. erased_at: ms."""
+    """An erased user. covers: what the erased row covered, {} if none was known. erased_at: timestamp of the erasure, ms."""
 
     partition: int
     offset: int
@@ -114,7 +114,9 @@ class ScenarioIndex:
                 meta = self._table.meta(row)
                 return Coverage(meta.covers, meta.applied_at)
             tombstone = self._tombstones.get(user_id)
-            return None if tombstone is None else Coverage(tombstone.covers, tombstone.erased_at)
+            if tombstone is None:
+                return None
+            return Coverage(tombstone.covers, tombstone.erased_at, tombstone.erased_at)
 
     def page(self, after: str, limit: int) -> list[StoredRecord]:
         """Up to `limit` records in order of user id, those above `after`; each as it is now."""
@@ -270,7 +272,7 @@ class ScenarioIndex:
         self._make_room(sum(checked.records[i] is not None for i in chosen))
         with self._lock.write():
             for i, meta in zip(chosen, metas, strict=True):
-                self._put(checked, i, meta, now_ms, out)
+                self._put(checked, i, meta, out)
             for entry in batch:
                 self._advance(entry.partition, entry.offset + 1)
             self._generation += 1
@@ -299,7 +301,7 @@ class ScenarioIndex:
             with self._lock.write():
                 self._table.swap(columns)
 
-    def _put(self, checked: Checked, i: int, meta: bytes, now_ms: int, out: Applied) -> None:
+    def _put(self, checked: Checked, i: int, meta: bytes, out: Applied) -> None:
         entry, record = checked.entries[i], checked.records[i]
         version = entry.partition, entry.offset
         if record is not None:
@@ -313,7 +315,7 @@ class ScenarioIndex:
             self._table.clear(entry.user_id)
         elif (known := self._tombstones.get(entry.user_id)) is not None:
             covers = known.covers
-        self._tombstones[entry.user_id] = Tombstone(*version, covers, now_ms)
+        self._tombstones[entry.user_id] = Tombstone(*version, covers, entry.timestamp)
         out.erased.add(entry.user_id)
 
     def _advance(self, partition: int, offset: int) -> None:

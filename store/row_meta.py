@@ -22,10 +22,15 @@ class RowMeta(NamedTuple):
 
 
 class Coverage(NamedTuple):
-    """covers: {"topic:partition": last raw offset covered}. applied_at: ms, when that became queryable here."""
+    """What is queryable of a user.
+
+    covers: {"topic:partition": last raw offset covered}. applied_at: ms, when that became queryable here.
+    erased_at: ms; None = there is a row. An erased user covers what the erased row covered.
+    """
 
     covers: dict[str, int]
     applied_at: int
+    erased_at: int | None = None
 
 
 def pack_meta(record: EmbeddingRecord, applied_at: int) -> bytes:
