@@ -14,17 +14,23 @@ class ModelSettings(Section):
     """Which language model, where, and how much memory its KV pages may take."""
 
     preset: Literal["tiny", "smollm2-135m", "qwen2.5-0.5b"] = "tiny"
+    """`tiny`: a few million parameters, for CPUs. `qwen2.5-0.5b` (the paper's) needs `path`."""
     path: Path | None = None
     """Directory of a Llama- or Qwen-type causal LM; overrides the preset's own weights."""
     checkpoint: Path | None = None
     """Adapters, head and soft prompts (safetensors + card). None = seeded, untrained."""
     seed: int = 0
+    """Of weights that no checkpoint provides."""
     layout: Literal["chunked", "causal"] = "chunked"
+    """`chunked`: ours, an update costs what is new. `causal`: the paper's, for comparison."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """`auto` = CUDA if there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto` = bfloat16 on CUDA, float32 on a CPU."""
     threads: Annotated[int, Field(ge=0, le=256)] = 0
     """CPU threads of torch; 0 = torch's own choice."""
     kv_pool_bytes: Annotated[int, Field(ge=0)] = 256 << 20
+    """Memory of the KV pages, on the device; the least recently used go. 0 = keep none."""
     batch_tokens: Annotated[int, Field(ge=64)] = 16_384
     """Token budget of one refresh batch."""
     min_interval_ms: Annotated[int, Field(ge=0)] = 200

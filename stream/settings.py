@@ -16,8 +16,11 @@ class KafkaSettings(Section):
     bootstrap_servers: str = Field(default="embedded", min_length=1)
     """`embedded`, `local` (Apache Kafka started by us) or `host:port,…`."""
     topic_prefix: str = Field(default="anchorstream", pattern=r"^[a-zA-Z0-9._-]{1,100}$")
+    """Our topics and groups are `<prefix>.events`, `<prefix>.tokens`, …; two installations on one cluster need two."""
     partitions: Annotated[int, Field(ge=1, le=1024)] = 4
+    """Of our topics: the most processes of one role that can share the work. Cannot be changed later."""
     replication_factor: Annotated[int, Field(ge=1, le=9)] = 1
+    """Of topics that we create. 3 where the cluster has three brokers."""
     properties: dict[str, str | int | float | bool] = Field(default_factory=dict)
     """Passed to librdkafka as they are."""
 
@@ -46,11 +49,15 @@ class IngestSettings(Section):
     """Validation and packing of raw events."""
 
     clock: Clock = Clock.WALL
+    """`wall` for live traffic. `stream` to replay history: an event is too old by its partition's newest event time."""
     max_future_seconds: Annotated[float, Field(ge=0)] = 600.0
+    """Events further ahead of the wall clock are refused."""
     max_age_days: Annotated[float, Field(gt=0)] = 7300.0
     """With `clock = "stream"`: events older than this by the wall clock are refused whatever the stream's time."""
     max_event_bytes: Annotated[int, Field(ge=256, le=900_000)] = 65_536
+    """Larger messages are refused."""
     batch_messages: Annotated[int, Field(ge=1, le=100_000)] = 2000
+    """Most raw messages read at once."""
     pack_events: Annotated[int, Field(ge=1, le=4096)] = 64
     """At most this many events of one partition travel in one message of the `events` topic."""
 
@@ -59,8 +66,11 @@ class ProcessorSettings(Section):
     """Encoding of texts and the token buffer's writes."""
 
     batch_messages: Annotated[int, Field(ge=1, le=10_000)] = 64
+    """Most messages of `events` (packs, see `ingest.pack_events`) applied in one batch."""
     batch_wait_seconds: Annotated[float, Field(ge=0)] = 0.05
+    """Longest wait for a batch to fill."""
     text_batch: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Texts encoded in one forward pass."""
     text_cache_entries: Annotated[int, Field(ge=0)] = 200_000
     """A cached text vector takes about 1 KB."""
     expiry_granularity_seconds: Annotated[float, Field(ge=1)] = 3600.0

@@ -1,0 +1,97 @@
+"""`anchorstream lag`."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from deploy.commands.common import Common
+
+if TYPE_CHECKING:
+    from deploy.config import Settings
+    from stream.lag import Freshness, LagReport
+
+
+def lag(
+    *,
+    watch: Annotated[
+        float | None, Parameter(validator=Number(gt=0), help="Read again every so many seconds, until Ctrl-C.")
+    ] = None,
+    partitions: Annotated[bool, Parameter(negative="", help="One row per partition.")] = False,
+    observe: Annotated[
+        float, Parameter(validator=Number(gte=0), help="Judge over this many seconds; ends early if nothing waits.")
+    ] = 0.0,
+    common: Common | None = None,
+) -> None:
+    """How far each role is behind, in messages and in seconds. Reads the broker; needs no role to run."""
+    from deploy import output
+    from deploy.brokers import connect
+    from stream.lag import LagReader, plan
+    from stream.topics import Topics
+
+    common = common or Common()
+    settings = common.settings()
+    raw = {modality.topic for modality in settings.modalities.values()}
+    targets = plan(Topics(settings.kafka), raw, settings.scenarios)
+    reader = LagReader(connect(settings), targets, freshness=lambda: served_freshness(settings))
+    try:
+        while True:
+            report = reader.observe(seconds=observe) if observe else reader.read()
+            if common.json:
+                output.write_json(report.to_dict())
+            else:
+                write_report(report, partitions=partitions)
+            if watch is None:
+                return
+            time.sleep(watch)
+    finally:
+        reader.close()
+
+
+def served_freshness(settings: Settings) -> Freshness | None:
+    """Freshness as the running service knows it; None where none runs."""
+    from deploy.service_client import Service, ServiceError
+    from stream.lag import Freshness
+
+    try:
+        answer = Service.find(settings).get("/v1/lag")["freshness_seconds"]
+    except ServiceError:
+        return None
+    return Freshness(answer["p50"], answer["p99"]) if answer else None
+
+
+def write_report(report: LagReport, *, partitions: bool) -> None:
+    """One reading for people."""
+    from deploy import output
+
+    right = ("messages", "seconds", "committed", "end", "partition")
+    if partitions:
+        output.write_table(
+            ("role", "topic", "partition", "committed", "end", "messages", "seconds", "status"),
+            [
+                (p.role, p.topic, p.partition, p.committed, p.log_end, p.lag_messages, p.lag_seconds, p.status)
+                for p in report.partitions
+            ],
+            right=right,
+        )
+    else:
+        output.write_table(
+            ("role", "group", "messages", "seconds", "status"),
+            [(g.role, g.group, g.lag_messages, g.lag_seconds, g.status) for g in report.groups()],
+            right=right,
+        )
+    fresh = report.freshness
+    output.write_pairs(
+        {
+            "status": report.status,
+            "lag": f"{report.lag_messages:,} messages",
+            "freshness p50, p99": "–"
+            if fresh is None
+            else f"{output.duration(fresh.p50)}, {output.duration(fresh.p99)} (raw event → queryable)",
+        }
+    )
+    if report.missing_topics:
+        output.note(f"not on the broker: {', '.join(report.missing_topics)}")

@@ -1,0 +1,32 @@
+"""`anchorstream run ROLE`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from deploy.commands.common import ConfigOption
+
+
+def run_role(
+    role: str,
+    *,
+    instance: Annotated[str, Parameter(help="Distinguishes members of one role that share a data directory.")] = "0",
+    config: ConfigOption = None,
+) -> None:
+    """Run one role in this process until Ctrl-C or SIGTERM: ingest, processor, worker, serve or monitor.
+
+    Start as many processes of a role as there are partitions; Kafka shares the work out. Give each on one machine its
+    own --instance.
+    """
+    from deploy.commands.common import config_path
+    from deploy.config import load
+    from deploy.interrupt import stop_on_signals
+    from deploy.roles import run_role as run
+    from store import logs
+
+    logs.configure(role)
+    settings = load(config_path(config))
+    with stop_on_signals() as stop:
+        run(role, settings, instance=instance, stop=stop)
