@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 
-def ready_path(data_dir: Path, role: str, instance: int = 0) -> Path:
+def ready_path(data_dir: Path, role: str, instance: str | int = 0) -> Path:
     """`<data_dir>/run/<role>-<instance>.ready`."""
     return data_dir / "run" / f"{role}-{instance}.ready"
 

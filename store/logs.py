@@ -48,6 +48,8 @@ SNAPSHOT_REFUSED = "snapshot_refused"
 INDEX_RESTORED = "index_restored"
 RECORD_REFUSED = "record_refused"
 HTTP_FAILED = "http_failed"
+LAG_STATUS_CHANGED = "lag_status_changed"
+LAG_UNREADABLE = "lag_unreadable"
 
 _plain_user_ids = False
 

@@ -37,3 +37,16 @@ LAG_MESSAGES = Gauge("anchorstream_lag_messages", "end - committed.", ["group", 
 LAG_SECONDS = Gauge(
     "anchorstream_lag_seconds", "Now - timestamp of the first uncommitted record.", ["group", "topic", "partition"]
 )
+LAG_STATUS = Gauge(
+    "anchorstream_lag_status",
+    "0 ok, 1 unknown, 2 slow, 3 no_commit, 4 stalled, 5 stopped, 6 rewound (docs/lag.md).",
+    ["group", "topic", "partition"],
+)
+RETENTION_HEADROOM = Gauge(
+    "anchorstream_retention_headroom_messages",
+    "committed - log start; below 0 = messages were deleted unread.",
+    ["group", "topic", "partition"],
+)
+GROUP_MEMBERS = Gauge("anchorstream_group_members", "Members of a consumer group.", ["group"])
+LAG_READ_UP = Gauge("anchorstream_lag_up", "1 if the last reading of lag succeeded.")
+LAG_READ_SECONDS = Histogram("anchorstream_lag_read_seconds", "Duration of one reading of lag.", buckets=_SECONDS)
