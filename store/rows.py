@@ -66,7 +66,8 @@ class Summary(NamedTuple):
     """One (user, modality): exact sums over its rows, so that adding and removing rows never drifts.
 
     rows: rows in the window (tabular: fields that are not null).
-    oldest, newest: event times, ms; 0 when empty.
+    oldest: event time of the oldest row, ms (tabular: null fields too); 0 when empty.
+    newest: newest event time seen, ms; that of the newest row unless empty.
     vector_sum: float32 (dim,), exact: row vectors are multiples of 2**-14 and at most 1000 in number.
     number_sums, number_counts: int, per configured number: fixed-point sum of signed logs, and how many were present.
     covers: {"topic:partition": last raw offset seen of this user in this modality}, duplicates included.

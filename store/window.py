@@ -35,7 +35,7 @@ class UserWindow:
     @property
     def as_of(self) -> int:
         """Newest event time in the window, ms; 0 when it is empty."""
-        return max((m.summary.newest for m in self.modalities.values()), default=0)
+        return max((m.summary.newest for m in self.modalities.values() if m.summary.oldest), default=0)
 
     @property
     def covers(self) -> dict[str, int]:

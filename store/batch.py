@@ -1,0 +1,269 @@
+"""Applying a batch of events to the windows they touch, and sweeping what has expired elsewhere. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from store import logs
+from store.buffer_layout import expiry_key, parse_expiry_key, unpack_id
+from store.changes import Changes, Outcomes
+from store.encoded_event import EncodedEvent
+from store.rows import Summary, modality_prefix
+from store.settings import ModalityKind, ModalitySettings
+from store.summary import Totals, number_width
+from store.window_update import EventWindow, Outcome, Row, TabularWindow, WindowUpdate
+
+SWEEP_ROWS = 2000
+"""Most rows one batch removes by expiry alone (and most index entries it looks at)."""
+_SWEEP_CHUNK = 256
+
+log = logs.get(__name__)
+
+
+class Reader(Protocol):
+    """What a batch reads of the database, at one instant."""
+
+    def summaries(self, prefixes: Sequence[bytes]) -> list[bytes | None]:
+        """Summary rows by (user, modality) prefix."""
+        ...
+
+    def ids(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Entries of the id index."""
+        ...
+
+    def scan(self, prefix: bytes, start: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Rows in key order (store/window_update.py::Scan)."""
+        ...
+
+    def expiry(self, start: bytes, end: bytes, limit: int) -> list[bytes]:
+        """Keys of the expiry index in [start, end)."""
+        ...
+
+    def totals_by_scan(self, prefix: bytes, modality: ModalitySettings, packed: bytes) -> Totals:
+        """Totals of a window whose summary row was written under another configuration."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRules:
+    """Configuration of the windows."""
+
+    modalities: Mapping[str, ModalitySettings]
+    dim: int
+    granularity_ms: int
+
+    def floor(self, modality: str, stream_time: int) -> int:
+        """Events of a modality older than this have expired. Moves in steps of the granularity."""
+        return stream_time // self.granularity_ms * self.granularity_ms - self.modalities[modality].window_ms
+
+    def due(self, modality: str, totals: Totals | Summary, *, occupied: bool) -> int:
+        """Event time that the floor must pass before a (user, modality) has something to expire.
+
+        A summary without rows is kept for one more window after its newest event expired, then dropped: late
+        duplicates still find what was covered, and memory follows the users of two windows, not all ever seen.
+        """
+        return totals.oldest if occupied else totals.newest + self.modalities[modality].window_ms
+
+
+class Batch:
+    """One call of `TokenBuffer.prepare`."""
+
+    def __init__(self, reader: Reader, rules: WindowRules, stream_time: int, due: Mapping[str, int]) -> None:
+        self._reader = reader
+        self._rules = rules
+        self._stream_time = stream_time
+        self._due = dict(due)  # per modality: no entry of the expiry index is lower
+        self._updates: dict[tuple[str, str], WindowUpdate] = {}
+        self._prefixes: dict[tuple[str, str], bytes] = {}
+        self._old_due: dict[tuple[str, str], int] = {}
+        self._outcomes: dict[Outcome, int] = {}
+        self._expiry_deletes: list[bytes] = []
+        self._expiry_puts: list[bytes] = []
+        self._sweep_deletes: list[Row] = []
+        self._sweep_summaries: list[Row] = []
+        self._sweep_ids: list[Row] = []
+        self._swept_users: dict[str, None] = {}
+        self._swept: set[tuple[str, str]] = set()
+        self._lowest_put: dict[str, int] = {}
+        self._sweep_left = False
+
+    def apply(self, events: Sequence[EncodedEvent]) -> None:
+        """Judge the events in order; each sees what those before it did."""
+        self._load_touched(events)
+        rules, updates, outcomes = self._rules, self._updates, self._outcomes
+        stream_time = self._stream_time
+        floors = {name: rules.floor(name, stream_time) for name in rules.modalities}
+        step_end = (stream_time // rules.granularity_ms + 1) * rules.granularity_ms
+        for event in events:
+            update = updates[event.user_id, event.modality]
+            floor = floors[event.modality]
+            update.expire(floor)
+            outcome = update.known(event)
+            if outcome is None:
+                if event.ts > stream_time:
+                    stream_time = event.ts
+                    if stream_time >= step_end:
+                        floors = {name: rules.floor(name, stream_time) for name in rules.modalities}
+                        step_end = (stream_time // rules.granularity_ms + 1) * rules.granularity_ms
+                        floor = floors[event.modality]
+                outcome = update.add(event, floor)
+            elif outcome is Outcome.CONFLICTING:
+                log.debug(logs.EVENT_CONFLICTING, user=logs.user(event.user_id), event_id=event.event_id,
+                          source=event.source, source_offset=event.source_offset)  # fmt: skip
+            update.totals.cover(event.source, event.source_offset, event.ingested_at)
+            update.covered = True
+            outcomes[outcome] = outcomes.get(outcome, 0) + 1
+        for (_, modality), update in updates.items():
+            update.expire(floors[modality])
+            update.finish()
+        self._stream_time = stream_time
+
+    def sweep(self, limit: int = SWEEP_ROWS) -> None:
+        """Take out expired rows of windows that no event touched, at most about `limit`."""
+        budget = limit
+        for modality in self._rules.modalities:
+            floor = self._rules.floor(modality, self._stream_time)
+            end = max(floor, 1)  # an entry at 0 is always due
+            start = expiry_key(modality, 0, "")
+            while self._due.get(modality, 0) < end:
+                if budget <= 0:
+                    self._sweep_left = True
+                    return
+                found = self._reader.expiry(start, expiry_key(modality, end, ""), min(_SWEEP_CHUNK, budget))
+                if not found:
+                    self._due[modality] = end
+                    break
+                for key, removed in self._sweep_entries(modality, found, floor):
+                    budget -= 1 + removed
+                    start = key + b"\x00"
+                    self._due[modality] = parse_expiry_key(key).ts
+                    if budget <= 0:
+                        break
+
+    def changes(self, source_offset: int, version: int) -> Changes:
+        """Everything the commit has to write."""
+        deletes: list[Row] = []
+        puts: list[Row] = []
+        summaries: list[Row] = []
+        ids: list[Row] = []
+        users: dict[str, None] = {}
+        for (user_id, modality), update in self._updates.items():
+            if not update.covered:
+                continue
+            prefix = self._prefixes[user_id, modality]
+            gone, new = update.rows()
+            deletes += [(key, None) for key in gone]
+            puts += new
+            ids += update.ids()
+            summaries.append((prefix + b"\x00", update.totals.pack()))
+            due = self._rules.due(modality, update.totals, occupied=update.occupied)
+            if due < self._old_due.get((user_id, modality), due + 1):
+                self._index(modality, due, user_id)
+            users[user_id] = None
+        for modality, due in self._lowest_put.items():
+            self._due[modality] = min(due, self._due.get(modality, 0))
+        return Changes(
+            deletes, puts, summaries, self._sweep_deletes, self._sweep_summaries, ids + self._sweep_ids,
+            self._expiry_deletes, self._expiry_puts, Outcomes.of(self._outcomes), list(users),
+            list(self._swept_users), self._stream_time, source_offset, self._due, self._sweep_left, version,
+        )  # fmt: skip
+
+    def _sweep_entries(self, modality: str, keys: list[bytes], floor: int) -> Iterable[tuple[bytes, int]]:
+        """Handle entries of the expiry index; yields each with the number of rows removed."""
+        entries = [parse_expiry_key(key) for key in keys]
+        self._load([(e.user_id, modality) for e in entries if (e.user_id, modality) not in self._swept], {}, new=False)
+        for key, entry in zip(keys, entries, strict=True):
+            self._expiry_deletes.append(key)
+            yield key, self._sweep_window(entry.user_id, modality, floor, relog=entry.ts == 0)
+
+    def _sweep_window(self, user_id: str, modality: str, floor: int, *, relog: bool) -> int:
+        """Expire the rows of one window and index what is left; returns how many went."""
+        window = (user_id, modality)
+        update = self._updates.get(window)
+        if window in self._swept or update is None:
+            return 0  # swept through another entry, or gone
+        self._swept.add(window)
+        gone: list[bytes] = []
+        dropped = False
+        if not update.covered:
+            del self._updates[window]
+            update.expire(floor)
+            update.finish()
+            gone, _ = update.rows()
+            dropped = not update.occupied and self._rules.due(modality, update.totals, occupied=False) < floor
+            if gone or dropped or relog:
+                self._sweep_deletes += [(key, None) for key in gone]
+                self._sweep_summaries.append(
+                    (self._prefixes[window] + b"\x00", None if dropped else update.totals.pack())
+                )
+                self._sweep_ids += update.ids()
+                self._swept_users[user_id] = None
+        if not dropped:
+            self._index(modality, self._rules.due(modality, update.totals, occupied=update.occupied), user_id)
+        return len(gone)
+
+    def _index(self, modality: str, due: int, user_id: str) -> None:
+        due = max(due, 1)  # 0 asks for more than a look
+        self._expiry_puts.append(expiry_key(modality, due, user_id))
+        self._lowest_put[modality] = min(due, self._lowest_put.get(modality, due))
+
+    def _load_touched(self, events: Sequence[EncodedEvent]) -> None:
+        """Read the summaries and ids that the events need, with two multi-gets."""
+        prefixes = self._prefixes
+        wanted: dict[tuple[str, str], list[EncodedEvent]] = {}
+        for event in events:
+            touched = wanted.get((event.user_id, event.modality))
+            if touched is None:
+                wanted[event.user_id, event.modality] = touched = []
+            touched.append(event)
+        keys: list[bytes] = []
+        owners: list[tuple[tuple[str, str], str]] = []
+        for key, touched in wanted.items():
+            modality = self._rules.modalities.get(key[1])
+            if modality is None:
+                raise ValueError(f"modality {key[1]!r} is not configured")
+            prefix = prefixes[key] = modality_prefix(*key)
+            if modality.kind is ModalityKind.EVENTS:
+                for event in touched:
+                    keys.append(prefix + event.event_id.encode())
+                    owners.append((key, event.event_id))
+        ids: dict[tuple[str, str], dict[str, tuple[int, int] | None]] = {}
+        for (key, event_id), value in zip(owners, self._reader.ids(keys) if keys else [], strict=True):
+            if value is not None:
+                ids.setdefault(key, {})[event_id] = unpack_id(value)
+        self._load(list(wanted), ids, new=True)
+
+    def _load(
+        self,
+        keys: list[tuple[str, str]],
+        ids: dict[tuple[str, str], dict[str, tuple[int, int] | None]],
+        *,
+        new: bool,
+    ) -> None:
+        keys = [key for key in keys if key not in self._updates]
+        if not keys:
+            return
+        rules = self._rules
+        for key in keys:
+            if key not in self._prefixes:
+                self._prefixes[key] = modality_prefix(*key)
+        stored = self._reader.summaries([self._prefixes[key] for key in keys])
+        for key, packed in zip(keys, stored, strict=True):
+            if packed is None and not new:
+                continue
+            modality = rules.modalities[key[1]]
+            prefix, width = self._prefixes[key], number_width(modality)
+            if packed is None:
+                totals = Totals.empty(rules.dim, width)
+            else:
+                totals = Totals.of(packed, width) or self._reader.totals_by_scan(prefix, modality, packed)
+            update: WindowUpdate
+            if modality.kind is ModalityKind.EVENTS:
+                update = EventWindow(prefix, modality.max_events, totals, ids.get(key, {}), self._reader.scan)
+            else:
+                update = TabularWindow(prefix, modality.max_events, totals, self._reader.scan)
+            self._updates[key] = update
+            if packed is not None:
+                self._old_due[key] = rules.due(key[1], totals, occupied=update.occupied)

@@ -1,0 +1,410 @@
+"""The token buffer of one partition: rolling windows of encoded events, kept in RocksDB, logged to `tokens`.
+
+What it holds is a function of the events applied, whatever their order: per (user, modality) those not older than the
+window, counted back from the partition's stream time (newest event time, floored to a granularity), and of these the
+newest `max_events` by (ts, event id); of a tabular modality, per field the newest. Each (user, modality) also has a
+summary. Events that change nothing (duplicate, expired, evicted, conflicting) still advance the summary's `covers`,
+so that whoever waits for an event to be covered by an embedding is answered.
+
+The commit protocol (docs/commit-protocol.md; the steps have the same numbers there, here and in the processor):
+    1. read a batch of `events` at offset N; 2. encode its texts; 3. `prepare`: what will change, nothing written;
+    4. send the rows to `tokens`, await every delivery; 5. `commit`: one WriteBatch with rows, indexes, stream time,
+    source offset and log offset; 6. acknowledge: Kafka's committed offset follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from store import buffer_layout as layout
+from store import logs
+from store.batch import Batch, WindowRules
+from store.buffer_database import BufferDatabase, Cursor
+from store.buffer_layout import Mark, pack_int, pack_mark, prefix_length, split_prefix, unpack_mark
+from store.buffer_resources import BufferResources
+from store.changes import Changes, Outcomes
+from store.dirty_marks import DirtyMarks, DirtyUser
+from store.encoded_event import EncodedEvent, EncodedField
+from store.log_apply import LogBatch
+from store.restore_finish import finish
+from store.rows import FORMAT, KIND_SUMMARY, Summary, summary_key, unpack_summary, user_prefix
+from store.settings import ModalitySettings
+from store.summary import Totals, on_grid
+from store.window import UserWindow
+from store.window_reader import read_user, summary_by_scan
+from store.window_update import Outcome, Row
+
+__all__ = [
+    "Changes", "DirtyUser", "EncodedEvent", "EncodedField", "Outcome", "Outcomes", "Row", "TokenBuffer",
+]  # fmt: skip
+
+_MOST_TOUCHED = 50_000
+"""A restore that touches more windows than this looks at all of them at the end instead of remembering which."""
+_PAGE = 1000
+"""Summaries read at a time while users are listed: no iterator stays open between two users."""
+
+log = logs.get(__name__)
+
+
+class TokenBuffer:
+    """One partition. Single-threaded. A `replica` follows the log only: no id and expiry index, no `prepare`."""
+
+    def __init__(self, database: BufferDatabase, rules: WindowRules, *, replica: bool) -> None:
+        self._db = database
+        self._rules = rules
+        self.replica = replica
+        self.source_offset = database.get_int(layout.M_SOURCE_OFFSET, -1)
+        """Last offset of `events` applied, -1 = none."""
+        self.log_offset = database.get_int(layout.M_LOG_OFFSET, 0)
+        """Next offset of `tokens` to read."""
+        self.stream_time = database.get_int(layout.M_STREAM_TIME, 0)
+        """Newest event time applied, ms."""
+        self.owner: bytes = database.meta.get(layout.M_OWNER) or b""
+        """Owner of the partition as of `log_offset` (stream/ownership.py); empty = none yet."""
+        self._dirty = DirtyMarks(
+            (key.decode(), unpack_mark(value)) for key, value in database.items(database.dirty, b"")
+        )
+        self._due: dict[str, int] = {}
+        self._version = 0
+        self._restoring = database.meta.get(layout.M_RESTORING) is not None
+        # restored since `finish_restore`: summaries to index, and windows whose rows came without one
+        self._touched: set[bytes] | None = None if self._restoring else set()
+        self._unsummed: set[bytes] = set()
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        modalities: Mapping[str, ModalitySettings],
+        encoder_id: str,
+        dim: int,
+        identity: str,
+        expiry_granularity_ms: int,
+        resources: BufferResources,
+        replica: bool = False,
+    ) -> Self:
+        """Open or create the buffer at `path`.
+
+        Args:
+            encoder_id, dim: the text encoder whose vectors it holds.
+            identity: of the broker its log lives on (`Connection.identity`).
+            expiry_granularity_ms: step in which the windows' lower edge moves.
+
+        Raises:
+            StateError: it was written for another format, encoder, broker or role, is in use, or cannot be read.
+        """
+        database = BufferDatabase(path, resources)
+        try:
+            database.check(
+                {
+                    layout.M_FORMAT: f"{layout.BUFFER_FORMAT}.{FORMAT}",
+                    layout.M_ENCODER: encoder_id,
+                    layout.M_DIM: str(dim),
+                    layout.M_IDENTITY: identity,
+                    layout.M_ROLE: "replica" if replica else "primary",
+                }
+            )
+            self = cls(database, WindowRules(modalities, dim, expiry_granularity_ms), replica=replica)
+        except BaseException:
+            database.close()
+            raise
+        log.info(logs.BUFFER_OPENED, path=str(path), source_offset=self.source_offset, log_offset=self.log_offset)
+        return self
+
+    # Steps 3 and 5 of the commit protocol
+
+    def prepare(self, events: Sequence[EncodedEvent], *, source_offset: int, stream_now: int = 0) -> Changes:
+        """Step 3: what a batch changes. Reads only; later events of the batch see earlier ones.
+
+        Args:
+            events: in the order of `events`. May be empty: expired rows are swept all the same.
+            source_offset: of the last message of `events` in the batch.
+            stream_now: lets stream time advance without an event. It must be a function of the events alone, or
+                two replays end differently; the processor leaves it out.
+
+        Raises:
+            ValueError: an event of an unknown modality, or a vector that is not on the grid of store/summary.py.
+        """
+        if self.replica:
+            raise ValueError("a replica follows the log; it judges no events")
+        self._check_vectors(events)
+        batch = Batch(_BatchReader(self._db, self._rules), self._rules, max(self.stream_time, stream_now), self._due)
+        batch.apply(events)
+        batch.sweep()
+        return batch.changes(source_offset, self._version)
+
+    def commit(self, changes: Changes, *, log_offset: int) -> None:
+        """Step 5: make a batch durable in ONE WriteBatch: rows, indexes, stream time, source and log offset.
+
+        Args:
+            changes: of the latest `prepare`; all its rows must have been delivered to `tokens` (step 4).
+            log_offset: next offset of `tokens` to read on a restart: after the last row delivered.
+
+        Raises:
+            ValueError: something else was committed since the `prepare`.
+        """
+        if changes.version != self._version:
+            raise ValueError("these changes were prepared before the buffer's last commit")
+        db = self._db
+        batch = db.batch()
+        put, delete = batch.put, batch.delete
+        rows, summaries, ids, expiry = db.h_rows, db.h_summaries, db.h_ids, db.h_expiry
+        for deletes in (changes.deletes, changes.sweep_deletes):
+            for key, _ in deletes:
+                delete(key, rows)
+        for key, value in changes.puts:
+            put(key, value, rows)
+        for written in (changes.summaries, changes.sweep_summaries):
+            for key, value in written:
+                if value is None:
+                    delete(key, summaries)
+                else:
+                    put(key, value, summaries)
+        for key, value in changes.ids:
+            if value is None:
+                delete(key, ids)
+            else:
+                put(key, value, ids)
+        for key in changes.expiry_deletes:
+            delete(key, expiry)
+        for key in changes.expiry_puts:
+            put(key, b"", expiry)
+        put(layout.M_SOURCE_OFFSET, pack_int(changes.source_offset), db.h_meta)
+        put(layout.M_LOG_OFFSET, pack_int(log_offset), db.h_meta)
+        put(layout.M_STREAM_TIME, pack_int(changes.stream_time), db.h_meta)
+        db.write(batch)
+        self.source_offset, self.log_offset = changes.source_offset, log_offset
+        self.stream_time = changes.stream_time
+        self._due = changes.due
+        self._version += 1
+
+    # The log: restore and replica
+
+    def apply_log(
+        self,
+        rows: Sequence[Row],
+        *,
+        next_offset: int,
+        mark_dirty: bool = False,
+        sweep: bool = False,
+        owner: bytes | None = None,
+    ) -> None:
+        """Apply consecutive records of `tokens` in ONE WriteBatch; applying some twice changes nothing.
+
+        Args:
+            rows: (key, value), None = deleted; without markers and rows of former owners.
+            next_offset: offset after the last record read; becomes `log_offset`.
+            mark_dirty: mark the users of summary rows as dirty.
+            sweep: the marks are by expiry alone: low priority.
+            owner: the owner in force at `next_offset`, if it changed.
+
+        Call `finish_restore` before the next `prepare`.
+
+        Raises:
+            StateError: a row of a format this version does not know.
+        """
+        first = self.log_offset
+        out = LogBatch(self._db, self.stream_time, indexed=not self.replica)
+        out.apply(rows)
+        put, meta = out.batch.put, self._db.h_meta
+        if mark_dirty and out.summed:
+            users = dict.fromkeys(split_prefix(prefix)[0] for prefix in out.summed)
+            self._write_marks(out.batch, self._dirty.mark(users, first, next_offset - 1, sweep=sweep))
+        if not self.replica and not self._restoring:
+            put(layout.M_RESTORING, b"1", meta)
+        if owner is not None:
+            put(layout.M_OWNER, owner, meta)
+        put(layout.M_LOG_OFFSET, pack_int(next_offset), meta)
+        put(layout.M_STREAM_TIME, pack_int(out.stream_time), meta)
+        self._db.write(out.batch)
+        self.log_offset, self.stream_time, self._restoring = next_offset, out.stream_time, not self.replica
+        self.owner = self.owner if owner is None else owner
+        self._unsummed |= out.unsummed
+        self._unsummed -= out.summed
+        if self._touched is not None and not self.replica:
+            self._touched |= out.summed | out.unsummed
+            if len(self._touched) > _MOST_TOUCHED:
+                self._touched = None  # too many to remember: look at all
+        self._version += 1
+
+    def finish_restore(self) -> int:
+        """Bring what is derived from the rows up to date: summaries of windows whose rows came without one (the log
+        was cut inside a batch), and the expiry index. Summaries written here reach the log with the next sweep.
+
+        Returns:
+            How many summaries were recomputed.
+        """
+        if self.replica:
+            count = finish(self._db, self._rules, set(), self._unsummed, relog=False)
+        elif not self._restoring:
+            return 0
+        else:
+            count = finish(self._db, self._rules, self._touched, self._unsummed, relog=True)
+        self._restoring = False
+        self._touched, self._unsummed, self._due = set(), set(), {}
+        self._version += 1
+        return count
+
+    def current(self, keys: Iterable[bytes]) -> list[Row]:
+        """What the buffer holds under row keys; None = nothing. For writing over what a former owner logged late."""
+        rows: list[bytes] = []
+        summaries: list[bytes] = []
+        for key in keys:
+            (summaries if key[prefix_length(key)] == KIND_SUMMARY else rows).append(key)
+        out: list[Row] = list(zip(rows, self._db.rows.get(rows), strict=True)) if rows else []
+        if summaries:
+            out += zip(summaries, self._db.summaries.get(summaries), strict=True)
+        return out
+
+    def take(self, owner: bytes, *, log_offset: int) -> None:
+        """Remember that the partition is owned by `owner`, whose marker lies before `log_offset`."""
+        batch = self._db.batch()
+        batch.put(layout.M_OWNER, owner, self._db.h_meta)
+        batch.put(layout.M_LOG_OFFSET, pack_int(log_offset), self._db.h_meta)
+        self._db.write(batch)
+        self.owner, self.log_offset = owner, log_offset
+
+    # Dirty users (replica)
+
+    def dirty(self, limit: int | None = None) -> list[DirtyUser]:
+        """Dirty users, longest waiting first; those swept only come last."""
+        out: list[DirtyUser] = []
+        for user in self._dirty:
+            if limit is not None and len(out) >= limit:
+                break
+            out.append(user)
+        return out
+
+    def mark_dirty(self, users: Iterable[str], *, sweep: bool = False) -> None:
+        """Mark users as dirty without a log record (back-fill), as of the log's position."""
+        at = max(self.log_offset - 1, 0)
+        batch = self._db.batch()
+        self._write_marks(batch, self._dirty.mark(users, at, at, sweep=sweep))
+        self._db.write(batch)
+
+    def clear_dirty(self, users: Iterable[str], *, upto: int) -> None:
+        """Unmark users refreshed from windows read when `log_offset` was `upto`; those changed since stay dirty."""
+        batch = self._db.batch()
+        self._write_marks(batch, self._dirty.clear(users, upto))
+        self._db.write(batch)
+
+    @property
+    def dirty_count(self) -> int:
+        """How many users are dirty."""
+        return len(self._dirty)
+
+    def oldest_dirty_offset(self) -> int | None:
+        """Lowest `tokens` offset that is not yet in an embedding; None when nobody is dirty."""
+        return self._dirty.oldest()
+
+    # Reading
+
+    def window(self, user_id: str) -> UserWindow:
+        """All windows of a user; without modalities if the user is unknown."""
+        prefix = user_prefix(user_id)
+        db, rules = self._db, self._rules
+        return read_user(
+            user_id, db.items(db.summaries, prefix), db.items(db.rows, prefix), rules.modalities, rules.dim
+        )
+
+    def users(self) -> Iterator[str]:
+        """Every user with a summary, in key order. The buffer may change meanwhile."""
+        start, last = b"", ""
+        while True:
+            page = self._db.keys(self._db.summaries, start, _PAGE)
+            for key in page:
+                user = split_prefix(key[:-1])[0]
+                if user != last:
+                    last = user
+                    yield user
+            if len(page) < _PAGE:
+                return
+            start = page[-1] + b"\x00"
+
+    def summary(self, user_id: str, modality: str) -> Summary | None:
+        """One summary row."""
+        packed = self._db.summaries.get(summary_key(user_id, modality))
+        return None if packed is None else unpack_summary(packed)
+
+    def inspect(self, user_id: str) -> dict[str, Any]:
+        """What the buffer holds of a user, for people: JSON-able, without vectors."""
+        window = self.window(user_id)
+        mark = next((user.mark for user in self._dirty if user.user_id == user_id), None)
+        return {
+            "user_id": user_id,
+            "as_of": window.as_of,
+            "covers": window.covers,
+            "ingested_at": window.ingested_at,
+            "stream_time": self.stream_time,
+            "source_offset": self.source_offset,
+            "log_offset": self.log_offset,
+            "dirty": None if mark is None else mark._asdict(),
+            "modalities": {
+                name: {
+                    "rows": m.summary.rows,
+                    "oldest": m.summary.oldest,
+                    "newest": m.summary.newest,
+                    "expires_below": self._rules.floor(name, self.stream_time),
+                    "covers": m.summary.covers,
+                    "events": [
+                        {"ts": ts, "name": event, "numbers": [None if x != x else x for x in numbers]}
+                        for ts, event, numbers in zip(m.ts.tolist(), m.names, m.numbers.tolist(), strict=True)
+                    ],
+                }
+                for name, m in window.modalities.items()
+            },
+        }
+
+    def rows(self) -> Iterator[tuple[bytes, bytes]]:
+        """Every row, summaries after the rest. For tests, checks and copies; exhaust it or drop it."""
+        yield from self._db.items(self._db.rows, b"")
+        yield from self._db.items(self._db.summaries, b"")
+
+    # Files
+
+    def checkpoint(self, path: Path) -> None:
+        """A consistent copy by hard links, to be opened like any buffer; `path` must not exist."""
+        self._db.checkpoint(path)
+
+    def compact(self) -> None:
+        """Rewrite everything once, so that deleted rows give their space back."""
+        self._db.compact()
+
+    def disk_bytes(self) -> int:
+        """Bytes of table files."""
+        return self._db.disk_bytes()
+
+    def close(self) -> None:
+        """Let the database go."""
+        self._db.close()
+        log.info(logs.BUFFER_CLOSED, path=str(self._db.path), log_offset=self.log_offset)
+
+    def _write_marks(self, batch: Any, marks: Iterable[tuple[str, Mark | None]]) -> None:
+        for user, mark in marks:
+            if mark is None:
+                batch.delete(user.encode(), self._db.h_dirty)
+            else:
+                batch.put(user.encode(), pack_mark(mark), self._db.h_dirty)
+
+    def _check_vectors(self, events: Sequence[EncodedEvent]) -> None:
+        dim = self._rules.dim
+        vectors = [e.vector for e in events if e.fields is None]
+        vectors += [f.vector for e in events if e.fields is not None for f in e.fields if f.vector.size]
+        if vectors and (any(v.shape != (dim,) for v in vectors) or not on_grid(vectors)):
+            raise ValueError(f"vectors must have {dim} values within [-1, 1], multiples of 2**-14")
+
+
+class _BatchReader(Cursor):
+    """The database as a batch sees it."""
+
+    def __init__(self, database: BufferDatabase, rules: WindowRules) -> None:
+        super().__init__(database)
+        self._rules = rules
+
+    def totals_by_scan(self, prefix: bytes, modality: ModalitySettings, packed: bytes) -> Totals:
+        """Totals of a window whose summary row was written under another configuration."""
+        rows = [(key[len(prefix) :], value) for key, value in self._db.items(self._db.rows, prefix)]
+        return summary_by_scan(rows, unpack_summary(packed), modality, self._rules.dim)
