@@ -84,7 +84,7 @@ class Connection:
 
     def admin(self) -> Any:
         """A confluent_kafka.admin.AdminClient."""
-        return AdminClient({**self._without_consumer_keys(), "bootstrap.servers": self.bootstrap})
+        return AdminClient({**self._without_consumer_keys(), "bootstrap.servers": self.bootstrap}, logger=_log)
 
     def aiokafka_options(self) -> dict[str, Any]:
         """Keyword arguments of an aiokafka client: address and security.

@@ -66,6 +66,8 @@ class MockCluster:
         self._lib = library()
         error = ctypes.create_string_buffer(512)
         conf = self._call("rd_kafka_conf_new", ctypes.c_void_p)
+        # this client only carries the mock; it has nowhere to connect to and says so
+        self._call("rd_kafka_conf_set", ctypes.c_int, _pointer(conf), b"log_level", b"3", error, ctypes.c_size_t(512))
         client = self._call("rd_kafka_new", ctypes.c_void_p, 0, _pointer(conf), error, ctypes.c_size_t(len(error)))
         if not client:
             raise BrokerError(f"librdkafka: {error.value.decode()}", action="report this", code="broker_unavailable")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from stream.client import Connection, Property
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 HEAP = ("-Xms256m", "-Xmx512m")
+POLL_SECONDS = 0.05
 LOG_TAIL_LINES = 15
 LOG_BYTES = 10 * 1024 * 1024
 """At a start the log of the last one is kept as kafka.log.1 once it is larger."""
@@ -92,13 +94,11 @@ class LocalKafka:
 
     def _start(self) -> None:
         saved = read_json(self._home / "settings.json") or {}
+        config = self._home / "server.properties"
+        _end_orphan(saved.get("pid"), config)
         self._cluster_id = str(saved.get("cluster_id") or new_cluster_id())
         self._port, self._controller_port = free_ports(saved.get("port"), saved.get("controller_port"))
-        write_json(
-            self._home / "settings.json",
-            {"cluster_id": self._cluster_id, "port": self._port, "controller_port": self._controller_port},
-        )
-        config = self._home / "server.properties"
+        self._save(pid=None)
         config.write_text(
             "".join(f"{key}={value}\n" for key, value in self._server_properties().items()), encoding="utf-8"
         )
@@ -116,6 +116,7 @@ class LocalKafka:
                 start_new_session=True,
             )
         try:
+            self._save(pid=self._process.pid)
             self._wait_until_it_answers()
         except BaseException:
             self.kill()
@@ -124,6 +125,10 @@ class LocalKafka:
             state = {"kind": "local", "bootstrap": self.connection.bootstrap, "identity": self.connection.identity}
             write_json(self._ready_file, {**state, "pid": self._process.pid})
         _log.info(logs.BROKER_STARTED, kind="local", bootstrap=self.connection.bootstrap, pid=self._process.pid)
+
+    def _save(self, *, pid: int | None) -> None:
+        ports = {"port": self._port, "controller_port": self._controller_port}
+        write_json(self._home / "settings.json", {"cluster_id": self._cluster_id, **ports, "pid": pid})
 
     def _jvm(self, *options: str) -> list[str]:
         return [
@@ -162,6 +167,9 @@ class LocalKafka:
             "share.coordinator.state.topic.replication.factor": 1,
             "share.coordinator.state.topic.min.isr": 1,
             "group.initial.rebalance.delay.ms": 0,
+            # after a kill the controller refuses the broker until its last session has run out; default 9 s
+            "broker.session.timeout.ms": 3000,
+            "broker.heartbeat.interval.ms": 500,
             "log.cleaner.backoff.ms": 1000,
             # one machine, a few thousand segments at most
             "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
@@ -170,16 +178,20 @@ class LocalKafka:
     def _wait_until_it_answers(self) -> None:
         assert self._process is not None
         deadline = time.monotonic() + START_SECONDS
-        admin = self.connection.admin()
+        admin = None
         while True:
             if self._process.poll() is not None:
                 raise self._failed(f"Kafka ended with code {self._process.returncode} at start")
             try:
+                # a client that meets a closed port logs each try and backs off
+                socket.create_connection(("127.0.0.1", self._port), timeout=1.0).close()
+                admin = admin or self.connection.admin()
                 if admin.list_topics(timeout=1.0).cluster_id == self._cluster_id:
                     return
-            except confluent_kafka.KafkaException as exc:
+            except (OSError, confluent_kafka.KafkaException) as exc:
                 if time.monotonic() > deadline:
                     raise self._failed(f"Kafka did not answer within {START_SECONDS:g} s") from exc
+                time.sleep(POLL_SECONDS)
 
     def _failed(self, what: str) -> BrokerError:
         with self._log_file.open("rb") as handle:
@@ -204,6 +216,31 @@ class LocalKafka:
         if self._ready_file is not None:
             self._ready_file.unlink(missing_ok=True)
         _log.info(logs.BROKER_STOPPED, kind="local")
+
+
+def _end_orphan(pid: int | None, config: Path) -> None:
+    """End the Kafka that a killed launcher left on this data: it holds the folder's lock.
+
+    The pid may be another program's by now, so its command line must name our config. Our caller owns the data
+    directory, so it cannot be a live launcher's.
+    """
+    if pid is None or not _runs(pid, config):
+        return
+    _log.warning(logs.BROKER_REPLACED, kind="local", pid=pid, detail="left behind by a launcher that was killed")
+    for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
+        os.kill(pid, number)
+        deadline = time.monotonic() + seconds
+        while _runs(pid, config):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(POLL_SECONDS)
+        else:
+            return
+
+
+def _runs(pid: int, config: Path) -> bool:
+    listed = subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return str(config) in listed.stdout
 
 
 def new_cluster_id() -> str:
