@@ -1,0 +1,88 @@
+"""Our forward over a transformers Llama or Qwen2: flat tokens, positions as given, attention as handed in.
+
+Linear layers and norms see one flat batch of tokens of all chunks and tails of many users, without padding; only
+attention knows which token sees which. Agreement with the plain transformers forward is tested.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Attention(Protocol):
+    """Who sees whom, and where keys and values of cached tokens are."""
+
+    def all(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention of every token. q: (n, heads, d); k, v: (n, kv_heads, d) → (n, heads, d)."""
+
+    def outputs(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention of the output tokens only. q: (outputs, heads, d); k, v of all tokens → (outputs, heads, d)."""
+
+
+class Backbone:
+    """The layers of a transformers LlamaModel or Qwen2Model (or what LoRA made of them)."""
+
+    def __init__(self, lm: Any) -> None:
+        config = lm.config
+        self.lm = lm
+        self.layers: int = config.num_hidden_layers
+        self.hidden: int = config.hidden_size
+        self.heads: int = config.num_attention_heads
+        self.kv_heads: int = config.num_key_value_heads
+        self.head_dim: int = getattr(config, "head_dim", None) or self.hidden // self.heads
+        rope = config.rope_parameters
+        if (
+            rope["rope_type"] == "default"
+        ):  # in float64: hours since the epoch reach 1e5, float32 angles would be coarse
+            exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float64) / self.head_dim
+            self._inv_freq = rope["rope_theta"] ** -exponent
+        else:
+            self._inv_freq = lm.rotary_emb.inv_freq.detach().double().cpu()
+        self._rope_scale = float(lm.rotary_emb.attention_scaling)
+
+    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """positions: float64 (n,) → cos, sin: float32 (n, 1, head_dim); angles are computed in float64."""
+        inv_freq = self._inv_freq.to(positions.device)
+        angles = positions[:, None] * inv_freq
+        angles = torch.cat([angles, angles], -1)[:, None]
+        return (angles.cos() * self._rope_scale).float(), (angles.sin() * self._rope_scale).float()
+
+    def run(self, x: Tensor, positions: Tensor, attention: Attention, outputs: Tensor | None = None) -> Tensor:
+        """Final states, normed.
+
+        Args:
+            x: token embeddings (n, hidden). positions: float64 (n,).
+            outputs: int64 indices of the tokens wanted; None = all. Others are spared what only they would need
+                of the last layer.
+
+        Returns:
+            (n or len(outputs), hidden).
+        """
+        cos, sin = self.rotary(positions)
+        layers = self.lm.layers[: self.layers]
+        for i, layer in enumerate(layers):
+            normed = layer.input_layernorm(x)
+            heads = layer.self_attn
+            k = rotate(heads.k_proj(normed).unflatten(-1, (self.kv_heads, self.head_dim)), cos, sin)
+            v = heads.v_proj(normed).unflatten(-1, (self.kv_heads, self.head_dim))
+            if outputs is not None and i == self.layers - 1:
+                x, normed = x[outputs], normed[outputs]
+                q = rotate(heads.q_proj(normed).unflatten(-1, (self.heads, self.head_dim)), cos[outputs], sin[outputs])
+                seen = attention.outputs(i, q, k, v)
+            else:
+                q = rotate(heads.q_proj(normed).unflatten(-1, (self.heads, self.head_dim)), cos, sin)
+                seen = attention.all(i, q, k, v)
+            x = x + heads.o_proj(seen.flatten(-2))
+            x = x + layer.mlp(layer.post_attention_layernorm(x))
+        out: Tensor = self.lm.norm(x)
+        return out
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of (n, heads, head_dim), in float32, returned in x's dtype."""
+    first, second = x.float().chunk(2, -1)
+    turned = torch.cat([-second, first], -1)
+    return (x * cos + turned * sin).to(x.dtype)

@@ -1,0 +1,261 @@
+"""Which tokens one forward computes, where they stand, and which keys each may see: index arithmetic, no parameters.
+
+Flat order: event tokens of all users (only those not cached), then the users' tails, each `Tail.length` long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from encoder import features
+from encoder.kv_pool import Lease
+from encoder.tail import Tail
+from encoder.user_tokens import Part, UserTokens
+
+KEY_MULTIPLE = 8
+"""Number of keys of a tail is rounded up to this: CUDA's attention kernels want aligned mask rows."""
+
+Ints = NDArray[np.int64]
+
+
+@dataclass
+class EventRows:
+    """New event tokens of one modality, in flat order. places: their flat positions, an array per user."""
+
+    vectors: list[NDArray[np.float16]] = field(default_factory=list)
+    numbers: list[NDArray[np.float32]] = field(default_factory=list)
+    places: list[Ints] = field(default_factory=list)
+
+
+@dataclass
+class Layout:
+    """A forward as arrays, before masks and devices. All indices are int64.
+
+    new_tokens: event tokens computed (causal layout: summary tokens too); tails follow them in flat order.
+    events: per modality of the model. positions: float64 (all tokens,).
+    summary_places: flat positions of summary tokens, user-major. segment_places: of the tails' scenario tokens.
+    first, length, reused, base: per chunk with new tokens: flat position of its first new token, tokens in all,
+        tokens cached, and source index of its first token.
+    prefixes: per user, source indices of all its chunk tokens. slots: pool slots of the new tokens, None = no pool.
+    """
+
+    new_tokens: int
+    events: list[EventRows]
+    positions: NDArray[np.float64]
+    summary_places: Ints
+    segment_places: Ints
+    first: Ints
+    length: Ints
+    reused: Ints
+    base: Ints
+    prefixes: list[Ints]
+    slots: Ints | None
+
+
+class Group(NamedTuple):
+    """Chunks of one attention call. queries: (chunks, m) flat. keys: (chunks, L) source indices; mask: folded."""
+
+    queries: Tensor
+    keys: Tensor
+    mask: Tensor
+
+
+class Plan(NamedTuple):
+    """A forward ready to run, on its device.
+
+    order: flat position → row of [events by modality, summaries, segments]. restore: flat position → row of the
+    attention outputs [fresh chunks, extended chunks, tails], padded. fresh: (chunks, L) flat indices of chunks
+    without cached tokens. extended: chunks with. prefix: (users, S) source indices. mask, output_mask: additive,
+    (users, 1, group * rows, S + tail); see `attention.fold`. outputs: flat positions of every <USER_EMB>, user-major.
+    """
+
+    users: int
+    new_tokens: int
+    tail: int
+    events: list[EventRows]
+    positions: Tensor
+    order: Tensor
+    restore: Tensor
+    fresh: Tensor | None
+    extended: Group | None
+    prefix: Tensor
+    mask: Tensor
+    output_mask: Tensor
+    tail_outputs: Tensor
+    outputs: Tensor
+    slots: Tensor | None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens computed."""
+        return self.new_tokens + self.users * self.tail
+
+
+def ranges(starts: Ints, lengths: Ints) -> Ints:
+    """Concatenated [start, start + length) of each pair."""
+    ends = np.cumsum(lengths)
+    offsets = np.repeat(starts - (ends - lengths), lengths)
+    return offsets + np.arange(len(offsets), dtype=np.int64)
+
+
+def add_rows(events: list[EventRows], part: Part, rows: Ints | slice, places: Ints) -> None:
+    """Append rows of a part as new event tokens at flat positions."""
+    target = events[part.index]
+    target.vectors.append(part.window.vectors[rows])
+    target.numbers.append(part.window.numbers[rows])
+    target.places.append(places)
+
+
+def chunked(users: Sequence[UserTokens], leases: Sequence[Lease] | None, tail: Tail, modalities: int) -> Layout:
+    """Our layout: chunks at their event times, then [summaries][segments] at "now".
+
+    Args:
+        leases: pages per user; None = compute everything, keys and values stay in the forward.
+        modalities: of the model.
+    """
+    events = [EventRows() for _ in range(modalities)]
+    positions: list[NDArray[np.float64]] = []
+    firsts, lengths, reuseds, bases, prefixes, slots = [], [], [], [], [], []
+    n = 0
+    for u, user in enumerate(users):
+        at, own = 0, []
+        for part in user.parts:
+            length = np.diff(part.cuts)
+            if leases is None:
+                reused = np.zeros_like(length)
+                base = n + part.cuts[:-1]
+            else:
+                reused = leases[u].reused[at : at + len(length)]
+                base = leases[u].bases[at : at + len(length)]
+                at += len(length)
+            new = length - reused
+            count = int(new.sum())
+            own.append(ranges(base, length))
+            if not count:
+                continue
+            rows = ranges(part.cuts[:-1] + reused, new)
+            add_rows(events, part, rows, np.arange(n, n + count))
+            positions.append(features.hours(part.window.ts[rows]))
+            slots.append(ranges(base + reused, new))
+            touched = new > 0
+            firsts.append((n + np.cumsum(new) - new)[touched])
+            lengths.append(length[touched])
+            reuseds.append(reused[touched])
+            bases.append(base[touched])
+            n += count
+        prefixes.append(_join(own))
+    offsets = tail.offsets.cpu().numpy()
+    positions += [features.hours(user.as_of) + offsets for user in users]
+    starts = n + tail.length * np.arange(len(users), dtype=np.int64)
+    return Layout(
+        new_tokens=n,
+        events=events,
+        positions=np.concatenate(positions),
+        summary_places=(starts[:, None] + np.arange(tail.lead)).reshape(-1),
+        segment_places=(starts[:, None] + np.arange(tail.lead, tail.length)).reshape(-1),
+        first=_join(firsts),
+        length=_join(lengths),
+        reused=_join(reuseds),
+        base=_join(bases),
+        prefixes=prefixes,
+        slots=None if leases is None else _join(slots),
+    )
+
+
+def finish(layout: Layout, tail: Tail, *, fold: int, dtype: torch.dtype, device: torch.device) -> Plan:
+    """Pad, mask and move a layout to its device.
+
+    Args:
+        fold: query heads per key head. dtype: of the language model.
+    """
+    users, total = len(layout.prefixes), len(layout.positions)
+    sources = [np.concatenate(rows.places) for rows in layout.events if rows.places]
+    order = np.empty(total, np.int64)
+    order[_join([*sources, layout.summary_places, layout.segment_places])] = np.arange(total)
+
+    restore = np.empty(total, np.int64)
+    fresh = layout.reused == 0
+    at = 0
+    fresh_index, group = None, None
+    if fresh.any():
+        first, length = layout.first[fresh], layout.length[fresh]
+        widest = int(length.max())
+        steps = np.minimum(np.arange(widest), length[:, None] - 1)
+        fresh_index = first[:, None] + steps
+        restore[ranges(first, length)] = ranges(np.arange(len(first)) * widest, length)
+        at += fresh_index.size
+    if not fresh.all():
+        old = ~fresh
+        group, rows = _extended(layout, old, fold, dtype, device)
+        new = layout.length[old] - layout.reused[old]
+        restore[ranges(layout.first[old], new)] = at + ranges(np.arange(len(new)) * rows, new)
+        at += group.queries.numel()
+    restore[layout.new_tokens :] = at + np.arange(users * tail.length)
+
+    prefix, mask = _prefix(layout.prefixes, tail, dtype, device)
+    outputs = layout.new_tokens + tail.length * np.arange(users)[:, None]
+    return Plan(
+        users=users,
+        new_tokens=layout.new_tokens,
+        tail=tail.length,
+        events=layout.events,
+        positions=_to(layout.positions, device),
+        order=_to(order, device),
+        restore=_to(restore, device),
+        fresh=None if fresh_index is None else _to(fresh_index, device),
+        extended=group,
+        prefix=prefix,
+        mask=mask.repeat(1, 1, fold, 1),
+        output_mask=mask[:, :, tail.outputs].repeat(1, 1, fold, 1),
+        tail_outputs=tail.outputs,
+        outputs=(_to(outputs, device) + tail.outputs).reshape(-1),
+        slots=None if layout.slots is None else _to(layout.slots, device),
+    )
+
+
+def _extended(
+    layout: Layout, old: NDArray[np.bool_], fold: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Group, int]:
+    first, length, reused, base = (a[old] for a in (layout.first, layout.length, layout.reused, layout.base))
+    new = length - reused
+    rows, width = int(new.max()), int(length.max())
+    width += -width % KEY_MULTIPLE
+    row = np.minimum(np.arange(rows), new[:, None] - 1)  # padding repeats the last query; its output is not read
+    keys = base[:, None] + np.minimum(np.arange(width), length[:, None] - 1)
+    allowed = np.arange(width) <= (reused[:, None] + row)[:, :, None]
+    mask = additive(_to(allowed, device), dtype)[:, None].repeat(1, 1, fold, 1)
+    return Group(_to(first[:, None] + row, device), _to(keys, device), mask), rows
+
+
+def _prefix(prefixes: list[Ints], tail: Tail, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    lengths = np.array([len(p) for p in prefixes], np.int64)
+    longest = int(lengths.max(initial=0))
+    longest += -(longest + tail.length) % KEY_MULTIPLE
+    index = np.zeros((len(prefixes), longest), np.int64)
+    for row, own in zip(index, prefixes, strict=True):
+        row[: len(own)] = own
+    seen = _to(np.arange(longest) < lengths[:, None], device)
+    allowed = torch.empty(len(prefixes), tail.length, longest + tail.length, dtype=torch.bool, device=device)
+    allowed[:, :, :longest] = seen[:, None]
+    allowed[:, :, longest:] = tail.allowed
+    return _to(index, device), additive(allowed, dtype)[:, None]
+
+
+def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where allowed, -inf elsewhere: computed once a forward, where a boolean mask is converted in every layer."""
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, float("-inf"))
+
+
+def _join(arrays: Sequence[Ints]) -> Ints:
+    return np.concatenate(arrays) if arrays else np.zeros(0, np.int64)
+
+
+def _to(array: NDArray[np.generic], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)

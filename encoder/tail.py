@@ -1,0 +1,52 @@
+"""The end of the sequence: after the summaries, one segment per scenario, all in one forward under one mask.
+
+A segment is [soft prompt][query][<USER_EMB>]. Its tokens see the user's events, the summaries and their own segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MAX_QUERY_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Tail:
+    """Scenario segments after `lead` summary tokens (0 in the causal layout, whose summaries stand in front).
+
+    tokens: (length - lead, hidden), the segments' embeddings.
+    offsets: float64 (length,), added to the tail's first position; each segment begins right after the summaries.
+    allowed: bool (length, length), who sees whom inside the tail.
+    outputs: int64 (scenarios,), the place of each <USER_EMB>.
+    """
+
+    lead: int
+    tokens: Tensor
+    offsets: Tensor
+    allowed: Tensor
+    outputs: Tensor
+
+    @property
+    def length(self) -> int:
+        """Tokens of a user's tail."""
+        return len(self.offsets)
+
+
+def build(segments: Sequence[Tensor], lead: int) -> Tail:
+    """Tail of segments, each (tokens, hidden), after `lead` summary tokens."""
+    device = segments[0].device
+    lengths = [len(segment) for segment in segments]
+    segment = torch.cat(
+        [torch.full((n,), i, device=device) for i, n in enumerate([lead, *lengths])]  # 0 = the summaries
+    )
+    step = torch.arange(len(segment), device=device)
+    causal = step[:, None] >= step
+    allowed = causal & ((segment[:, None] == segment) | (segment == 0))
+    places = [torch.arange(lead, dtype=torch.float64, device=device)]
+    places += [lead + torch.arange(n, dtype=torch.float64, device=device) for n in lengths]
+    ends = lead - 1 + torch.tensor(lengths, device=device).cumsum(0)
+    return Tail(lead, torch.cat(list(segments)), torch.cat(places), allowed, ends)

@@ -1,0 +1,88 @@
+"""One user's window as the encoder sees it: modalities in order, cut into chunks, summarised, hashed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoder import chunks, features
+from encoder.features import SummaryFeatures, number_count
+from store.settings import ModalitySettings
+from store.window import ModalityWindow, UserWindow
+
+ROW_DIGEST_BYTES = 8
+CHUNK_DIGEST_BYTES = 16
+
+
+@dataclass
+class Part:
+    """Rows of one modality. index: of the modality. cuts: int64 (chunks + 1,), see `chunks.cut`."""
+
+    index: int
+    name: str
+    window: ModalityWindow
+    cuts: NDArray[np.int64]
+
+    @cached_property
+    def content(self) -> NDArray[np.uint8]:
+        """What the rows' tokens are computed from, as bytes: uint8 (rows, width)."""
+        w = self.window
+        columns = [np.ascontiguousarray(a).view(np.uint8).reshape(len(w.ts), -1) for a in (w.ts, w.numbers, w.vectors)]
+        return np.concatenate(columns, axis=1)
+
+    def chunk_digest(self, chunk: int) -> bytes:
+        """Hash of a chunk's content."""
+        rows = self.content[self.cuts[chunk] : self.cuts[chunk + 1]]
+        return hashlib.blake2b(rows.data, digest_size=CHUNK_DIGEST_BYTES).digest()
+
+    def row_digests(self, chunk: int) -> list[bytes]:
+        """Hash of each row of a chunk."""
+        rows = self.content[self.cuts[chunk] : self.cuts[chunk + 1]]
+        return [hashlib.blake2b(row.data, digest_size=ROW_DIGEST_BYTES).digest() for row in rows]
+
+    def chunk_key(self, chunk: int) -> tuple[str, int, str]:
+        """What names a chunk while rows join it: its modality and first row."""
+        row = int(self.cuts[chunk])
+        return self.name, int(self.window.ts[row]), self.window.names[row]
+
+
+@dataclass(frozen=True)
+class UserTokens:
+    """parts: modalities with rows, in the model's order. summaries: one per modality of the model, then the user's."""
+
+    user_id: str
+    as_of: int
+    parts: list[Part]
+    summaries: list[SummaryFeatures]
+
+    @property
+    def rows(self) -> int:
+        """Event tokens."""
+        return sum(len(part.window.ts) for part in self.parts)
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of all modalities."""
+        return sum(len(part.cuts) - 1 for part in self.parts)
+
+
+def prepare(window: UserWindow, modalities: Mapping[str, ModalitySettings], dim: int) -> UserTokens:
+    """Describe a user. Modalities the model does not know are left out.
+
+    Args:
+        modalities: in the model's order. dim: of event vectors.
+    """
+    parts, summaries = [], []
+    as_of = max((m.summary.newest for name, m in window.modalities.items() if name in modalities), default=0)
+    for index, (name, settings) in enumerate(modalities.items()):
+        rows = window.modalities.get(name)
+        summaries.append(features.modality_summary(rows, as_of, dim, number_count(settings)))
+        if rows is not None and len(rows.ts):
+            parts.append(Part(index, name, rows, chunks.cut(rows.names)))
+    summaries.append(features.user_summary([part.window.ts for part in parts], as_of, summaries))
+    return UserTokens(window.user_id, as_of, parts, summaries)
