@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from store import logs, metrics
 from store.settings import ModalitySettings
@@ -81,13 +81,19 @@ class Ingest:
         self._paused = False
         self._backlog: list[Any] = []
         self._committed_at = 0.0
+        self._committing = False
+        self._done: dict[Source, Position] = {}
         self._refusals_logged_at = -LOG_INTERVAL_SECONDS
         self._refused: Counter[str] = Counter()
         self._errors = ConsumerErrors(topics.group_ingest)
         # offset reset "error": a reset to the oldest message would skip lost ones in silence
         self._consumer = connection.consumer(
             topics.group_ingest,
-            **{"auto.offset.reset": "error", "partition.assignment.strategy": "cooperative-sticky"},
+            **{  # type: ignore[arg-type]
+                "auto.offset.reset": "error",
+                "partition.assignment.strategy": "cooperative-sticky",
+                "on_commit": self._on_commit,
+            },
         )
         self._stopping: Callable[[], bool] = lambda: False
         self._producer = SafeProducer(
@@ -198,25 +204,40 @@ class Ingest:
             on_delivery=batch.on_delivery,
         )
 
-    def _commit(self, *, wait: bool = False) -> None:
-        """Step 4, at most every COMMIT_INTERVAL_SECONDS unless `wait`, which also waits for the broker's answer."""
+    def _commit(self) -> None:
+        """Step 4, at most every COMMIT_INTERVAL_SECONDS and one at a time; the answer arrives in `_on_commit`."""
         now = time.monotonic()
-        if not wait and now < self._committed_at + COMMIT_INTERVAL_SECONDS:
+        if self._committing or now < self._committed_at + COMMIT_INTERVAL_SECONDS:
             return
-        self._committed_at = now
+        if offsets := self._committable():
+            self._committed_at = now
+            self._committing = True
+            self._consumer.commit(offsets=offsets, asynchronous=True)
+
+    def _committable(self) -> list[TopicPartition]:
+        self._done.update(self._in_flight.take_done())
         # a partition that moved away is its new owner's to commit
-        done = {s: p for s, p in self._in_flight.take_done().items() if s in self._assigned}
-        if not done:
-            return
-        offsets = [TopicPartition(*s, p.next_offset, metadata=write_clock(p.clock)) for s, p in done.items()]
-        try:
-            self._consumer.commit(offsets=offsets, asynchronous=not wait)
-        except KafkaException as exc:  # the messages are read again: duplicates, which downstream drops
-            self._errors.passing(exc.args[0], what="commit")
+        self._done = {source: position for source, position in self._done.items() if source in self._assigned}
+        return [TopicPartition(*s, p.next_offset, metadata=write_clock(p.clock)) for s, p in self._done.items()]
+
+    def _on_commit(self, error: KafkaError | None, partitions: Sequence[TopicPartition]) -> None:
+        """Forget what was committed; the rest, refused during a rebalance or unanswered, is tried again."""
+        self._committing = False
+        for tp in partitions:
+            done = self._done.get((tp.topic, tp.partition))
+            if error is None and tp.error is None and done is not None and done.next_offset == tp.offset:
+                del self._done[tp.topic, tp.partition]
+        if error is not None:
+            self._errors.passing(error, what="commit")
 
     def _drain(self) -> None:
+        """Wait for every acknowledgement, then commit and wait for the broker's answer."""
         self._producer.flush(DRAIN_SECONDS)
-        self._commit(wait=True)
+        if offsets := self._committable():
+            try:
+                self._consumer.commit(offsets=offsets, asynchronous=False)
+            except KafkaException as exc:  # the messages are read again: duplicates, which downstream drops
+                self._errors.passing(exc.args[0], what="commit")
 
     def _stay_in_group(self) -> None:
         """The producer is blocked: take no more input, but keep polling so that the group does not drop us."""
