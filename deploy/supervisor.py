@@ -180,7 +180,7 @@ class Supervisor:
         """
         deadline = self._clock() + timeout
         while True:
-            self._raise_fault()
+            self.check()
             with self._lock:
                 waited = {n: r for n, r in self._running.items() if names is None or n in names}
                 missing = [n for n, r in waited.items() if r.state.phase is not Phase.READY]
@@ -194,11 +194,16 @@ class Supervisor:
     def wait(self, stop: threading.Event) -> None:
         """Block until `stop` is set. Raises RoleError as soon as a child is given up."""
         while not stop.wait(_POLL_SECONDS):
-            self._raise_fault()
+            self.check()
 
-    def _raise_fault(self) -> None:
+    def check(self) -> None:
+        """Raise what ended the supervision: RoleError for a child given up, or a fault of the supervisor itself."""
         if self._fault is not None:
             raise self._fault
+
+    def tell(self, event: ChildEvent) -> None:
+        """Pass on an event of something that is looked after elsewhere (the broker)."""
+        self._on_event(event)
 
     def _too_late(self, missing: Sequence[str], timeout: float) -> RoleError:
         lines = []
