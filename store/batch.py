@@ -142,8 +142,8 @@ class Batch:
                     if budget <= 0:
                         break
 
-    def changes(self, source_offset: int, version: int) -> Changes:
-        """Everything the commit has to write."""
+    def changes(self, source_offset: int, version: int, again: Sequence[Row] = ()) -> Changes:
+        """Everything the commit has to write. again: stored rows that have to be logged again."""
         deletes: list[Row] = []
         puts: list[Row] = []
         summaries: list[Row] = []
@@ -164,10 +164,18 @@ class Batch:
             users[user_id] = None
         for modality, due in self._lowest_put.items():
             self._due[modality] = min(due, self._due.get(modality, 0))
+        changed = {
+            key
+            for rows in (deletes, puts, summaries, self._sweep_deletes, self._sweep_summaries)
+            for key, _ in rows
+        } if again else set()  # fmt: skip
+        stale = [key for key, _ in again]
+        healed = [row for row in again if row[0] not in changed]
         return Changes(
             deletes, puts, summaries, self._sweep_deletes, self._sweep_summaries, ids + self._sweep_ids,
             self._expiry_deletes, self._expiry_puts, Outcomes.of(self._outcomes), list(users),
-            list(self._swept_users), self._stream_time, source_offset, self._due, self._sweep_left, version,
+            list(self._swept_users), self._stream_time, source_offset, self._due, self._sweep_left,
+            stale, healed, version,
         )  # fmt: skip
 
     def _sweep_entries(self, modality: str, keys: list[bytes], floor: int) -> Iterable[tuple[bytes, int]]:

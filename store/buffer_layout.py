@@ -6,7 +6,7 @@
     ids             (user, modality) prefix | event id           u64 ts | u64 digest
     expiry          u8 len(modality) | modality | u64 ts | user  empty: a lower bound of when something is due
     dirty           user                                         u64 first offset | u64 last offset | u8 sweep only
-    meta            a name below                                 UTF-8 text, or big-endian integer
+    meta            a name below                                 text or bytes, or big-endian integer
 
 `ids` and `expiry` are derived from the rows and are left out of a replica, which never judges an event.
 Summaries have a family of their own so that users and summaries can be walked without touching their windows.
@@ -25,9 +25,13 @@ BUFFER_FORMAT = 1
 
 M_FORMAT, M_ENCODER, M_DIM, M_IDENTITY, M_ROLE = b"format", b"encoder", b"dim", b"identity", b"role"
 M_SOURCE_OFFSET, M_LOG_OFFSET, M_STREAM_TIME = b"source_offset", b"log_offset", b"stream_time"
-M_OWNER, M_RESTORING = b"owner", b"restoring"
+M_OWNER, M_RESTORING, M_OUTCOMES = b"owner", b"restoring", b"outcomes"
+
+M_STALE = b"stale/"
+"""Prefix, followed by a row key: a former owner logged that row late, so ours has to be logged again."""
 
 _U64 = struct.Struct(">Q")
+_OUTCOMES = struct.Struct(">5Q")
 _ID = struct.Struct(">QQ")
 _MARK = struct.Struct(">QQ?")
 
@@ -91,6 +95,16 @@ def pack_mark(mark: Mark) -> bytes:
 def unpack_mark(value: bytes) -> Mark:
     """Inverse of `pack_mark`."""
     return Mark(*_MARK.unpack(value))
+
+
+def pack_outcomes(counts: tuple[int, ...]) -> bytes:
+    """Five counts in `meta`."""
+    return _OUTCOMES.pack(*counts)
+
+
+def unpack_outcomes(value: bytes | None) -> tuple[int, ...]:
+    """Inverse of `pack_outcomes`; zeros where there is none."""
+    return (0,) * 5 if value is None else _OUTCOMES.unpack(value)
 
 
 def pack_int(number: int) -> bytes:

@@ -28,6 +28,7 @@ class Changes:
     """Everything one commit writes. Read-only; valid until the buffer's next commit.
 
     users: whose summaries the events rewrote. swept_users: those changed by expiry alone.
+    healed: rows logged again because a former owner wrote over them (`stale`: all such keys).
     sweep_left: more has expired than fits one batch; the next `prepare`, empty or not, goes on.
     """
 
@@ -46,6 +47,8 @@ class Changes:
     source_offset: int
     due: dict[str, int]
     sweep_left: bool
+    stale: list[bytes]
+    healed: list[Row]
     version: int
 
     @property
@@ -55,5 +58,5 @@ class Changes:
 
     @property
     def sweep_rows(self) -> list[Row]:
-        """What expiry alone changed, in the order to be logged; to be sent after `rows`, with the `sweep` header."""
-        return self.sweep_deletes + self.sweep_summaries
+        """What expiry alone changed, then what is logged again: to be sent after `rows`, with the `sweep` header."""
+        return self.sweep_deletes + self.sweep_summaries + self.healed

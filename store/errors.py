@@ -6,6 +6,7 @@ AnchorstreamError
 ├── TopicError           topic_mismatch          a topic's partitions or settings differ from the config
 ├── DataLossError        data_lost               a position lies below the broker's low watermark
 ├── StateError           state_mismatch …        a data directory belongs to something else (format, encoder, broker)
+├── PartitionTaken           partition_taken         another processor owns the partition now
 ├── DataDirLocked        data_dir_locked         another `anchorstream up` owns the data directory
 ├── WeightsError         weights_missing …       model weights cannot be found or do not fit
 ├── RoleError            role_failed …           a role started by `up` keeps dying or does not get ready
@@ -61,6 +62,12 @@ class StateError(AnchorstreamError):
     """State on disk does not belong to this config, broker, encoder or format version. Nothing was changed."""
 
     code = "state_mismatch"
+
+
+class PartitionTaken(AnchorstreamError):
+    """Another processor has taken the partition over; nothing of the batch was committed here."""
+
+    code = "partition_taken"
 
 
 class DataDirLocked(AnchorstreamError):

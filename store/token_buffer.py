@@ -61,11 +61,14 @@ class TokenBuffer:
         """Next offset of `tokens` to read."""
         self.stream_time = database.get_int(layout.M_STREAM_TIME, 0)
         """Newest event time applied, ms."""
+        self.outcomes = Outcomes(*layout.unpack_outcomes(database.meta.get(layout.M_OUTCOMES)))
+        """What became of every event ever committed here, each counted once; starts anew on a restored disk."""
         self.owner: bytes = database.meta.get(layout.M_OWNER) or b""
         """Owner of the partition as of `log_offset` (stream/ownership.py); empty = none yet."""
         self._dirty = DirtyMarks(
             (key.decode(), unpack_mark(value)) for key, value in database.items(database.dirty, b"")
         )
+        self._stale = {key[len(layout.M_STALE) :] for key, _ in database.items(database.meta, layout.M_STALE)}
         self._due: dict[str, int] = {}
         self._version = 0
         self._restoring = database.meta.get(layout.M_RESTORING) is not None
@@ -134,7 +137,7 @@ class TokenBuffer:
         batch = Batch(_BatchReader(self._db, self._rules), self._rules, max(self.stream_time, stream_now), self._due)
         batch.apply(events)
         batch.sweep()
-        return batch.changes(source_offset, self._version)
+        return batch.changes(source_offset, self._version, self.current(self._stale) if self._stale else ())
 
     def commit(self, changes: Changes, *, log_offset: int) -> None:
         """Step 5: make a batch durable in ONE WriteBatch: rows, indexes, stream time, source and log offset.
@@ -172,13 +175,19 @@ class TokenBuffer:
             delete(key, expiry)
         for key in changes.expiry_puts:
             put(key, b"", expiry)
+        for key in changes.stale:
+            delete(layout.M_STALE + key, db.h_meta)
         put(layout.M_SOURCE_OFFSET, pack_int(changes.source_offset), db.h_meta)
         put(layout.M_LOG_OFFSET, pack_int(log_offset), db.h_meta)
         put(layout.M_STREAM_TIME, pack_int(changes.stream_time), db.h_meta)
+        outcomes = Outcomes(*map(int.__add__, self.outcomes, changes.outcomes))
+        put(layout.M_OUTCOMES, layout.pack_outcomes(outcomes), db.h_meta)
         db.write(batch)
+        self.outcomes = outcomes
         self.source_offset, self.log_offset = changes.source_offset, log_offset
         self.stream_time = changes.stream_time
         self._due = changes.due
+        self._stale.difference_update(changes.stale)
         self._version += 1
 
     # The log: restore and replica
@@ -191,6 +200,7 @@ class TokenBuffer:
         mark_dirty: bool = False,
         sweep: bool = False,
         owner: bytes | None = None,
+        stale: Iterable[bytes] = (),
     ) -> None:
         """Apply consecutive records of `tokens` in ONE WriteBatch; applying some twice changes nothing.
 
@@ -200,6 +210,7 @@ class TokenBuffer:
             mark_dirty: mark the users of summary rows as dirty.
             sweep: the marks are by expiry alone: low priority.
             owner: the owner in force at `next_offset`, if it changed.
+            stale: keys of rows of former owners that were skipped; a primary logs its own state of them again.
 
         Call `finish_restore` before the next `prepare`.
 
@@ -217,11 +228,15 @@ class TokenBuffer:
             put(layout.M_RESTORING, b"1", meta)
         if owner is not None:
             put(layout.M_OWNER, owner, meta)
+        stale = [] if self.replica else list(stale)
+        for key in stale:
+            put(layout.M_STALE + key, b"", meta)
         put(layout.M_LOG_OFFSET, pack_int(next_offset), meta)
         put(layout.M_STREAM_TIME, pack_int(out.stream_time), meta)
         self._db.write(out.batch)
         self.log_offset, self.stream_time, self._restoring = next_offset, out.stream_time, not self.replica
         self.owner = self.owner if owner is None else owner
+        self._stale.update(stale)
         self._unsummed |= out.unsummed
         self._unsummed -= out.summed
         if self._touched is not None and not self.replica:
@@ -248,8 +263,17 @@ class TokenBuffer:
         self._version += 1
         return count
 
+    def note_stale(self, keys: Iterable[bytes]) -> None:
+        """Remember rows that a former owner logged after ours: the next batch logs our state of them again."""
+        keys = list(keys)
+        batch = self._db.batch()
+        for key in keys:
+            batch.put(layout.M_STALE + key, b"", self._db.h_meta)
+        self._db.write(batch)
+        self._stale.update(keys)
+
     def current(self, keys: Iterable[bytes]) -> list[Row]:
-        """What the buffer holds under row keys; None = nothing. For writing over what a former owner logged late."""
+        """What the buffer holds under row keys, summaries last; None = nothing."""
         rows: list[bytes] = []
         summaries: list[bytes] = []
         for key in keys:
@@ -258,14 +282,6 @@ class TokenBuffer:
         if summaries:
             out += zip(summaries, self._db.summaries.get(summaries), strict=True)
         return out
-
-    def take(self, owner: bytes, *, log_offset: int) -> None:
-        """Remember that the partition is owned by `owner`, whose marker lies before `log_offset`."""
-        batch = self._db.batch()
-        batch.put(layout.M_OWNER, owner, self._db.h_meta)
-        batch.put(layout.M_LOG_OFFSET, pack_int(log_offset), self._db.h_meta)
-        self._db.write(batch)
-        self.owner, self.log_offset = owner, log_offset
 
     # Dirty users (replica)
 

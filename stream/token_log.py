@@ -1,0 +1,254 @@
+"""Reading the `tokens` log into token buffers: restoring one at full speed, or following the log with several."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+from store import logs, metrics
+from store.token_buffer import Row, TokenBuffer
+from stream.client import Connection
+from stream.ownership import MARKER_KEY, OWNER_HEADER, SWEEP_HEADER, Ownership
+from stream.positions import check_position
+
+_FETCH_SECONDS = 0.05
+"""How long a fetch waits to fill up; also what the end of the log costs."""
+APPLY_ROWS = 500
+"""Rows per WriteBatch: writing one holds the interpreter lock."""
+CONSUME_MESSAGES = 5000
+_RESTORE_CONFIG: dict[str, Any] = {
+    "enable.partition.eof": True,
+    "fetch.message.max.bytes": 8 * 1024 * 1024,
+    "fetch.max.bytes": 64 * 1024 * 1024,
+    "queued.min.messages": 100_000,
+    "queued.max.messages.kbytes": 64 * 1024,
+    "check.crcs": False,
+}
+
+Progress = Callable[[int, int], object]
+"""progress(rows applied, records remaining)."""
+
+log = logs.get(__name__)
+
+
+class Restored(NamedTuple):
+    """What `restore` did. complete: False if it was stopped. stale: records of former owners skipped."""
+
+    rows: int
+    stale: int
+    recomputed: int
+    seconds: float
+    complete: bool
+
+
+class _Run(NamedTuple):
+    """Consecutive records of one partition that go into one WriteBatch."""
+
+    rows: list[Row]
+    sweep: bool
+    next_offset: int
+    owner: bytes
+    stale: list[bytes]
+
+
+def restore(
+    connection: Connection,
+    topic: str,
+    partition: int,
+    buffer: TokenBuffer,
+    *,
+    on_progress: Progress | None = None,
+    stop: threading.Event | None = None,
+    upto: int | None = None,
+    finish: bool = True,
+) -> Restored:
+    """Apply `tokens` from `buffer.log_offset` to the end (as of now). Resumable: the position lies with the rows.
+
+    Args:
+        on_progress: called after each fetch.
+        stop: ends it early, between two WriteBatches.
+        upto: read at least to this offset (exclusive); default: the end when it starts.
+        finish: call `buffer.finish_restore` at the end.
+
+    Raises:
+        DataLossError: the log no longer begins at the buffer's position, or ends before it.
+        KafkaException: the broker failed.
+    """
+    started = time.monotonic()
+    consumer = connection.consumer(f"{topic}.restore", **_RESTORE_CONFIG)
+    rows = stale = recomputed = 0
+    try:
+        tp = TopicPartition(topic, partition, buffer.log_offset)
+        check_position(consumer, tp, buffer.log_offset)
+        _, high = consumer.get_watermark_offsets(tp, timeout=10, cached=False)
+        end = max(high, upto or 0)
+        consumer.assign([tp])
+        ownership = Ownership(buffer.owner)
+        complete = buffer.log_offset >= end
+        while not complete and not (stop is not None and stop.is_set()):
+            messages = consumer.consume(CONSUME_MESSAGES, _FETCH_SECONDS)
+            complete = _reached(messages, end)
+            for run in split_runs(messages, ownership, buffer.log_offset):
+                _apply(buffer, run, mark_dirty=False)
+                rows += len(run.rows)
+                stale += len(run.stale)
+            if on_progress is not None:
+                on_progress(rows, max(0, end - buffer.log_offset))
+        if complete and finish:
+            recomputed = buffer.finish_restore()
+    finally:
+        consumer.close()
+    seconds = time.monotonic() - started
+    metrics.RESTORED_ROWS.inc(rows)
+    log.info(
+        logs.BUFFER_RESTORED,
+        partition=partition,
+        rows=rows,
+        stale=stale,
+        recomputed=recomputed,
+        seconds=round(seconds, 3),
+        complete=complete,
+    )
+    return Restored(rows, stale, recomputed, seconds, complete)
+
+
+class Polled(NamedTuple):
+    """What `LogReader.poll` applied. partitions: those that got rows."""
+
+    rows: int
+    stale: int
+    partitions: set[int]
+
+
+class LogReader:
+    """Follows `tokens` with one replica buffer per assigned partition, marking users dirty. For one thread.
+
+    The consumer is the caller's (its group decides the partitions). On assignment, call `add` for each partition and
+    assign the positions it returns; on revocation call `remove` before closing the buffer.
+    """
+
+    def __init__(self, consumer: Any, topic: str) -> None:
+        self._consumer = consumer
+        self._topic = topic
+        self._buffers: dict[int, TokenBuffer] = {}
+        self._ownership: dict[int, Ownership] = {}
+        self._mark_from: dict[int, int] = {}
+
+    @property
+    def buffers(self) -> dict[int, TokenBuffer]:
+        """Buffers by partition."""
+        return self._buffers
+
+    def add(self, partition: int, buffer: TokenBuffer, *, mark_from: int = 0) -> TopicPartition:
+        """Take a partition on; returns where to read on.
+
+        Args:
+            mark_from: records below this offset mark nobody dirty (their embeddings are known to be published).
+
+        Raises:
+            DataLossError: the log no longer begins at the buffer's position, or ends before it.
+        """
+        tp = TopicPartition(self._topic, partition, buffer.log_offset)
+        check_position(self._consumer, tp, buffer.log_offset)
+        self._buffers[partition] = buffer
+        self._ownership[partition] = Ownership(buffer.owner)
+        self._mark_from[partition] = mark_from
+        return tp
+
+    def remove(self, partition: int) -> TokenBuffer | None:
+        """Leave a partition; returns its buffer, which is up to date with everything polled."""
+        self._ownership.pop(partition, None)
+        return self._buffers.pop(partition, None)
+
+    def poll(self, max_rows: int = CONSUME_MESSAGES, timeout: float = 0.1) -> Polled:
+        """Read at most `max_rows` records and apply them.
+
+        Raises:
+            KafkaException: the broker failed for good.
+        """
+        rows = stale = 0
+        touched: set[int] = set()
+        by_partition: dict[int, list[Any]] = {}
+        first = self._consumer.poll(timeout)  # `consume` would wait for all of `max_rows`
+        if first is None:
+            return Polled(0, 0, touched)
+        for message in (first, *self._consumer.consume(max_rows, 0)):
+            by_partition.setdefault(message.partition(), []).append(message)
+        for partition, messages in by_partition.items():
+            _reached(messages, 0)
+            buffer = self._buffers.get(partition)
+            if buffer is None:
+                continue  # revoked since it was fetched
+            for run in split_runs(messages, self._ownership[partition], buffer.log_offset):
+                _apply(buffer, run, mark_dirty=run.next_offset > self._mark_from[partition])
+                rows += len(run.rows)
+                stale += len(run.stale)
+                touched.add(partition)
+        return Polled(rows, stale, touched)
+
+
+def split_runs(messages: Iterable[Any], ownership: Ownership, position: int) -> Iterable[_Run]:
+    """Cut records of one partition into runs to be applied at once: without markers, errors, records below
+    `position`, and records of former owners."""
+    rows: list[Row] = []
+    stale: list[bytes] = []
+    sweep, next_offset = False, position
+    current = ownership.current
+    for message in messages:
+        if message.error() is not None or message.offset() < position:
+            continue
+        headers = message.headers()
+        owner, is_sweep = b"", False
+        if headers is not None:
+            if len(headers) == 1:
+                owner = headers[0][1] if headers[0][0] == OWNER_HEADER else b""
+            else:
+                by_name = dict(headers)
+                owner, is_sweep = by_name.get(OWNER_HEADER, b""), SWEEP_HEADER in by_name
+        if len(rows) >= APPLY_ROWS or (is_sweep is not sweep and rows):
+            yield _Run(rows, sweep, next_offset, current, stale)
+            rows, stale = [], []
+        sweep = is_sweep
+        next_offset = message.offset() + 1
+        key = message.key()
+        if owner != current:
+            if not ownership.admits(owner):
+                if key != MARKER_KEY:
+                    stale.append(key)
+                continue
+            current = owner
+        if key != MARKER_KEY:
+            rows.append((key, message.value()))
+    if next_offset > position:
+        yield _Run(rows, sweep, next_offset, current, stale)
+
+
+def _apply(buffer: TokenBuffer, run: _Run, *, mark_dirty: bool) -> None:
+    buffer.apply_log(
+        run.rows,
+        next_offset=run.next_offset,
+        mark_dirty=mark_dirty,
+        sweep=run.sweep,
+        owner=None if run.owner == buffer.owner else run.owner,
+        stale=run.stale,
+    )
+    if run.stale:
+        log.warning(logs.STALE_ROWS, rows=len(run.stale), next_offset=run.next_offset)
+
+
+def _reached(messages: Iterable[Any], end: int) -> bool:
+    """Whether records up to `end` (exclusive) have been read; raises what the broker reported."""
+    reached = False
+    for message in messages:
+        error = message.error()
+        if error is None:
+            reached = message.offset() + 1 >= end
+        elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+            reached = reached or message.offset() >= end
+        elif not error.retriable():
+            raise KafkaException(error)
+    return reached
