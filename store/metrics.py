@@ -19,6 +19,7 @@ BATCH_EVENTS = Histogram("anchorstream_batch_events", "Events in one batch.", ["
 RESTORED_ROWS = Counter("anchorstream_restored_rows_total", "Rows applied from the `tokens` log.")
 DIRTY_USERS = Gauge("anchorstream_dirty_users", "Users waiting for a refresh.")
 PENDING_TOKENS = Gauge("anchorstream_pending_tokens", "Tokens waiting to be computed.")
+PENDING_SECONDS = Gauge("anchorstream_pending_seconds", "Time the waiting tokens take at the measured rate.")
 REFRESHED_USERS = Counter("anchorstream_refreshed_users_total", "User refreshes computed.")
 REFRESH_SECONDS = Histogram("anchorstream_refresh_seconds", "Duration of one refresh batch.", buckets=_SECONDS)
 KV_PAGES = Counter("anchorstream_kv_pages_total", "KV pages asked for, by result.", ["result"])
