@@ -20,7 +20,7 @@ from pydantic_settings import (
 from encoder.settings import ModelSettings
 from store.errors import ConfigError
 from store.settings import NAME, ModalitySettings, ScenarioSettings, ServeSettings, StoreSettings
-from stream.settings import IngestSettings, KafkaSettings, ProcessorSettings
+from stream.settings import IngestSettings, KafkaSettings, MetricsSettings, ProcessorSettings
 
 ENV_PREFIX = "ANCHORSTREAM_"
 
@@ -63,6 +63,7 @@ class Settings(BaseSettings):
     model: ModelSettings = Field(default_factory=ModelSettings)
     store: StoreSettings = Field(default_factory=StoreSettings)
     serve: ServeSettings = Field(default_factory=ServeSettings)
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
 
     @field_validator("modalities", "scenarios")
     @classmethod

@@ -1,13 +1,12 @@
 """The whole system on one machine: lock, broker, topics, and the roles as supervised processes.
 
-Start, in this order: 1. the data directory's lock; 2. an orphaned broker of an earlier life is ended; 3. the broker,
-if it is ours; 4. the state is this broker's; 5. topics; 6. roles. Stop, in the reverse of the data's way, so that what
+Start, in this order: 1. the data directory's lock; 2. the broker, if it is ours; 3. the state is this broker's;
+4. topics; 5. the settings for the roles; 6. the roles. Stop, in the reverse of the data's way, so that what
 is under way arrives: ingest, processor, worker, serve, then the broker, then the lock.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -20,12 +19,12 @@ from deploy import brokers, topics
 from deploy.brokers.files import read_json
 from deploy.brokers.state import claim_state
 from deploy.child_settings import write_child_settings
-from deploy.config import Settings
+from deploy.config import ENV_PREFIX, Settings
 from deploy.lock import DataDirLock
 from deploy.ready import ready_path
 from deploy.supervision import RestartPolicy
 from deploy.supervisor import Child, ChildEvent, EventKind, Supervisor
-from store.errors import BrokerError, ConfigError, RoleError
+from store.errors import ConfigError, RoleError
 from stream.client import Connection
 
 ROLES = ("ingest", "processor", "worker", "serve")
@@ -85,7 +84,6 @@ class Launcher:
         """
         self._lock = DataDirLock.acquire(self.data_dir)
         try:
-            end_orphaned_broker(self.data_dir)
             self._broker = brokers.start(self.settings)
             claim_state(self.data_dir, self.connection)
             kafka = self.settings.kafka
@@ -222,47 +220,12 @@ class Launcher:
 
     def _child(self, role: str, instance: int) -> Child:
         arguments = ["run", role, "--config", str(self._settings_path), "--instance", str(instance)]
+        # one port cannot be had by several processes of one machine
+        metrics = {} if role == "monitor" and instance == 0 else {f"{ENV_PREFIX}METRICS__PORT": "0"}
         return Child(
             f"{role}-{instance}",
             [*self._command, *arguments],
             self.log_dir / (f"{role}.log" if instance == 0 else f"{role}-{instance}.log"),
             ready_path(self.data_dir, role, instance),
-            {"PYTHONUNBUFFERED": "1", **self._settings_env, **self._env},
+            {"PYTHONUNBUFFERED": "1", **self._settings_env, **metrics, **self._env},
         )
-
-
-def end_orphaned_broker(data_dir: Path, *, patience_seconds: float = 10.0) -> int | None:
-    """End a broker that an `up` killed by SIGKILL left running on this data directory; returns its pid.
-
-    Only to be called under the data directory's lock: then nobody owns that broker.
-    """
-    state = read_json(data_dir / brokers.READY_FILE)
-    if state is None:
-        return None
-    pid = int(state["pid"])
-    # a pid is reused: the command line must be that of our broker
-    if not any(mark in _command_line(pid) for mark in ("deploy.brokers.embedded", str(data_dir / "kafka"))):
-        return None
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            break
-        except PermissionError as exc:
-            raise BrokerError(
-                f"a broker (pid {pid}) of another user runs on {data_dir}", action="stop it, or use another --data-dir"
-            ) from exc
-        deadline = time.monotonic() + patience_seconds
-        while _command_line(pid) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        if not _command_line(pid):
-            break
-    return pid
-
-
-def _command_line(pid: int) -> str:
-    """Of a process; empty if it is gone, a zombie, or this system has no /proc."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-    except OSError:
-        return ""

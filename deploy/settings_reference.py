@@ -16,7 +16,7 @@ from pydantic_core import PydanticUndefined
 
 from encoder.settings import ModelSettings
 from store.settings import ModalitySettings, ScenarioSettings, ServeSettings, StoreSettings
-from stream.settings import IngestSettings, KafkaSettings, ProcessorSettings
+from stream.settings import IngestSettings, KafkaSettings, MetricsSettings, ProcessorSettings
 
 BEGIN, END = "<!-- settings: begin (python -m deploy.settings_reference) -->", "<!-- settings: end -->"
 
@@ -29,6 +29,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("model", ModelSettings),
     ("store", StoreSettings),
     ("serve", ServeSettings),
+    ("metrics", MetricsSettings),
 )
 _BOUNDS = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
 

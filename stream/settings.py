@@ -75,3 +75,14 @@ class ProcessorSettings(Section):
     """A cached text vector takes about 1 KB."""
     expiry_granularity_seconds: Annotated[float, Field(ge=1)] = 3600.0
     """The window's lower edge moves in steps of this, so that a user is not refreshed for every expiring event."""
+
+
+class MetricsSettings(Section):
+    """Prometheus endpoint of a role, and how often the monitor reads lag. serve has its own at `/metrics`."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 in a container."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """0 = none. Each role needs its own port on one machine, so `up` leaves it to serve and the monitor."""
+    lag_interval_seconds: Annotated[float, Field(ge=0.2, le=3600)] = 5.0
+    """Of the monitor."""

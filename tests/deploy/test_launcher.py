@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.brokers.files import read_json
 from deploy.config import Settings, load
-from deploy.launcher import Launcher, end_orphaned_broker
+from deploy.launcher import Launcher
 from deploy.lock import holder
 from deploy.supervision import RestartPolicy
 from deploy.supervisor import ChildEvent, EventKind
@@ -162,28 +161,3 @@ def test_nothing_outlives_a_killed_up_and_the_next_one_starts(tmp_path: Path) ->
     until(lambda: not any(alive(pid) for pid in pids))
     with launcher(settings_in(tmp_path), roles=("ingest",)) as again:
         again.wait_ready(60)
-
-
-def test_an_orphaned_broker_is_ended_and_a_stranger_is_not(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    ready = tmp_path / "run" / "broker.json"
-    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    try:
-        ready.write_text(f'{{"kind": "embedded", "pid": {stranger.pid}}}')
-        assert end_orphaned_broker(tmp_path) is None
-        assert stranger.poll() is None
-    finally:
-        stranger.kill()
-        stranger.wait()
-    ready.unlink()
-    assert end_orphaned_broker(tmp_path) is None
-    orphan = subprocess.Popen(
-        [sys.executable, "-m", "deploy.brokers.embedded", "--ready-file", str(ready)], cwd=ROOT, start_new_session=True
-    )
-    try:
-        until(lambda: read_json(ready) is not None)
-        assert end_orphaned_broker(tmp_path) == orphan.pid
-        assert orphan.wait(5) == 0
-    finally:
-        orphan.kill()
-        orphan.wait()
