@@ -69,7 +69,8 @@ def _config_faults(connection: Connection, specs: Sequence[TopicSpec]) -> list[s
     if not specs:
         return []
     resources = {spec.name: ConfigResource(ConfigResource.Type.TOPIC, spec.name) for spec in specs}
-    answers = connection.admin().describe_configs(list(resources.values()), request_timeout=REQUEST_SECONDS)
+    admin = connection.admin()
+    answers = admin.describe_configs(list(resources.values()), request_timeout=REQUEST_SECONDS)
     faults = []
     for spec in specs:
         try:
@@ -105,7 +106,8 @@ def _create(connection: Connection, specs: Sequence[TopicSpec], replication_fact
         NewTopic(spec.name, spec.partitions, replication_factor, config=dict(spec.config) if spec.ours else {})
         for spec in specs
     ]
-    answers = connection.admin().create_topics(new, request_timeout=REQUEST_SECONDS)
+    admin = connection.admin()
+    answers = admin.create_topics(new, request_timeout=REQUEST_SECONDS)
     for spec in specs:
         try:
             answers[spec.name].result()

@@ -83,7 +83,7 @@ class Connection:
         return confluent_kafka.Producer(base, logger=_log)
 
     def admin(self) -> Any:
-        """A confluent_kafka.admin.AdminClient."""
+        """A confluent_kafka.admin.AdminClient. Hold it until its futures are done: they fail when it is collected."""
         return AdminClient({**self._without_consumer_keys(), "bootstrap.servers": self.bootstrap}, logger=_log)
 
     def aiokafka_options(self) -> dict[str, Any]:

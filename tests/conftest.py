@@ -1,4 +1,4 @@
-"""Brokers for tests. `embedded_broker` is fresh for each test; `kafka_broker` is one real Kafka for the whole run."""
+"""Brokers for tests. `embedded_broker` is fresh for each test, `kafka_broker` one real Kafka for the whole run."""
 
 from __future__ import annotations
 
@@ -35,6 +35,14 @@ def start_embedded(tmp_path: Path) -> Iterator[Callable[[dict[str, int]], Embedd
 def embedded_broker(start_embedded: Callable[[dict[str, int]], EmbeddedBroker]) -> EmbeddedBroker:
     """An embedded broker with topics `events` (4 partitions), `tokens` (4) and `one` (1)."""
     return start_embedded({"events": 4, "tokens": 4, "one": 1})
+
+
+@pytest.fixture(scope="session")
+def shared_embedded_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
+    """One embedded broker for the whole run: make topics by `topics.ensure`, under a `topic_prefix`."""
+    broker = EmbeddedBroker(tmp_path_factory.mktemp("broker") / "broker.json", {})
+    yield broker
+    broker.stop()
 
 
 @pytest.fixture(scope="session")
