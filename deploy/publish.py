@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from stream.json_lines import LineFile
 from stream.pacing import SafeProducer
-from stream.replay import Pace, Progress, Router, read, replay
+from stream.replay import Pace, Progress, Router, Stopped, read, replay
 from stream.topics import Topics
 
 if TYPE_CHECKING:
@@ -20,15 +20,25 @@ MAX_MESSAGE_BYTES = 900_000
 
 
 def raw_producer(
-    connection: Connection, settings: Settings, *, stop: threading.Event | None = None
+    connection: Connection,
+    settings: Settings,
+    *,
+    stop: threading.Event,
+    while_waiting: Callable[[], object] = lambda: None,
 ) -> tuple[SafeProducer, Topics]:
     """A producer for the raw topics, and the topics' names.
 
-    On an embedded broker it keeps within what ingest has read, and gives up (BrokerError `stopped`) once `stop` is set.
+    On an embedded broker it keeps within what ingest has read, and leaves `produce` by Stopped once `stop` is set.
     """
+
+    def waiting() -> None:
+        while_waiting()
+        if stop.is_set():
+            raise Stopped
+
     topics = Topics(settings.kafka)
     specs = topics.specs(settings.modalities, settings.scenarios)
-    return SafeProducer(connection, specs, stop=stop.is_set if stop else lambda: False), topics
+    return SafeProducer(connection, specs, while_waiting=waiting), topics
 
 
 def publish_files(
@@ -52,7 +62,7 @@ def publish_files(
     from deploy.brokers import connect
 
     connection = connect(settings)
-    producer, topics = raw_producer(connection, settings)
+    producer, topics = raw_producer(connection, settings, stop=stop)
     topic_setup.ensure(connection, topics.specs(settings.modalities, settings.scenarios))
     progress = Progress()
     router = Router(settings.modalities, topics.dead_letters)

@@ -41,6 +41,10 @@ class Outgoing(NamedTuple):
     unsendable: str = ""
 
 
+class Stopped(Exception):
+    """Raised out of a producer's `produce` by who stops a replay while it waits; the message was not sent."""
+
+
 class Producer(Protocol):
     """What replay needs of a producer; `stream.pacing.SafeProducer` is one."""
 
@@ -201,7 +205,12 @@ def replay(
         if message.unsendable:
             _note_unsent(now, message.unsendable)
         else:
-            producer.produce(message.topic, message.value, message.key, headers=message.headers)
+            try:
+                producer.produce(message.topic, message.value, message.key, headers=message.headers)
+            except Stopped:
+                taken -= 1
+                now.interrupted = True
+                break
             now.sent += 1
             now.bytes += size
         at = clock()

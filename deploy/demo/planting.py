@@ -30,11 +30,17 @@ class Planted:
     duplicates: int = 0
     garbage: Counter[ErrorCode] = field(default_factory=Counter)
     users: set[str] = field(default_factory=set)
+    by_user: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(user, modality) → events."""
 
     @property
     def published(self) -> int:
         """All messages."""
         return self.events + self.duplicates + self.garbage.total()
+
+    def weight(self, user: str) -> tuple[int, int]:
+        """How much there is to see of a user: coupon redemptions, then purchases."""
+        return self.by_user[user, "redemption"], self.by_user[user, "purchase"]
 
 
 def plant(events: Iterable[RawEvent], router: Router, planted: Planted, *, now_ms: int) -> Iterator[Outgoing]:
@@ -49,6 +55,7 @@ def plant(events: Iterable[RawEvent], router: Router, planted: Planted, *, now_m
     for event in events:
         planted.events += 1
         planted.users.add(event["user_id"])
+        planted.by_user[event["user_id"], event["modality"]] += 1
         message = router.route(_json(event))
         yield message
         if planted.events % DUPLICATE_EVERY == 0:

@@ -18,7 +18,7 @@ from stream.clock import EventClock
 from stream.event import Event
 from stream.json_lines import MAX_LINE_BYTES, LineFile
 from stream.rejection import ErrorCode, Rejection
-from stream.replay import Headers, Outgoing, Pace, PaceClock, Progress, Router, read, replay
+from stream.replay import Headers, Outgoing, Pace, PaceClock, Progress, Router, Stopped, read, replay
 from stream.replay_resume import ResumeFile
 from stream.settings import Clock, IngestSettings
 from stream.validate import Validator
@@ -185,6 +185,19 @@ def test_pace_is_kept_and_a_wrong_year_does_not_stop_it() -> None:
     time, arrivals = FakeTime(), []
     replay([Outgoing("t", None, b"")] * 11, Timed(), pace=Pace(rate=10), stop=time.stop, clock=time)
     assert arrivals == pytest.approx([i / 10 for i in range(11)])
+
+
+def test_a_replay_is_stopped_while_it_waits_for_readers() -> None:
+    class Full(Sent):
+        def produce(self, *args: object, **kwargs: object) -> None:
+            if len(self.messages) == 3:
+                raise Stopped
+            self.messages.append(("t", None, None))
+
+    safe: list[int] = []
+    progress = replay([Outgoing("t", None, b"")] * 9, Full(), on_acknowledged=safe.append)
+    assert progress.interrupted
+    assert (progress.sent, safe) == (3, [3])
 
 
 def test_a_stopped_replay_goes_on_where_it_was_acknowledged(tmp_path: Path) -> None:

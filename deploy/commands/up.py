@@ -1,0 +1,50 @@
+"""`anchorstream up`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from deploy.commands.common import ConfigOption
+
+
+def up(
+    *,
+    data_dir: Annotated[Path | None, Parameter(help="Overrides store.data_dir.")] = None,
+    port: Annotated[
+        int | None, Parameter(validator=Number(gte=0, lte=65535), help="Overrides serve.port; 0 = any free one.")
+    ] = None,
+    processors: Annotated[int, Parameter(validator=Number(gte=1), help="Processes of this role.")] = 1,
+    workers: Annotated[int, Parameter(validator=Number(gte=1), help="Processes of this role.")] = 1,
+    monitor: Annotated[bool, Parameter(negative="", help="Also run the monitor (lag as metrics and logs).")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Start the broker, if it is ours, and every role; restart what dies; Ctrl-C drains and stops all."""
+    from deploy import output
+    from deploy.attend import tell, wait_ready
+    from deploy.commands.common import load_settings
+    from deploy.interrupt import stop_on_signals
+    from deploy.launcher import Launcher
+
+    overrides: dict[str, Any] = {}
+    if data_dir is not None:
+        overrides["store"] = {"data_dir": str(data_dir)}
+    if port is not None:
+        overrides["serve"] = {"port": port}
+    settings = load_settings(config, overrides)
+    roles = {"ingest": 1, "processor": processors, "worker": workers, "serve": 1, **({"monitor": 1} if monitor else {})}
+    with stop_on_signals() as stop:
+        launcher = Launcher(settings, roles=roles, on_event=tell)
+        try:
+            launcher.start()
+            output.note(f"broker: {launcher.connection.bootstrap} ({settings.kafka.bootstrap_servers})")
+            wait_ready(launcher, stop)
+            if not stop.is_set():
+                output.note(f"ready: {launcher.url}  (logs: {launcher.log_dir}; Ctrl-C stops)")
+                launcher.supervise(stop)
+            output.note("stopping …")
+        finally:
+            launcher.stop()
