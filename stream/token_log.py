@@ -117,11 +117,12 @@ def restore(
 
 
 class Polled(NamedTuple):
-    """What `LogReader.poll` applied. partitions: those that got rows."""
+    """What `LogReader.poll` applied. live, swept: users marked dirty, by events and by expiry alone."""
 
     rows: int
     stale: int
-    partitions: set[int]
+    live: list[str]
+    swept: list[str]
 
 
 class LogReader:
@@ -171,11 +172,12 @@ class LogReader:
             KafkaException: the broker failed for good.
         """
         rows = stale = 0
-        touched: set[int] = set()
+        live: list[str] = []
+        swept: list[str] = []
         by_partition: dict[int, list[Any]] = {}
         first = self._consumer.poll(timeout)  # `consume` would wait for all of `max_rows`
         if first is None:
-            return Polled(0, 0, touched)
+            return Polled(0, 0, live, swept)
         for message in (first, *self._consumer.consume(max_rows, 0)):
             by_partition.setdefault(message.partition(), []).append(message)
         for partition, messages in by_partition.items():
@@ -184,11 +186,11 @@ class LogReader:
             if buffer is None:
                 continue  # revoked since it was fetched
             for run in split_runs(messages, self._ownership[partition], buffer.log_offset):
-                _apply(buffer, run, mark_dirty=run.next_offset > self._mark_from[partition])
+                marked = _apply(buffer, run, mark_dirty=run.next_offset > self._mark_from[partition])
+                (swept if run.sweep else live).extend(marked)
                 rows += len(run.rows)
                 stale += len(run.stale)
-                touched.add(partition)
-        return Polled(rows, stale, touched)
+        return Polled(rows, stale, live, swept)
 
 
 def split_runs(messages: Iterable[Any], ownership: Ownership, position: int) -> Iterable[_Run]:
@@ -227,8 +229,8 @@ def split_runs(messages: Iterable[Any], ownership: Ownership, position: int) -> 
         yield _Run(rows, sweep, next_offset, current, stale)
 
 
-def _apply(buffer: TokenBuffer, run: _Run, *, mark_dirty: bool) -> None:
-    buffer.apply_log(
+def _apply(buffer: TokenBuffer, run: _Run, *, mark_dirty: bool) -> list[str]:
+    marked = buffer.apply_log(
         run.rows,
         next_offset=run.next_offset,
         mark_dirty=mark_dirty,
@@ -238,6 +240,7 @@ def _apply(buffer: TokenBuffer, run: _Run, *, mark_dirty: bool) -> None:
     )
     if run.stale:
         log.warning(logs.STALE_ROWS, rows=len(run.stale), next_offset=run.next_offset)
+    return marked
 
 
 def _reached(messages: Iterable[Any], end: int) -> bool:
