@@ -26,7 +26,10 @@ class Refusal(StrEnum):
 
 
 class Entry(NamedTuple):
-    """One message of `embeddings.<scenario>`. value: the record's bytes; None = erased. timestamp: the message's, ms."""
+    """One message of `embeddings.<scenario>`.
+
+    value: the record's bytes; None = erased. timestamp: the message's, ms.
+    """
 
     partition: int
     offset: int

@@ -32,7 +32,10 @@ _ALL = Filters()
 
 
 class Tombstone(NamedTuple):
-    """An erased user. covers: what the erased row covered, {} if none was known. erased_at: timestamp of the erasure, ms."""
+    """An erased user.
+
+    covers: what the erased row covered, {} if none was known. erased_at: timestamp of the erasure, ms.
+    """
 
     partition: int
     offset: int
