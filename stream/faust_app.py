@@ -37,6 +37,10 @@ class Handler(Protocol):
         """One batch, in order within each partition. Must not raise: Faust would go on with the next one."""
         ...
 
+    async def assigned(self, partitions: Sequence[int]) -> None:
+        """The member's partitions now. Messages of them may have come before this."""
+        ...
+
     async def revoked(self, partitions: Sequence[int]) -> None:
         """These partitions go to another member, or the member stops; no batch is being processed."""
         ...
@@ -53,7 +57,6 @@ def create(
     connection: Connection,
     *,
     partitions: int,
-    replication_factor: int,
     data_dir: Path,
     batch_messages: int,
     batch_wait_seconds: float,
@@ -73,12 +76,12 @@ def create(
         autodiscover=False,
         processing_guarantee="at_least_once",
         topic_partitions=partitions,
-        topic_replication_factor=replication_factor,
         table_standby_replicas=0,
         broker_commit_interval=COMMIT_INTERVAL_SECONDS,
         consumer_max_fetch_size=FETCH_BYTES,
         consumer_auto_offset_reset="earliest",
         stream_buffer_maxsize=buffer_messages,
+        stream_wait_empty=True,
         web_enabled=False,
         **connection.faust_options(),
     )
@@ -96,7 +99,11 @@ def create(
         if gone := sorted({tp.partition for tp in tps if tp.topic == topic}):
             await handler.revoked(gone)
 
+    async def assigned(_app: Any, tps: Any, **_: Any) -> None:
+        await handler.assigned(sorted({tp.partition for tp in tps if tp.topic == topic}))
+
     app.on_partitions_revoked.connect(revoked, weak=False)
+    app.on_partitions_assigned.connect(assigned, weak=False)
     return app
 
 

@@ -1,0 +1,195 @@
+"""Steps 2 to 5 of the commit protocol for batches of `events`, in one thread (docs/commit-protocol.md).
+
+    1  read      a batch of packs, with their offsets (stream/processor.py)
+    2  encode    their texts, all partitions at once
+    3  prepare   per partition: what the batch changes; nothing is written
+    4  send      the rows to `tokens`, and dead letters; wait until the broker has acknowledged all
+    5  commit    per partition: rows, indexes and offsets in one WriteBatch
+    6  ack       Kafka's committed offset follows what is durable (stream/faust_app.py)
+
+A crash before 5 repeats the batch: its rows are a function of buffer and events, so the log gets the same rows again.
+A crash after 5 repeats nothing: offsets up to `source_offset` are skipped.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+from confluent_kafka import TopicPartition
+
+from store import fault, logs, metrics
+from store.changes import Changes
+from store.encoded_event import EncodedEvent
+from stream.dead_letter import MAX_MESSAGE_BYTES
+from stream.encode_events import TextEncoder, encode_events
+from stream.faust_app import Message
+from stream.pacing import SafeProducer
+from stream.partition import Partition, PartitionConfig, open_partition
+from stream.positions import check_position
+from stream.read_packs import read_packs
+
+LOG_INTERVAL_SECONDS = 10.0
+_log = logs.get(__name__)
+
+
+class Stopped(Exception):
+    """`stop` was set in the middle of a batch: nothing of it was committed."""
+
+
+class BatchWriter:
+    """Applies batches to the partitions' buffers. For one thread, but `durable`, which any thread may call."""
+
+    def __init__(self, config: PartitionConfig, encoder: TextEncoder, stop: threading.Event, *, group: str) -> None:
+        """Create the producer.
+
+        Args:
+            stop: once set, what blocks gives up its batch.
+            group: the consumer group whose committed offset is where an empty buffer starts.
+        """
+        self._config = config
+        self._encoder = encoder
+        self._stop = stop
+        self._topic = config.topics.events
+        self._group = group
+        self._partitions: dict[int, Partition] = {}
+        self._next: dict[int, int] = {}
+        self._producer = SafeProducer(
+            config.connection,
+            config.topics.specs(config.modalities, ()),
+            while_waiting=self._obey_stop,
+            config={"message.max.bytes": MAX_MESSAGE_BYTES},
+        )
+        self._events = 0
+        self._logged_at = time.monotonic()
+
+    def durable(self, partition: int) -> int | None:
+        """Next offset of `events` to read after a crash at this instant; None while the partition is not open."""
+        return self._next.get(partition)
+
+    @property
+    def sweep_left(self) -> bool:
+        """Whether expired rows remain that no event will touch."""
+        return any(partition.sweep_left for partition in self._partitions.values())
+
+    def apply(self, messages: Sequence[Message]) -> None:
+        """Steps 2 to 5 for one batch.
+
+        Raises:
+            Stopped: `stop` was set before the batch was durable.
+            AnchorstreamError: the process must end without acknowledging anything further.
+        """
+        fault.point("processor.1")
+        started = time.monotonic()
+        batches = self._read(messages)
+        fault.point("processor.2")
+        changes = [
+            (partition, partition.buffer.prepare(events, source_offset=last)) for partition, events, last in batches
+        ]
+        fault.point("processor.3")
+        self._write(changes)
+        count = sum(len(events) for _, events, _ in batches)
+        metrics.BATCH_SECONDS.labels("processor").observe(time.monotonic() - started)
+        metrics.BATCH_EVENTS.labels("processor").observe(count)
+        self._report(count)
+
+    def sweep(self) -> None:
+        """Take out expired rows where some are left, a bounded number at a time; the same steps without events."""
+        left = [partition for partition in self._partitions.values() if partition.sweep_left]
+        self._write([(p, p.buffer.prepare([], source_offset=p.buffer.source_offset)) for p in left])
+
+    def close(self, partitions: Sequence[int] | None = None) -> None:
+        """Let go of some partitions (default: all)."""
+        for number in list(self._partitions) if partitions is None else partitions:
+            self._next.pop(number, None)
+            if (partition := self._partitions.pop(number, None)) is not None:
+                partition.close()
+
+    def _read(self, messages: Sequence[Message]) -> list[tuple[Partition, list[EncodedEvent], int]]:
+        """Step 2: (partition, encoded events, last offset), without what is already durable."""
+        by_partition: dict[int, list[Message]] = {}
+        for message in messages:
+            by_partition.setdefault(message.partition, []).append(message)
+        events = []
+        slices = []
+        for number, fresh in by_partition.items():
+            partition = self._open(number)
+            fresh = [m for m in fresh if m.offset > partition.buffer.source_offset]
+            if not fresh:
+                continue
+            if fresh[0].offset > self._next[number]:
+                self._position(number, self._next[number])  # raises if the gap is a loss
+            contents = read_packs(fresh, self._topic, self._config.modalities)
+            for letter in contents.refused:
+                metrics.EVENTS_DEAD_LETTERED.labels(dict(letter.headers)["error"].decode()).inc()
+                self._producer.produce(self._config.topics.dead_letters, letter.value, letter.key, -1, letter.headers)
+            if contents.refused:
+                _log.warning(logs.EVENT_DEAD_LETTERED, partition=number, packs=len(contents.refused))
+            slices.append((partition, len(contents.events), fresh[-1].offset))
+            events += contents.events
+        encoded = encode_events(events, self._encoder)
+        batches = []
+        at = 0
+        for partition, length, last in slices:
+            batches.append((partition, encoded[at : at + length], last))
+            at += length
+        return batches
+
+    def _write(self, batch: Sequence[tuple[Partition, Changes]]) -> None:
+        """Steps 4 and 5."""
+        for partition, changes in batch:
+            partition.log.send(changes)
+        fault.point("processor.4a")
+        self._producer.flush()
+        fault.point("processor.4")
+        for partition, changes in batch:
+            partition.buffer.commit(changes, log_offset=partition.log.delivered())
+            partition.sweep_left = changes.sweep_left
+            self._next[partition.number] = changes.source_offset + 1
+            for outcome, count in changes.outcomes._asdict().items():
+                if count:
+                    metrics.EVENTS_APPLIED.labels(outcome).inc(count)
+            fault.point("processor.5")
+
+    def _open(self, number: int) -> Partition:
+        if (partition := self._partitions.get(number)) is None:
+            partition = open_partition(self._config, number, self._encoder, self._producer, self._stop)
+            if partition is None:
+                raise Stopped
+            self._partitions[number] = partition
+            known = partition.buffer.source_offset
+            # with a new disk Kafka's position counts: what lies below it is in `tokens`
+            self._next[number] = self._position(number, known + 1 if known >= 0 else -1)
+        return partition
+
+    def _position(self, number: int, known: int) -> int:
+        """Where `events` is to be read on: what is durable or committed; -1 = nothing is known to be.
+
+        Raises:
+            DataLossError: messages of `events` were removed before they were read.
+        """
+        consumer = self._config.connection.consumer(self._group)
+        try:
+            (tp,) = consumer.committed([TopicPartition(self._topic, number)], timeout=10.0)
+            position: int = max(tp.offset, known)
+            if position < 0 and not self._config.connection.embedded:
+                # a new group: what the topic's retention removed before is not ours to miss
+                low, _ = consumer.get_watermark_offsets(tp, timeout=10.0, cached=False)
+                return int(low)
+            position = max(position, 0)
+            check_position(consumer, tp, position)
+            return position
+        finally:
+            consumer.close()
+
+    def _obey_stop(self) -> None:
+        if self._stop.is_set():
+            raise Stopped
+
+    def _report(self, events: int) -> None:
+        self._events += events
+        now = time.monotonic()
+        if (seconds := now - self._logged_at) >= LOG_INTERVAL_SECONDS:
+            _log.info(logs.BATCH_APPLIED, events=self._events, per_second=round(self._events / seconds))
+            self._events, self._logged_at = 0, now

@@ -1,0 +1,75 @@
+"""One partition of the processor while it is ours: its token buffer, its log, and where it stands in `events`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from store.buffer_resources import BufferResources
+from store.settings import ModalitySettings
+from store.token_buffer import TokenBuffer
+from stream.client import Connection
+from stream.encode_events import TextEncoder
+from stream.pacing import SafeProducer
+from stream.take_over import OwnedLog, take_over
+from stream.topics import Topics
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionConfig:
+    """What all partitions of a processor share. data_dir: of this processor instance; one sub-directory each."""
+
+    connection: Connection
+    topics: Topics
+    modalities: Mapping[str, ModalitySettings]
+    expiry_granularity_ms: int
+    data_dir: Path
+    resources: BufferResources
+
+
+@dataclass(slots=True)
+class Partition:
+    """Open and owned. sweep_left: expired rows remain that no event touches."""
+
+    number: int
+    buffer: TokenBuffer
+    log: OwnedLog
+    sweep_left: bool = True
+
+    def close(self) -> None:
+        """Let the database go. What was not committed to it is read again by the next owner."""
+        self.buffer.close()
+
+
+def open_partition(
+    config: PartitionConfig, number: int, encoder: TextEncoder, producer: SafeProducer, stop: threading.Event
+) -> Partition | None:
+    """Open the buffer, restore it from `tokens` and take ownership. Blocks; None if `stop` was set meanwhile.
+
+    Raises:
+        StateError: the directory belongs to another format, encoder or broker.
+        DataLossError: `tokens` no longer begins where the buffer stopped.
+        BrokerError: the broker failed.
+    """
+    path = config.data_dir / str(number)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = TokenBuffer.open(
+        path,
+        modalities=config.modalities,
+        encoder_id=encoder.id,
+        dim=encoder.dim,
+        identity=config.connection.identity,
+        expiry_granularity_ms=config.expiry_granularity_ms,
+        resources=config.resources,
+    )
+    try:
+        taken = take_over(config.connection, config.topics.tokens, number, buffer, producer, stop=stop)
+    except BaseException:
+        buffer.close()
+        raise
+    if taken is None:
+        buffer.close()
+        return None
+    return Partition(number, buffer, taken[0])

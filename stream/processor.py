@@ -1,0 +1,163 @@
+"""The processor role: `events` → token buffer and its log. Faust consumes, one worker thread does everything else.
+
+An exception in a batch ends the process at once, before anything of it is acknowledged: a supervisor starts it anew,
+and it goes on from what is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import start_http_server
+
+from store import logs
+from store.buffer_resources import BufferResources
+from store.errors import AnchorstreamError, BrokerError
+from store.settings import ModalitySettings
+from stream import faust_app
+from stream.batch_writer import BatchWriter, Stopped
+from stream.client import Connection
+from stream.encode_events import TextEncoder
+from stream.faust_app import Message
+from stream.partition import PartitionConfig
+from stream.settings import ProcessorSettings
+from stream.topics import Topics
+
+EXIT_BATCH_FAILED = 70
+SWEEP_SECONDS = 1.0
+"""How often leftovers of expiry are looked at when no batch does it."""
+STOP_SECONDS = 30.0
+_POLL_SECONDS = 0.1
+_log = logs.get(__name__)
+
+
+class Processor:
+    """One member of the processor group, with its own directory. Use once, in a process of its own: see `run`."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        topics: Topics,
+        modalities: Mapping[str, ModalitySettings],
+        settings: ProcessorSettings,
+        encoder: TextEncoder,
+        data_dir: Path,
+        resources: BufferResources,
+        *,
+        on_ready: Callable[[], None] = lambda: None,
+        metrics_port: int = 0,
+    ) -> None:
+        """Create the clients; nothing is read yet.
+
+        Args:
+            data_dir: of this instance alone; one sub-directory per partition.
+            on_ready: called once, when the first partitions are assigned.
+            metrics_port: serves Prometheus text at every path, so /livez too; 0 = none.
+        """
+        self._connection = connection
+        self._topics = topics
+        self._settings = settings
+        self._data_dir = data_dir
+        self._on_ready: Callable[[], None] | None = on_ready
+        self._metrics_port = metrics_port
+        self._encoder = encoder
+        granularity_ms = int(settings.expiry_granularity_seconds * 1000)
+        self._config = PartitionConfig(connection, topics, modalities, granularity_ms, data_dir, resources)
+        self._thread = ThreadPoolExecutor(1, "batch")
+        self._app: Any = None
+
+    def run(self, stop: threading.Event) -> None:
+        """Consume until `stop` is set. Blocks; runs an event loop in the calling thread.
+
+        A failed batch ends the process with EXIT_BATCH_FAILED, without unwinding: nothing more is acknowledged.
+
+        Raises:
+            BrokerError: Faust could not start, or ended by itself.
+        """
+        self._stop = stop
+        self._writer = BatchWriter(self._config, self._encoder, stop, group=self._topics.group_processor)
+        if self._metrics_port:
+            start_http_server(self._metrics_port)
+        try:
+            asyncio.run(self._consume())
+        finally:
+            self._thread.submit(self._writer.close).result()
+            self._thread.shutdown()
+
+    async def _consume(self) -> None:
+        settings = self._settings
+        app = self._app = faust_app.create(
+            self._topics.group_processor,
+            self._topics.events,
+            self,
+            self._connection,
+            partitions=self._topics.partitions,
+            data_dir=self._data_dir / "faust",
+            batch_messages=settings.batch_messages,
+            batch_wait_seconds=settings.batch_wait_seconds,
+        )
+        await app.start()
+        swept_at = time.monotonic()
+        while not self._stop.is_set() and not app.should_stop:
+            await asyncio.sleep(_POLL_SECONDS)
+            if self._writer.sweep_left and time.monotonic() >= swept_at + SWEEP_SECONDS:
+                await self._in_thread(self._writer.sweep)
+                swept_at = time.monotonic()
+        failed = not self._stop.is_set()
+        self._stop.set()
+        _log.info(logs.ROLE_STOPPING)
+        await asyncio.wait_for(app.stop(), STOP_SECONDS)
+        if failed:
+            raise BrokerError(
+                f"the consumer of {self._topics.events} ended by itself",
+                action="see the errors above; the broker must be reachable and the group free",
+            )
+
+    # faust_app.Handler: called in the event loop
+
+    async def process(self, messages: Sequence[Message]) -> None:
+        """Step 1, then 2 to 5 in the worker thread."""
+        mine = {tp.partition for tp in self._app.consumer.assignment() if tp.topic == self._topics.events}
+        # left over from before a rebalance: another member has them now
+        kept = [message for message in messages if message.partition in mine]
+        if kept and not self._stop.is_set():
+            await self._in_thread(self._writer.apply, kept)
+
+    async def assigned(self, partitions: Sequence[int]) -> None:
+        """Partitions are opened with their first batch: Faust does not wait for this handler."""
+        _log.info(logs.PARTITIONS_ASSIGNED, partitions=list(partitions))
+        if self._on_ready is not None:
+            self._on_ready()
+            self._on_ready = None
+
+    async def revoked(self, partitions: Sequence[int]) -> None:
+        """Close the buffers, so that another process may restore what they logged."""
+        _log.info(logs.PARTITIONS_REVOKED, partitions=list(partitions))
+        await self._in_thread(self._writer.close, partitions)
+
+    def durable(self, partition: int) -> int | None:
+        """Step 6."""
+        return self._writer.durable(partition)
+
+    async def _in_thread(self, work: Callable[..., None], *args: Any) -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+        except asyncio.CancelledError:
+            raise  # the thread goes on; `run` waits for it
+        except Stopped:
+            return
+        except BaseException as exc:
+            if isinstance(exc, AnchorstreamError):
+                _log.error(logs.BATCH_FAILED, code=exc.code, error=exc.detail, action=exc.action)
+            else:
+                _log.exception(logs.BATCH_FAILED)
+            logging.shutdown()
+            os._exit(EXIT_BATCH_FAILED)
