@@ -107,7 +107,8 @@ class Worker:
         self._paused = False
         self._models = _digest({s: encoder.model_id(s) for s in self._scenarios})
         specs = [s for s in topics.specs(modalities, self._scenarios) if s.name.startswith(f"{topics.prefix}.emb")]
-        producer = SafeProducer(connection, specs)
+        self._stop = threading.Event()
+        producer = SafeProducer(connection, specs, while_waiting=self._leave_if_stopped)
         self._publisher = Publisher(producer, topics, encoder.model_id, lambda: int(wall() * 1000))
         self._consumer: Any = None
         self._reader: LogReader = LogReader(None, topics.tokens)
@@ -123,6 +124,7 @@ class Worker:
             DataLossError, StateError: the replica cannot be continued.
         """
         log.info(logs.ROLE_STARTED)
+        self._stop = stop
         self._consumer = self._connection.consumer(self._topics.group_worker)
         self._reader = LogReader(self._consumer, self._topics.tokens)
         self._consumer.subscribe(
@@ -131,11 +133,17 @@ class Worker:
         try:
             while not stop.is_set():
                 self._step()
+        except _Stopped:
+            pass  # between W2 and W4: the dirty marks stay
         finally:
             log.info(logs.ROLE_STOPPING)
             self._release(list(self._reader.buffers), commit=True)
             self._consumer.close()
             log.info(logs.ROLE_STOPPED)
+
+    def _leave_if_stopped(self) -> None:
+        if self._stop.is_set():
+            raise _Stopped
 
     def _step(self) -> None:
         batch = self._scheduler.next_batch(_now_ms())
@@ -288,6 +296,10 @@ class Worker:
                     self._scheduler.remove(user.user_id)
                 buffer.close()
         log.info(logs.PARTITIONS_REVOKED, partitions=list(partitions))
+
+
+class _Stopped(Exception):
+    """Told to stop while the producer waits for its readers."""
 
 
 class _Part:

@@ -185,11 +185,15 @@ class LogReader:
             buffer = self._buffers.get(partition)
             if buffer is None:
                 continue  # revoked since it was fetched
-            for run in split_runs(messages, self._ownership[partition], buffer.log_offset):
-                marked = _apply(buffer, run, mark_dirty=run.next_offset > self._mark_from[partition])
-                (swept if run.sweep else live).extend(marked)
-                rows += len(run.rows)
-                stale += len(run.stale)
+            mark_from = self._mark_from[partition]
+            for mark_dirty, part in (
+                (False, [m for m in messages if m.offset() < mark_from]),
+                (True, [m for m in messages if m.offset() >= mark_from]),
+            ):
+                for run in split_runs(part, self._ownership[partition], buffer.log_offset):
+                    (swept if run.sweep else live).extend(_apply(buffer, run, mark_dirty=mark_dirty))
+                    rows += len(run.rows)
+                    stale += len(run.stale)
         return Polled(rows, stale, live, swept)
 
 
