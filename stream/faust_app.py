@@ -68,6 +68,7 @@ def create(
         data_dir: Faust's own directory (it keeps nothing of ours).
         buffer_messages: fetched messages waiting; bounds memory together with the pack size.
     """
+    data_dir.mkdir(parents=True, exist_ok=True)
     app = faust.App(
         group,
         loop=asyncio.get_running_loop(),

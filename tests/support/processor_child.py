@@ -1,0 +1,42 @@
+"""A processor in a process of its own, for tests that kill it: `python processor_child.py '{"bootstrap": …}'`."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from store import logs
+from store.buffer_resources import BufferResources
+from store.settings import ModalitySettings
+from stream.client import Connection
+from stream.processor import Processor
+from stream.settings import KafkaSettings, ProcessorSettings
+from stream.topics import Topics
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.support.hash_encoder import HashEncoder
+
+
+def main(spec: dict[str, Any]) -> None:
+    logs.configure("processor")
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    processor = Processor(
+        Connection(**spec["connection"]),
+        Topics(KafkaSettings(**spec["kafka"])),
+        {name: ModalitySettings(**settings) for name, settings in spec["modalities"].items()},
+        ProcessorSettings(**spec["processor"]),
+        HashEncoder(fail_at=spec.get("fail_at", 0)),
+        Path(spec["data_dir"]),
+        BufferResources.create(block_cache_bytes=8 << 20, write_buffer_bytes=4 << 20),
+        on_ready=lambda: logs.get("child").info(logs.ROLE_READY),
+    )
+    processor.run(stop)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
