@@ -1,0 +1,111 @@
+"""Checks of the broker: its parts, its answer, its topics, and whether the state on disk is made from it."""
+
+from __future__ import annotations
+
+import shutil
+
+from deploy.brokers.files import read_json
+from deploy.checks.finding import Finding, Level
+from deploy.config import Settings
+from deploy.lock import holder
+from store.errors import BrokerError, TopicError
+from stream.client import Connection
+
+BROKER_SECONDS = 5.0
+
+
+def check_broker_parts(settings: Settings) -> Finding:
+    """What the configured broker needs on this machine."""
+    kind = settings.kafka.bootstrap_servers
+    if kind == "embedded":
+        from deploy.brokers.embedded import library
+
+        library()
+        return Finding("broker parts", Level.OK, "librdkafka's mock cluster is there")
+    if kind == "local":
+        from deploy.brokers.kafka_jars import KAFKA_VERSION, cache_dir, java
+
+        path = java()
+        jars = cache_dir() / f"kafka-{KAFKA_VERSION}"
+        if jars.is_dir():
+            return Finding("broker parts", Level.OK, f"{path}; Kafka {KAFKA_VERSION} in {jars}")
+        if shutil.which("mvn") is None:
+            return Finding("broker parts", Level.FAIL, "Maven is missing", "install Maven: it fetches Kafka once")
+        return Finding("broker parts", Level.OK, f"{path}; Kafka {KAFKA_VERSION} will be fetched by Maven once (43 MB)")
+    return Finding("broker parts", Level.OK, "none needed: the broker is yours")
+
+
+def check_broker(settings: Settings) -> Finding:
+    """It answers, within BROKER_SECONDS."""
+    connection = _connect(settings)
+    if connection is None:
+        return Finding(
+            "broker", Level.OK, f"{settings.kafka.bootstrap_servers}: not running; `anchorstream up` starts it"
+        )
+    found = connection.metadata(timeout_s=BROKER_SECONDS)
+    detail = (
+        f"{connection.bootstrap}: {len(found.brokers)} broker(s), {len(found.topics)} topics, {connection.identity}"
+    )
+    factor = settings.kafka.replication_factor
+    if factor > len(found.brokers):
+        return Finding(
+            "broker", Level.FAIL, f"{detail}; kafka.replication_factor is {factor}", "set it to at most their number"
+        )
+    return Finding("broker", Level.OK, detail)
+
+
+def check_topics(settings: Settings) -> Finding:
+    """Those that exist are as the configuration needs them. Creates none."""
+    from deploy import topics
+    from deploy.brokers import specs
+
+    connection = _connect(settings)
+    if connection is None:
+        return Finding("topics", Level.OK, "created at the first `anchorstream up`")
+    there = connection.metadata(timeout_s=BROKER_SECONDS).topics
+    wanted = specs(settings)
+    existing = [spec for spec in wanted if spec.name in there]
+    try:
+        topics.ensure(connection, existing)
+    except TopicError as exc:
+        return Finding("topics", Level.FAIL, exc.detail, exc.action)
+    missing = [spec.name for spec in wanted if spec.name not in there]
+    detail = f"{len(existing)} of {len(wanted)} are there and as they should be"
+    if missing:
+        return Finding("topics", Level.OK, f"{detail}; `anchorstream up` creates {', '.join(missing)}")
+    return Finding("topics", Level.OK, detail)
+
+
+def check_state(settings: Settings) -> Finding:
+    """The state on disk was made from this broker."""
+    from deploy.brokers.state import IDENTITY_FILE
+
+    saved = read_json(settings.store.data_dir.absolute() / IDENTITY_FILE)
+    if saved is None:
+        return Finding("state", Level.OK, "none yet")
+    made_from = str(saved["identity"])
+    try:
+        connection = _connect(settings)
+    except BrokerError:
+        return Finding("state", Level.OK, f"made from {made_from} (not compared: no broker)")
+    if connection is None or connection.identity == made_from:
+        return Finding("state", Level.OK, f"made from {made_from}")
+    if connection.embedded and made_from.startswith("embedded:"):
+        return Finding("state", Level.WARN, "made from an earlier embedded broker; `up` will set it aside")
+    return Finding(
+        "state",
+        Level.FAIL,
+        f"made from {made_from}, the broker is {connection.identity}",
+        "use the broker it was made from, or another store.data_dir",
+    )
+
+
+def _connect(settings: Settings) -> Connection | None:
+    """Connection of the configured broker; None for one of ours that does not run."""
+    from deploy.brokers import READY_FILE, connect
+
+    data_dir = settings.store.data_dir.absolute()
+    # after a kill -9 of `up` its broker.json is still there: only the lock tells that somebody runs it
+    if settings.kafka.managed and (holder(data_dir) is None or read_json(data_dir / READY_FILE) is None):
+        return None
+    return connect(settings, timeout_s=BROKER_SECONDS)
