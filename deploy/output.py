@@ -39,6 +39,12 @@ def note(text: str) -> None:
     sys.stderr.flush()
 
 
+def note_result(text: str) -> None:
+    """A line of a result, on standard output, as soon as it is known."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
 def console() -> Console:
     """Rich console on standard output."""
     from rich.console import Console

@@ -104,7 +104,7 @@ def compare(
     for view in views:
         for users in _batched(view.users(), BATCH_USERS):
             windows = [_checked(view, user, report) for user in users]
-            windows = [window for window in windows if any(window.events.values())]
+            windows = [window for window in windows if window.modalities]
             known.update(window.user_id for window in windows)
             if windows:
                 vectors = encoder.encode_from_scratch(windows, scenarios)

@@ -7,14 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from confluent_kafka import OFFSET_BEGINNING, TopicPartition
-
 from store.buffer_view import BufferView, find
 from store.changes import Outcomes
-from store.errors import BrokerError
+from stream import dead_letters
 from stream.client import Connection
-
-_READ_SECONDS = 30.0
 
 
 class EventCounts(NamedTuple):
@@ -44,35 +40,17 @@ def processed(data_dir: Path, identity: str) -> Outcomes:
     return total
 
 
-def dead_letters(connection: Connection, topic: str, partitions: int) -> Counter[str]:
-    """Distinct refused messages by code: a message refused twice (ingest was killed in between) counts once.
+def refused(connection: Connection, topic: str) -> Counter[str]:
+    """Refused raw messages by code: one refused twice (ingest was killed in between) counts once.
 
     Raises:
-        BrokerError: the topic cannot be read to its end in time.
+        BrokerError: the topic cannot be read to its end.
     """
-    consumer = connection.consumer(f"{topic}.count", **{"enable.partition.eof": False})
-    seen: set[tuple[bytes, bytes, bytes]] = set()
+    seen: set[tuple[str | None, int | None, int | None]] = set()
     codes: Counter[str] = Counter()
-    try:
-        ends: dict[int, int] = {}
-        for partition in range(partitions):
-            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10.0)
-            if high > low:
-                ends[partition] = high
-        consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in ends])
-        while ends:
-            message = consumer.poll(_READ_SECONDS)
-            if message is None:
-                raise BrokerError(f"{topic} could not be read to its end", action="see the broker's log")
-            if message.error() is not None:
-                raise BrokerError(f"{topic}: {message.error().str()}", action="see the broker's log")
-            headers = dict(message.headers() or [])
-            place = (headers["source_topic"], headers["source_partition"], headers["source_offset"])
-            if place not in seen:
-                seen.add(place)
-                codes[headers["error"].decode()] += 1
-            if message.offset() + 1 >= ends[message.partition()]:
-                del ends[message.partition()]
-    finally:
-        consumer.close()
+    for letter in dead_letters.read(connection, topic):
+        place = (letter.source_topic, letter.source_partition, letter.source_offset)
+        if place not in seen:
+            seen.add(place)
+            codes[letter.error] += 1
     return codes

@@ -175,7 +175,7 @@ def _summary(
     seconds: float,
 ) -> dict[str, Any]:
     topics = Topics(settings.kafka)
-    refused = counts.dead_letters(launcher.connection, topics.dead_letters, topics.partitions)
+    refused = counts.refused(launcher.connection, topics.dead_letters)
     outcomes = counts.processed(options.data_dir.absolute(), launcher.connection.identity)
     accepted = outcomes.applied + outcomes.expired + outcomes.evicted
     events = EventCounts(sent.sent, accepted, outcomes.duplicate + outcomes.conflicting, refused)

@@ -1,0 +1,60 @@
+"""`anchorstream bench NAME`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from deploy.benches.report import Report
+
+
+def bench(
+    name: str = "all",
+    *,
+    brief: Annotated[bool, Parameter(negative="", help="A quick look: shorter runs, larger errors.")] = False,
+    json: Annotated[str | None, Parameter(name="--json", help="Write the results to this file; - = stdout.")] = None,
+) -> None:
+    """Measure one part (or all, briefly) next to a baseline in the same run; print a table with ratios."""
+    from deploy import output
+    from deploy.benches import report as benches
+    from store import logs
+
+    logs.configure("bench", level="WARNING")
+    chosen = benches.names() if name == "all" else [name]
+    results: dict[str, Any] = {}
+    for one in chosen:
+        output.note(f"bench {one} …")
+        found = benches.run(one, brief=brief or name == "all")
+        results[one] = found.to_dict()
+        if json != "-":
+            write(one, found)
+    result = results if name == "all" else results[name]
+    if json == "-":
+        output.write_json(result)
+    elif json is not None:
+        with Path(json).open("w", encoding="utf-8") as file:
+            output.write_json(result, file)
+
+
+def write(name: str, found: Report) -> None:
+    """Rows and ratios as tables."""
+    from deploy import output
+
+    columns = list(dict.fromkeys(key for row in found.rows for key in row))
+    numbers = [c for c in columns if all(isinstance(row.get(c, 0), (int, float)) for row in found.rows)]
+    rows = [[_figure(row.get(column)) for column in columns] for row in found.rows]
+    output.write_table(columns, rows, title=name, right=numbers)
+    if found.ratios:
+        output.write_table(
+            ("ratio", "value"), [(key, f"{value:.3g}") for key, value in found.ratios.items()], right=("value",)
+        )
+
+
+def _figure(value: Any) -> Any:
+    """A number with the digits that mean something."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return value

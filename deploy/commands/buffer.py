@@ -1,0 +1,87 @@
+"""`anchorstream buffer inspect USER`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+from cyclopts.validators import Number
+
+from deploy.commands.common import Common
+
+if TYPE_CHECKING:
+    from store.window import UserWindow
+
+app = App(name="buffer", help="What the token buffer holds of a user.")
+
+
+@app.command
+def inspect(
+    user: str,
+    *,
+    events: Annotated[int, Parameter(validator=Number(gte=0), help="Newest events shown per modality.")] = 10,
+    common: Common | None = None,
+) -> None:
+    """Modalities, events, numbers and what they cover, read from the processor's databases, which may be in use."""
+    from contextlib import ExitStack
+
+    from deploy import output
+    from deploy.verify import open_views
+    from store.errors import NotFoundError
+
+    common = common or Common()
+    settings = common.settings()
+    with ExitStack() as stack:
+        for view in open_views(stack, settings.store.data_dir.absolute(), settings.modalities):
+            window = view.window(user)
+            if window.modalities:
+                break
+        else:
+            raise NotFoundError(
+                f"no token buffer here knows user {user!r}",
+                action="its events may have been refused (`anchorstream dead-letters list`) or be on the way",
+            )
+        found = describe(window, events)
+        found["stream_time"], found["partition"] = view.stream_time, int(view.path.name)
+    if common.json:
+        output.write_json(found)
+        return
+    output.write_pairs(
+        {
+            "user": user,
+            "partition": found["partition"],
+            "newest event": output.moment(window.as_of),
+            "stream time": output.moment(found["stream_time"]),
+            "covers": ", ".join(f"{source}:{offset}" for source, offset in window.covers.items()),
+        }
+    )
+    for name, modality in found["modalities"].items():
+        rows = [(output.moment(e["ts"]), e["name"], ", ".join(map(str, e["numbers"]))) for e in modality["events"]]
+        title = f"{name}: {modality['rows']:,} rows since {output.moment(modality['oldest'])}"
+        output.write_table(("time (UTC)", "event", "numbers"), rows, title=title)
+
+
+def describe(window: UserWindow, newest: int) -> dict[str, Any]:
+    """A user's windows as JSON; `newest` events per modality."""
+    return {
+        "user_id": window.user_id,
+        "as_of": window.as_of,
+        "covers": window.covers,
+        "ingested_at": window.ingested_at,
+        "modalities": {
+            name: {
+                "rows": m.summary.rows,
+                "oldest": m.summary.oldest,
+                "newest": m.summary.newest,
+                "covers": m.summary.covers,
+                "events": [
+                    # NaN = missing
+                    {"ts": ts, "name": event, "numbers": [None if x != x else x for x in numbers]}
+                    for ts, event, numbers in list(zip(m.ts.tolist(), m.names, m.numbers.tolist(), strict=True))[
+                        max(0, len(m.names) - newest) :
+                    ]
+                ],
+            }
+            for name, m in window.modalities.items()
+        },
+    }

@@ -1,0 +1,104 @@
+"""`anchorstream verify`."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from deploy.commands.common import Common
+
+if TYPE_CHECKING:
+    from deploy.config import Settings
+    from deploy.verify import Report
+
+AGAIN_SECONDS = 2.0
+
+
+def verify(
+    *,
+    scenario: Annotated[str | None, Parameter(help="One scenario; default: all that are configured.")] = None,
+    url: Annotated[
+        str | None, Parameter(help="Service; default: the one on the data directory, or its snapshot.")
+    ] = None,
+    attempts: Annotated[
+        int, Parameter(validator=Number(gte=1), help="Look again so often, as users may be changing meanwhile.")
+    ] = 3,
+    common: Common | None = None,
+) -> int:
+    """Recompute all embeddings from scratch from the stored tokens, and compare them with what is served.
+
+    Exit code 1 unless everything agrees: a cosine of at least 0.999 (vectors travel as float16), the same model and the
+    same newest event. Runs where the processors run, best when nothing is on the way.
+    """
+    from deploy import output
+
+    common = common or Common()
+    settings = common.settings()
+    for attempt in range(1, attempts + 1):
+        report, source = _once(settings, scenario, url, quiet=common.json)
+        if report.ok or attempt == attempts:
+            break
+        output.note(f"attempt {attempt}: {_differences(report)}; looking again")
+        time.sleep(AGAIN_SECONDS)
+    if common.json:
+        output.write_json({**report.to_dict(), "source": source})
+    else:
+        _write(report, source)
+    return 0 if report.ok else 1
+
+
+def _once(settings: Settings, scenario: str | None, url: str | None, *, quiet: bool) -> tuple[Report, str]:
+    from deploy import output, served
+    from deploy.verify import compare, open_views
+    from encoder.user_encoder import UserEncoder
+    from store.errors import NotFoundError
+
+    names = [scenario] if scenario else list(settings.scenarios)
+    if scenario and scenario not in settings.scenarios:
+        raise NotFoundError(
+            f"scenario {scenario!r} is not in the configuration", action=f"one of: {', '.join(settings.scenarios)}"
+        )
+    data_dir = settings.store.data_dir.absolute()
+    with ExitStack() as stack:
+        views = open_views(stack, data_dir, settings.modalities)
+        records, source = served.load(settings, names, url=url)
+        users = sum(1 for view in views for _ in view.users())
+        scenarios = {name: settings.scenarios[name] for name in names}
+        encoder = UserEncoder(settings.model, settings.modalities, scenarios, views[0].dim)
+        bar = stack.enter_context(output.progress("verify", quiet=quiet))
+        report = compare(
+            views, records, encoder, on_users=lambda n: bar.update(n / max(users, 1), f"{n:,} of {users:,} users")
+        )
+    return report, source
+
+
+def _differences(report: Report) -> str:
+    counts = report.to_dict()
+    kinds = ("mismatched", "missing", "extra", "wrong_summaries")
+    return ", ".join(f"{counts[kind]:,} {kind.replace('_', ' ')}" for kind in kinds)
+
+
+def _write(report: Report, source: str) -> None:
+    from deploy import output
+    from deploy.verify import MIN_COSINE
+
+    counts = report.to_dict()
+    output.write_pairs(
+        {
+            "compared with": source,
+            "users": report.users,
+            "embeddings": report.compared,
+            "mismatched": counts["mismatched"],
+            "missing": counts["missing"],
+            "extra": counts["extra"],
+            "wrong summaries": counts["wrong_summaries"],
+            "smallest cosine": f"{report.min_cosine:.7f} (agreement: at least {MIN_COSINE})",
+            "time": output.duration(report.seconds),
+        }
+    )
+    for kind, examples in counts["examples"].items():
+        output.note(f"{kind}: {', '.join(examples)}{' …' if counts[kind] > len(examples) else ''}")
