@@ -127,6 +127,11 @@ class PendingEvents:
             sources = self._users.get(user_id, {})
             return sum(len(items) - _first_above(items, covers.get(source, -1)) for source, items in sources.items())
 
+    def positions(self) -> dict[int, int]:
+        """Next offset to read per partition of `events`."""
+        with self._lock:
+            return dict(self._positions)
+
     def low_water(self) -> dict[int, int]:
         """{partition of `events`: offset below which every accepted event is queryable}."""
         with self._lock:

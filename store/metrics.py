@@ -27,6 +27,9 @@ KV_POOL_BYTES = Gauge("anchorstream_kv_pool_bytes", "Bytes of KV pages held.")
 EMBEDDINGS_PUBLISHED = Counter("anchorstream_embeddings_published_total", "Embedding records published.", ["scenario"])
 INDEX_VECTORS = Gauge("anchorstream_index_vectors", "Live vectors.", ["scenario"])
 INDEX_UPSERTS = Counter("anchorstream_index_upserts_total", "Records applied to the index.", ["scenario"])
+INDEX_REFUSED = Counter(
+    "anchorstream_index_refused_total", "Records of `embeddings.*` that were not applied.", ["scenario", "reason"]
+)
 FRESHNESS_SECONDS = Histogram(
     "anchorstream_freshness_seconds", "Raw event produced → its embedding queryable.", buckets=_SECONDS
 )

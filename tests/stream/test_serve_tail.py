@@ -1,0 +1,284 @@
+"""The tail on an embedded broker: restored, fresh, committed no further than is safe, and loud about losses."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from confluent_kafka import TopicPartition
+
+from deploy.brokers.process import EmbeddedBroker
+from store.embedding_record import EmbeddingRecord
+from store.errors import DataLossError
+from store.freshness import PendingEvents
+from store.index import ScenarioIndex
+from store.snapshot import SnapshotStore
+from stream.client import Connection
+from stream.event import Event, pack
+from stream.partitioner import partition_of
+from stream.serve_tail import ServeTail
+from stream.settings import KafkaSettings
+from stream.topics import Topics
+
+SCENARIOS = ("churn", "credit")
+TOPICS = Topics(KafkaSettings(topic_prefix="t", partitions=2))
+NAMES = {TOPICS.events: 2, **{TOPICS.embeddings(s): 2 for s in SCENARIOS}}
+EventSource = Callable[[dict[str, int]], EmbeddedBroker]
+
+
+class World:
+    """A broker and what serve's neighbours write to it."""
+
+    def __init__(self, connection: Connection, data: Path) -> None:
+        self.connection = connection
+        self.data = data
+        self.producer = connection.producer()
+        self.offset = 0
+
+    def record(self, user: str, offset: int, *, seed: int = 0, scenarios: tuple[str, ...] = SCENARIOS) -> None:
+        vector = np.random.default_rng(seed).standard_normal(128).astype(np.float32)
+        for scenario in scenarios:
+            record = EmbeddingRecord(user, scenario, "m", 1, 2, 3, vector, {"raw:0": offset}, {"bill": 1})
+            self._send(TOPICS.embeddings(scenario), user, record.pack())
+
+    def erase(self, user: str) -> None:
+        for scenario in SCENARIOS:
+            self._send(TOPICS.embeddings(scenario), user, None)
+
+    def event(self, *users: str, modality: str = "bill") -> int:
+        """One message of `events`; all users must share a partition. Returns the last raw offset."""
+        now = int(time.time() * 1000)
+        events = []
+        for user in users:
+            events.append(Event(user, modality, now, f"e{self.offset}", "", (), None, "raw", 0, self.offset, now, now))
+            self.offset += 1
+        self.producer.produce(TOPICS.events, pack(now, events), partition=partition_of(users[0], 2))
+        self.flush()
+        return self.offset - 1
+
+    def flush(self) -> None:
+        assert self.producer.flush(10) == 0
+
+    def committed(self, group: str, topic: str) -> list[int]:
+        consumer = self.connection.consumer(group)
+        try:
+            found = consumer.committed([TopicPartition(topic, p) for p in range(2)], timeout=10)
+            return [tp.offset for tp in found]
+        finally:
+            consumer.close()
+
+    def _send(self, topic: str, user: str, value: bytes | None) -> None:
+        self.producer.produce(topic, value, user.encode(), partition_of(user, 2))
+
+    def tail(self, **options: Any) -> Running:
+        return Running(self, options)
+
+
+class Running:
+    """A tail in a thread; leaving the `with` stops it, `failure` is what it raised."""
+
+    def __init__(self, world: World, options: dict[str, Any]) -> None:
+        self.indexes = {scenario: ScenarioIndex(scenario) for scenario in SCENARIOS}
+        self.tracker = PendingEvents(SCENARIOS, lambda scenario, user: self.indexes[scenario].coverage(user))
+        connection = options.pop("connection", world.connection)
+        snapshots = SnapshotStore(world.data / "serve", identity=connection.identity)
+        self.tail = ServeTail(connection, TOPICS, {"bill"}, self.indexes, self.tracker, snapshots, **options)
+        self.stop = threading.Event()
+        self.failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        try:
+            self.tail.run(self.stop)
+        except Exception as exc:
+            self.failure = exc
+
+    def __enter__(self) -> Running:
+        self._thread.start()
+        until(lambda: self.tail.ready.is_set() or self.failure is not None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+    def users(self) -> list[list[str]]:
+        return [[row.record.user_id for row in self.indexes[s].page("", 1000)] for s in SCENARIOS]
+
+
+def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def world(start_embedded: EventSource, tmp_path: Path) -> World:
+    return World(start_embedded(NAMES).connection, tmp_path)
+
+
+@contextmanager
+def running(world: World, **options: Any) -> Iterator[Running]:
+    with world.tail(**options) as tail:
+        assert tail.failure is None
+        yield tail
+
+
+def test_what_was_there_is_applied_before_ready(world: World) -> None:
+    for i in range(20):
+        world.record(f"u{i}", i)
+    world.erase("u3")
+    world.flush()
+    with running(world) as tail:
+        expected = sorted(f"u{i}" for i in range(20) if i != 3)
+        assert tail.users() == [expected, expected]
+
+
+def test_an_event_is_pending_until_every_scenario_covers_it(world: World) -> None:
+    with running(world) as tail:
+        raw = world.event("anna")
+        until(lambda: len(tail.tracker) == 1)
+        world.record("anna", raw, scenarios=("churn",))
+        world.flush()
+        until(lambda: len(tail.indexes["churn"]) == 1)
+        assert len(tail.tracker) == 1
+        started = time.monotonic()
+        world.record("anna", raw, scenarios=("credit",))
+        world.flush()
+        until(lambda: len(tail.tracker) == 0)
+        visible = time.monotonic() - started
+        assert tail.tracker.samples.report(now_ms=int(time.time() * 1000))["all"]["count"] == 1
+        assert visible < 1.0
+
+
+def test_low_water_mark_is_committed_and_survives_a_restart(world: World) -> None:
+    users = [u for u in (f"u{i}" for i in range(50)) if partition_of(u, 2) == 0][:3]
+    with running(world) as tail:
+        first = world.event(users[0])
+        world.event(users[1])
+        last = world.event(users[2])
+        world.record(users[0], first)
+        world.record(users[2], last)
+        world.flush()
+        until(lambda: len(tail.tracker) == 1)
+        until(lambda: world.committed(TOPICS.group_freshness, TOPICS.events)[0] == 1)
+    with running(world) as tail:
+        assert len(tail.tracker) == 1
+        assert tail.tracker.pending(users[1], {}) == 1
+        assert tail.tracker.samples.report(now_ms=int(time.time() * 1000))["all"]["count"] == 0
+        world.record(users[1], first + 1)
+        world.flush()
+        until(lambda: world.committed(TOPICS.group_freshness, TOPICS.events)[0] == 3)
+        assert len(tail.tracker) == 0
+
+
+def test_commit_on_an_embedded_broker_never_passes_the_snapshot(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = threading.Event()
+    write = SnapshotStore.write
+
+    def slow(self: SnapshotStore, *args: Any, **kwargs: Any) -> Any:
+        held.wait(10)
+        return write(self, *args, **kwargs)
+
+    monkeypatch.setattr(SnapshotStore, "write", slow)
+    with running(world) as tail:
+        for i in range(10):
+            world.record(f"u{i}", i)
+        world.flush()
+        until(lambda: len(tail.indexes["churn"]) == 10)
+        time.sleep(0.6)
+        assert max(world.committed(TOPICS.group_serve, TOPICS.embeddings("churn"))) <= 0
+        held.set()
+        until(lambda: sum(world.committed(TOPICS.group_serve, TOPICS.embeddings("churn"))) == 10)
+
+
+def test_restart_from_a_snapshot_reads_only_the_tail(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    for i in range(10):
+        world.record(f"u{i}", i, seed=i)
+    world.flush()
+    with running(world) as tail:
+        before = [row.record.vector for row in tail.indexes["churn"].page("", 100)]
+    world.record("late", 99)
+    world.erase("u0")
+    world.flush()
+    applied: list[int] = []
+    original = ScenarioIndex.apply
+
+    def counted(self: ScenarioIndex, batch: Any, *, now_ms: int) -> Any:
+        applied.append(len(batch))
+        return original(self, batch, now_ms=now_ms)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScenarioIndex, "apply", counted)
+        with running(world) as tail:
+            assert tail.users()[0] == sorted(["late", *(f"u{i}" for i in range(1, 10))])
+            after = [row.record.vector for row in tail.indexes["churn"].page("", 100) if row.record.user_id != "late"]
+    assert sum(applied) == 4
+    np.testing.assert_array_equal(after, before[1:])
+
+
+def test_a_snapshot_of_another_broker_is_not_used(world: World, start_embedded: EventSource) -> None:
+    world.record("old", 1)
+    world.flush()
+    with running(world):
+        pass
+    other = World(start_embedded(NAMES).connection, world.data)
+    other.record("new", 1)
+    other.flush()
+    with running(other) as tail:
+        assert tail.users() == [["new"], ["new"]]
+
+
+def test_records_lost_unread_are_a_loud_error(world: World) -> None:
+    for i in range(3):
+        world.record("big", i)
+    # the embedded broker keeps the newest 5 MiB of a partition
+    for _ in range(12):
+        world.producer.produce(TOPICS.embeddings("churn"), np.random.default_rng().bytes(900_000), b"big", 0)
+        world.flush()
+    with world.tail() as tail:
+        assert isinstance(tail.failure, DataLossError)
+
+
+def test_garbage_is_refused_and_the_next_record_applied(world: World) -> None:
+    topic = TOPICS.embeddings("churn")
+    for value in (b"", b"garbage", b"\xc1", b"\x81\xa1v\x02"):
+        world.producer.produce(topic, value, b"anna", partition_of("anna", 2))
+    world.producer.produce(topic, b"x", None, 0)
+    world.producer.produce(topic, b"x", b"\xff\xfe", 1)
+    world.producer.produce(TOPICS.events, b"not a pack", partition=0)
+    world.event("anna", modality="retired")
+    world.record("anna", 7)
+    world.flush()
+    with running(world) as tail:
+        assert tail.users() == [["anna"], ["anna"]]
+        assert len(tail.tracker) == 0
+        until(lambda: sum(world.committed(TOPICS.group_freshness, TOPICS.events)) == 2)
+
+
+def test_erasing_settles_what_was_accepted_before(world: World) -> None:
+    with running(world) as tail:
+        world.event("anna")
+        until(lambda: len(tail.tracker) == 1)
+        time.sleep(0.005)
+        world.erase("anna")
+        world.flush()
+        until(lambda: len(tail.tracker) == 0)
+        time.sleep(0.005)
+        world.event("anna")
+        until(lambda: len(tail.tracker) == 1)
+
+
+def test_it_stops_within_seconds(world: World) -> None:
+    started = time.monotonic()
+    with running(world):
+        pass
+    assert time.monotonic() - started < 6
