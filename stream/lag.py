@@ -13,8 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import OffsetSpec
@@ -22,11 +22,10 @@ from confluent_kafka.admin import OffsetSpec
 from store.errors import BrokerError
 from stream.client import Connection
 from stream.first_record import FirstRecords
+from stream.lag_report import Freshness, GroupLag, LagReport, PartitionLag
 from stream.lag_status import (
-    SEVERITY,
     LagPolicy,
     Sample,
-    Status,
     commit_age_seconds,
     completeness,
     judge,
@@ -34,6 +33,8 @@ from stream.lag_status import (
     within_window,
 )
 from stream.topics import Topics
+
+__all__ = ["Freshness", "GroupLag", "GroupTopic", "LagReader", "LagReport", "PartitionLag", "plan"]
 
 _METADATA_SECONDS = 10.0
 """How long partition counts are remembered."""
@@ -56,106 +57,6 @@ def plan(topics: Topics, raw_topics: Iterable[str], scenarios: Iterable[str]) ->
         *(GroupTopic("serve", topics.group_serve, topics.embeddings(s)) for s in sorted(set(scenarios))),
         GroupTopic("freshness", topics.group_freshness, topics.events),
     )
-
-
-class Freshness(NamedTuple):
-    """Raw event produced → its embedding queryable, seconds, over the last minutes. None = no event in that time."""
-
-    p50: float | None
-    p99: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class PartitionLag:
-    """One group in one partition.
-
-    committed: next offset to read; None = never committed, then lag counts from the oldest message.
-    lag_seconds: now - timestamp of the first uncommitted record; 0 if there is none; None = unknown.
-    lag_seconds_source: `record` (that record was read), `caught_up`, or `unknown` (it could not be read in time).
-    retention_headroom: committed - log_start; below 0 = messages were deleted unread. None = never committed.
-    commit_age_seconds: since the commit last moved; None if it did not within the window.
-    complete: 0..1, how much of the window `status` rests on. Rates are per second over that window.
-    """
-
-    role: str
-    group: str
-    topic: str
-    partition: int
-    committed: int | None
-    log_start: int
-    log_end: int
-    lag_messages: int
-    lag_seconds: float | None
-    lag_seconds_source: Literal["record", "caught_up", "unknown"]
-    retention_headroom: int | None
-    status: Status
-    complete: float
-    commit_age_seconds: float | None = None
-    produced_per_second: float | None = None
-    committed_per_second: float | None = None
-    eta_seconds: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class GroupLag:
-    """A role's group over all its partitions: sum of messages, largest seconds, worst status."""
-
-    role: str
-    group: str
-    members: int | None
-    lag_messages: int
-    lag_seconds: float | None
-    status: Status
-
-
-@dataclass(frozen=True, slots=True)
-class LagReport:
-    """One reading. at: epoch ms. missing_topics: named in the plan and not on the broker."""
-
-    at: int
-    partitions: tuple[PartitionLag, ...]
-    members: Mapping[str, int | None] = field(default_factory=dict)
-    missing_topics: tuple[str, ...] = ()
-    freshness: Freshness | None = None
-
-    @property
-    def lag_messages(self) -> int:
-        """Sum over all groups: 0 = everything produced has travelled the whole way."""
-        return sum(p.lag_messages for p in self.partitions)
-
-    @property
-    def status(self) -> Status:
-        """The worst of all partitions."""
-        return max((p.status for p in self.partitions), key=SEVERITY.__getitem__, default=Status.UNKNOWN)
-
-    def groups(self) -> list[GroupLag]:
-        """One row per role, in the order an event passes them."""
-        by_role: dict[str, list[PartitionLag]] = {}
-        for p in self.partitions:
-            by_role.setdefault(p.role, []).append(p)
-        return [
-            GroupLag(
-                role,
-                rows[0].group,
-                self.members.get(rows[0].group),
-                sum(p.lag_messages for p in rows),
-                None if any(p.lag_seconds is None for p in rows) else max(p.lag_seconds or 0.0 for p in rows),
-                max((p.status for p in rows), key=SEVERITY.__getitem__),
-            )
-            for role, rows in by_role.items()
-        ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Body of `GET /v1/lag` and of `anchorstream lag --json`."""
-        return {
-            "at": self.at,
-            "status": self.status,
-            "lag_messages": self.lag_messages,
-            "freshness_seconds": None if self.freshness is None else self.freshness._asdict(),
-            "groups": [asdict(g) for g in self.groups()],
-            "partitions": [asdict(p) for p in self.partitions],
-            "missing_topics": list(self.missing_topics),
-        }
 
 
 class _Watermarks(NamedTuple):
@@ -269,7 +170,8 @@ class LagReader:
         waiting = {(r.topic, r.partition, max(r.committed or 0, r.log_start)) for r in rows if r.lag_messages}
         times = self._records.timestamps_ms(waiting)
         rows = [self._with_seconds(row, times, now) for row in rows]
-        return LagReport(int(now * 1000), tuple(rows), members, missing, self._freshness())
+        unreadable = tuple(sorted(f"{topic}:{n}" for topic, n in {(t.topic, n) for t, n in wanted} - marks.keys()))
+        return LagReport(int(now * 1000), tuple(rows), members, missing, unreadable, self._freshness())
 
     def _row(self, target: GroupTopic, partition: int, samples: Sequence[Sample], now: float) -> PartitionLag:
         # 4.
@@ -328,16 +230,24 @@ class LagReader:
         }
 
     def _watermarks(self, partitions: set[tuple[str, int]]) -> dict[tuple[str, int], _Watermarks]:
+        """Start and end; a partition without a leader is left out. Raises KafkaException if none answers."""
         if not partitions:
             return {}
-        found: list[dict[tuple[str, int], int]] = []
-        # starts first: a start read after its end could pass it
-        for spec in (OffsetSpec.earliest(), OffsetSpec.latest()):
-            request = {TopicPartition(*p): spec for p in partitions}
-            answers = self._admin.list_offsets(request, request_timeout=self._timeout)
-            found.append({(tp.topic, tp.partition): f.result(self._timeout + 1).offset for tp, f in answers.items()})
-        starts, ends = found
-        return {p: _Watermarks(starts[p], ends[p]) for p in partitions}
+        starts, ends = (self._offsets(partitions, spec) for spec in (OffsetSpec.earliest(), OffsetSpec.latest()))
+        return {p: _Watermarks(starts[p], ends[p]) for p in starts.keys() & ends.keys()}
+
+    def _offsets(self, partitions: set[tuple[str, int]], spec: OffsetSpec) -> dict[tuple[str, int], int]:
+        request = {TopicPartition(*p): spec for p in partitions}
+        found: dict[tuple[str, int], int] = {}
+        failure: Exception | None = None
+        for tp, future in self._admin.list_offsets(request, request_timeout=self._timeout).items():
+            try:
+                found[tp.topic, tp.partition] = future.result(self._timeout + 1).offset
+            except (KafkaException, TimeoutError) as exc:
+                failure = exc
+        if failure is not None and not found:
+            raise failure
+        return found
 
     def _members(self) -> dict[str, int | None]:
         groups = sorted({t.group for t in self._plan})
