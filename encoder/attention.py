@@ -14,7 +14,7 @@ class KeysValues(Protocol):
     """Where keys and values of chunk tokens are read from."""
 
     def put(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Take those of the forward's event tokens, (n, kv_heads, head_dim); returns what source indices point into."""
+        """Take those of the forward's tokens, (tokens, kv_heads, head_dim); returns what source indices point into."""
 
 
 class FlatKeysValues:
@@ -35,7 +35,7 @@ class PlannedAttention:
     def all(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See `backbone.Attention.all`."""
         plan, n = self._plan, self._plan.new_tokens
-        keys, values = self._source.put(layer, k[:n], v[:n])
+        keys, values = self._source.put(layer, k, v)
         parts = []
         if plan.fresh is not None:
             # Right-padded: what follows a chunk's end is seen by no token before it.
@@ -51,8 +51,8 @@ class PlannedAttention:
 
     def outputs(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See `backbone.Attention.outputs`."""
-        plan, n = self._plan, self._plan.new_tokens
-        keys, values = self._source.put(layer, k[:n], v[:n])
+        plan = self._plan
+        keys, values = self._source.put(layer, k, v)
         tail_q = _per_user(q, plan.users)
         return self._tail(tail_q, keys, values, k, v, plan.output_mask).flatten(0, 1)
 

@@ -2,11 +2,11 @@
 
 A row is marked by a hash of its event id. Reading in time order, a chunk ends before
   * an anchor (1 row in 64), always;
-  * a cut mark (1 row in 8), once the chunk holds `MIN_ROWS`;
+  * a cut mark (1 row in 12), once the chunk holds `MIN_ROWS`;
   * any row, once the chunk holds `MAX_ROWS`.
 Reading goes one way, so appended rows never move an earlier cut. A row that comes late or goes away can move cuts
 up to the next anchor at most, and in practice up to the next mark: the two readings agree again at the first mark
-that finds both with `MIN_ROWS`. Mean length is about 14 rows, and every chunk fits one page of `MAX_ROWS`.
+that finds both with `MIN_ROWS`. Mean length is about 15 rows, and every chunk fits one page of `MAX_ROWS`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ VERSION = 1
 MIN_ROWS = 8
 MAX_ROWS = 24
 
-_CUT_ONE_IN = 8
+_CUT_ONE_IN = 12
 _ANCHOR_ONE_IN = 64
 
 

@@ -188,10 +188,10 @@ class PagedKeysValues:
         self._slots = slots
 
     def put(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the event tokens' (new tokens, kv_heads, head_dim); returns the layer's slots to index."""
-        if len(self._slots):
-            self._pool.keys[layer].index_copy_(0, self._slots, keys)
-            self._pool.values[layer].index_copy_(0, self._slots, values)
+        """Write those of the event tokens, which come first; returns the layer's slots to index."""
+        if n := len(self._slots):
+            self._pool.keys[layer].index_copy_(0, self._slots, keys[:n])
+            self._pool.values[layer].index_copy_(0, self._slots, values[:n])
         return self._pool.keys[layer], self._pool.values[layer]
 
 

@@ -1,0 +1,92 @@
+"""The naive twin: one user, stock transformers with a cache of concatenated chunks and a 4-D mask, no cleverness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
+
+from encoder import chunks, features
+from encoder.features import number_count
+from encoder.user_encoder import UserEncoder
+from encoder.user_tokens import prepare
+from store.settings import ModalitySettings
+from store.window import UserWindow
+
+
+def event_tokens(encoder: UserEncoder, window: UserWindow, name: str, settings: ModalitySettings) -> Tensor:
+    rows = window.modalities[name]
+    values, present = features.numbers(rows.numbers, number_count(settings))
+    vectors = torch.from_numpy(rows.vectors.astype(np.float32))
+    return encoder.model.adapters(name).events(vectors, torch.from_numpy(values), torch.from_numpy(present))
+
+
+def summary_tokens(encoder: UserEncoder, window: UserWindow, modalities: dict[str, ModalitySettings]) -> Tensor:
+    user = prepare(window, modalities, encoder._dim)
+    adapters = [*(encoder.model.adapters(name).summary for name in modalities), encoder.model.user]
+    return torch.cat(
+        [
+            adapter(torch.from_numpy(s.mean)[None], torch.from_numpy(s.stats)[None])
+            for adapter, s in zip(adapters, user.summaries, strict=True)
+        ]
+    )
+
+
+@torch.no_grad()
+def chunked(
+    encoder: UserEncoder, window: UserWindow, scenarios: Sequence[str], modalities: dict[str, ModalitySettings]
+) -> np.ndarray:
+    """Embeddings (scenarios, 128) by our layout: each chunk through the plain model alone, then one tail per scenario.
+
+    Positions count from "now": only differences matter, and the plain model computes its angles in float32.
+    """
+    lm = encoder.model.lm
+    caches = []
+    now = features.hours(window.as_of)
+    for name, settings in modalities.items():
+        if name not in window.modalities:
+            continue
+        x = event_tokens(encoder, window, name, settings)
+        hours = torch.from_numpy(features.hours(window.modalities[name].ts) - now)
+        cuts = chunks.cut(window.modalities[name].names)
+        for a, b in pairwise(cuts.tolist()):
+            cache = DynamicCache(config=lm.config)
+            lm(inputs_embeds=x[None, a:b], position_ids=hours[None, a:b], past_key_values=cache, use_cache=True)
+            caches.append(cache)
+    summaries = summary_tokens(encoder, window, modalities)
+    out = []
+    for scenario in scenarios:
+        segment = encoder._anchors[scenario].tokens
+        x = torch.cat([summaries, segment])
+        past = DynamicCache(config=lm.config)
+        for i in range(lm.config.num_hidden_layers) if caches else ():
+            past.update(
+                torch.cat([c.layers[i].keys for c in caches], 2), torch.cat([c.layers[i].values for c in caches], 2), i
+            )
+        positions = torch.arange(len(x))
+        states = lm(inputs_embeds=x[None], position_ids=positions[None], past_key_values=past).last_hidden_state
+        out.append(encoder.model.embed(states[0, -1]))
+    return torch.stack(out).numpy()
+
+
+@torch.no_grad()
+def causal(
+    encoder: UserEncoder, window: UserWindow, scenarios: Sequence[str], modalities: dict[str, ModalitySettings]
+) -> np.ndarray:
+    """Embeddings (scenarios, 128) by the paper's layout: one plain forward per scenario, default positions."""
+    summaries = summary_tokens(encoder, window, modalities)
+    events = [
+        event_tokens(encoder, window, name, settings)
+        for name, settings in modalities.items()
+        if name in window.modalities
+    ]
+    prefix = torch.cat([summaries[-1:], summaries[:-1], *events])
+    out = []
+    for scenario in scenarios:
+        x = torch.cat([prefix, encoder._anchors[scenario].tokens])
+        out.append(encoder.model.embed(encoder.model.lm(inputs_embeds=x[None]).last_hidden_state[0, -1]))
+    return torch.stack(out).numpy()
