@@ -22,18 +22,20 @@ class BufferDatabase:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self.db: Any = rocksdict.Rdict(
-                str(path), resources.database_options(), column_families=resources.family_options()
-            )
-        except Exception as exc:  # rocksdict raises plain Exception
-            locked = "lock" in str(exc).lower()
-            raise StateError(
-                f"the token buffer at {path} cannot be opened: {exc}",
-                action="stop the other process that uses it"
-                if locked
-                else "remove the directory; it will be restored from the `tokens` topic",
-                code="state_locked" if locked else "state_unreadable",
-            ) from exc
+            self.db = _open(path, resources)
+        except Exception:  # rocksdict raises plain Exception
+            gc.collect()  # an iterator that an abandoned generator still holds keeps the lock of a closed database
+            try:
+                self.db = _open(path, resources)
+            except Exception as exc:
+                locked = "lock" in str(exc).lower()
+                raise StateError(
+                    f"the token buffer at {path} cannot be opened: {exc}",
+                    action="stop the other process that uses it"
+                    if locked
+                    else "remove the directory; it will be restored from the `tokens` topic",
+                    code="state_locked" if locked else "state_unreadable",
+                ) from exc
         self._write_options = resources.write_options
         self.rows, self.summaries, self.ids, self.expiry, self.dirty, self.meta = (
             self.db.get_column_family(name) for name in layout.FAMILIES
@@ -126,7 +128,10 @@ class BufferDatabase:
             setattr(self, f"h_{name}", None)
         self.db.close()
         self.db = None
-        gc.collect()
+
+
+def _open(path: Path, resources: BufferResources) -> Any:
+    return rocksdict.Rdict(str(path), resources.database_options(), column_families=resources.family_options())
 
 
 class Cursor:

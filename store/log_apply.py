@@ -20,7 +20,7 @@ class LogBatch:
     def __init__(self, database: BufferDatabase, stream_time: int, *, indexed: bool) -> None:
         self.batch: Any = database.batch()
         self.stream_time = stream_time
-        self.summed: set[bytes] = set()
+        self.summed: dict[bytes, None] = {}
         self.unsummed: set[bytes] = set()
         self._db = database
         self._indexed = indexed
@@ -41,7 +41,7 @@ class LogBatch:
             if value is not None and value[0] != FORMAT and kind != KIND_SUMMARY:
                 raise _newer(value[0])
             if kind == KIND_SUMMARY:
-                summed.add(prefix)
+                summed[prefix] = None
                 unsummed.discard(prefix)
                 if value is None:
                     delete(key, h_summaries)
@@ -49,7 +49,6 @@ class LogBatch:
                     put(key, value, h_summaries)
                 continue
             unsummed.add(prefix)
-            summed.discard(prefix)
             if value is None:
                 delete(key, h_rows)
             else:

@@ -241,10 +241,10 @@ class TokenBuffer:
         self.log_offset, self.stream_time, self._restoring = next_offset, out.stream_time, not self.replica
         self.owner = self.owner if owner is None else owner
         self._stale.update(stale)
+        self._unsummed -= out.summed.keys()
         self._unsummed |= out.unsummed
-        self._unsummed -= out.summed
         if self._touched is not None and not self.replica:
-            self._touched |= out.summed | out.unsummed
+            self._touched |= out.summed.keys() | out.unsummed
             if len(self._touched) > _MOST_TOUCHED:
                 self._touched = None  # too many to remember: look at all
         self._version += 1

@@ -1,0 +1,127 @@
+"""The token buffer as three lines of set theory: remember, filter, sort, truncate. No index, no sums kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from store.encoded_event import EncodedEvent, EncodedField
+from store.rows import (
+    EventRow,
+    FieldRow,
+    Summary,
+    event_key,
+    field_key,
+    pack_event,
+    pack_field,
+    pack_summary,
+    summary_key,
+)
+from store.settings import ModalityKind, ModalitySettings
+from store.summary import number_width, signed_log
+
+
+@dataclass
+class _Window:
+    """One (user, modality). items: event id (tabular: field name) → (event, field or None)."""
+
+    items: dict[str, tuple[EncodedEvent, EncodedField | None]] = field(default_factory=dict)
+    newest: int = 0
+    covers: dict[str, int] = field(default_factory=dict)
+    ingested_at: int = 0
+
+
+class BufferModel:
+    """Applies events one by one; `rows()` is what the buffer must hold once its sweep has caught up."""
+
+    def __init__(self, modalities: dict[str, ModalitySettings], dim: int, granularity_ms: int) -> None:
+        self.modalities = modalities
+        self.dim = dim
+        self.granularity = granularity_ms
+        self.stream_time = 0
+        self.windows: dict[tuple[str, str], _Window] = {}
+
+    def floor(self, modality: str) -> int:
+        return self.stream_time // self.granularity * self.granularity - self.modalities[modality].window_ms
+
+    def batch(self, events: list[EncodedEvent]) -> list[str]:
+        """Apply a batch and sweep; returns the outcomes."""
+        outcomes = [self._apply(event) for event in events]
+        for user, modality in list(self.windows):
+            self._trim(user, modality)
+            window = self.windows[user, modality]
+            if not window.items and window.newest + self.modalities[modality].window_ms < self.floor(modality):
+                del self.windows[user, modality]
+        return outcomes
+
+    def _apply(self, event: EncodedEvent) -> str:
+        window = self.windows.setdefault((event.user_id, event.modality), _Window())
+        window.covers[event.source] = max(event.source_offset, window.covers.get(event.source, -1))
+        window.ingested_at = max(event.ingested_at, window.ingested_at)
+        self._trim(event.user_id, event.modality)
+        fields = [(event.event_id, None)] if event.fields is None else [(f.name, f) for f in event.fields]
+        mine = [(window.items[name], f) for name, f in fields
+                if name in window.items and window.items[name][0].event_id == event.event_id]  # fmt: skip
+        if any(seen.ts != event.ts or (f or event).digest != (g or seen).digest for (seen, g), f in mine):
+            return "conflicting"
+        fresh = [
+            (name, f) for name, f in fields if name not in window.items or _order(event) > _order(window.items[name][0])
+        ]
+        if mine and not fresh:
+            return "duplicate"
+        self.stream_time = max(self.stream_time, event.ts)
+        window.newest = max(window.newest, event.ts)
+        if event.ts < self.floor(event.modality):
+            return "expired"
+        window.items.update({name: (event, f) for name, f in fresh})
+        self._trim(event.user_id, event.modality)
+        return "applied" if any(window.items.get(name, (None,))[0] is event for name, _ in fresh) else "evicted"
+
+    def _trim(self, user: str, modality: str) -> None:
+        window, floor = self.windows[user, modality], self.floor(modality)
+        young = [item for item in window.items.items() if item[1][0].ts >= floor]
+        young.sort(key=lambda item: (*_order(item[1][0]), item[0]))
+        window.items = dict(young[-self.modalities[modality].max_events :])
+
+    def rows(self) -> dict[bytes, bytes]:
+        """Every row, summaries too."""
+        out: dict[bytes, bytes] = {}
+        for (user, modality), window in self.windows.items():
+            for name, (event, f) in window.items.items():
+                if f is None:
+                    key = event_key(user, modality, event.ts, name)
+                    out[key] = pack_event(EventRow(event.digest, event.numbers, event.vector))
+                else:
+                    key = field_key(user, modality, name)
+                    out[key] = pack_field(FieldRow(f.digest, event.ts, event.event_id, f.numbers, f.vector))
+            out[summary_key(user, modality)] = pack_summary(self._summary(modality, window))
+        return out
+
+    def _summary(self, modality: str, window: _Window) -> Summary:
+        settings = self.modalities[modality]
+        width = number_width(settings)
+        parts = [f or event for event, f in window.items.values()]
+        parts = [part for part in parts if part.vector.size]
+        total = np.zeros(self.dim, np.float64)
+        sums, counts = [0] * width, [0] * width
+        for part in parts:
+            total += part.vector.astype(np.float64)
+            for i, number in enumerate(part.numbers.tolist()[:width]):
+                log = signed_log(number)
+                if log is not None:
+                    sums[i] += log
+                    counts[i] += 1
+        times = [event.ts for event, _ in window.items.values()]
+        return Summary(
+            len(parts), min(times, default=0), window.newest, total.astype(np.float32), tuple(sums), tuple(counts),
+            window.covers, window.ingested_at,
+        )  # fmt: skip
+
+    @property
+    def kinds(self) -> dict[str, ModalityKind]:
+        return {name: modality.kind for name, modality in self.modalities.items()}
+
+
+def _order(event: EncodedEvent) -> tuple[int, str]:
+    return event.ts, event.event_id
