@@ -61,7 +61,7 @@ def publish_files(
     from deploy import topics as topic_setup
     from deploy.brokers import connect
 
-    connection = connect(settings)
+    connection = connect(settings, timeout_s=5.0)
     producer, topics = raw_producer(connection, settings, stop=stop)
     topic_setup.ensure(connection, topics.specs(settings.modalities, settings.scenarios))
     progress = Progress()

@@ -35,10 +35,16 @@ def names() -> list[str]:
     return sorted(module.name for module in iter_modules(package.__path__) if module.name != "report")
 
 
+def select(name: str) -> list[str]:
+    """The benchmark of this name, or `all`. Raises NotFoundError for an unknown name."""
+    known = names()
+    if name != "all" and name not in known:
+        raise NotFoundError(f"no benchmark {name!r}", action=f"one of: all, {', '.join(known)}")
+    return known if name == "all" else [name]
+
+
 def run(name: str, *, brief: bool) -> Report:
-    """Run one. Raises NotFoundError for an unknown name."""
-    if name not in names():
-        raise NotFoundError(f"no benchmark {name!r}", action=f"one of: all, {', '.join(names())}")
+    """Run one."""
     report: Report = import_module(f"deploy.benches.{name}").run(brief=brief)
     return report
 

@@ -23,7 +23,7 @@ def bench(
     from store import logs
 
     logs.configure("bench", level="WARNING")
-    chosen = benches.names() if name == "all" else [name]
+    chosen = benches.select(name)
     results: dict[str, Any] = {}
     for one in chosen:
         output.note(f"bench {one} …")

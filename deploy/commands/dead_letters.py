@@ -96,4 +96,4 @@ def _open(settings: Settings) -> tuple[Connection, str]:
     from deploy.brokers import connect
     from stream.topics import Topics
 
-    return connect(settings), Topics(settings.kafka).dead_letters
+    return connect(settings, timeout_s=5.0), Topics(settings.kafka).dead_letters

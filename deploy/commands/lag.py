@@ -36,7 +36,7 @@ def lag(
     settings = common.settings()
     raw = {modality.topic for modality in settings.modalities.values()}
     targets = plan(Topics(settings.kafka), raw, settings.scenarios)
-    reader = LagReader(connect(settings), targets, freshness=lambda: served_freshness(settings))
+    reader = LagReader(connect(settings, timeout_s=5.0), targets, freshness=lambda: served_freshness(settings))
     try:
         while True:
             report = reader.observe(seconds=observe) if observe else reader.read()

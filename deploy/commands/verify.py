@@ -54,7 +54,6 @@ def verify(
 def _once(settings: Settings, scenario: str | None, url: str | None, *, quiet: bool) -> tuple[Report, str]:
     from deploy import output, served
     from deploy.verify import compare, open_views
-    from encoder.user_encoder import UserEncoder
     from store.errors import NotFoundError
 
     names = [scenario] if scenario else list(settings.scenarios)
@@ -68,6 +67,8 @@ def _once(settings: Settings, scenario: str | None, url: str | None, *, quiet: b
         records, source = served.load(settings, names, url=url)
         users = sum(1 for view in views for _ in view.users())
         scenarios = {name: settings.scenarios[name] for name in names}
+        from encoder.user_encoder import UserEncoder  # last: importing torch takes seconds
+
         encoder = UserEncoder(settings.model, settings.modalities, scenarios, views[0].dim)
         bar = stack.enter_context(output.progress("verify", quiet=quiet))
         report = compare(
