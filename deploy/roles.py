@@ -59,7 +59,29 @@ def _ingest(context: Context) -> None:
     from stream.ingest import Ingest
 
     settings = context.settings
+    _export(settings)
     role = Ingest(context.connection, context.topics, settings.modalities, settings.ingest, on_ready=context.on_ready)
+    role.run(context.stop)
+
+
+def _processor(context: Context) -> None:
+    from encoder.text_encoder import TextEncoder
+    from store.buffer_resources import BufferResources
+    from stream.processor import Processor
+
+    settings = context.settings
+    processor = settings.processor
+    role = Processor(
+        context.connection,
+        context.topics,
+        settings.modalities,
+        processor,
+        TextEncoder(cache_entries=processor.text_cache_entries, batch_texts=processor.text_batch),
+        context.state,
+        BufferResources.of(settings.store),
+        on_ready=context.on_ready,
+        metrics_port=settings.metrics.port,
+    )
     role.run(context.stop)
 
 
@@ -69,6 +91,7 @@ def _worker(context: Context) -> None:
     from encoder.worker import Worker
 
     settings = context.settings
+    _export(settings)
     text_encoder_id, event_dim = identity()
     encoder = UserEncoder(settings.model, settings.modalities, settings.scenarios, event_dim)
     role = Worker(
@@ -87,7 +110,30 @@ def _worker(context: Context) -> None:
     role.run(context.stop)
 
 
+def _monitor(context: Context) -> None:
+    from stream.lag import LagReader, plan
+    from stream.monitor import Monitor
+
+    settings = context.settings
+    groups = plan(context.topics, {m.topic for m in settings.modalities.values()}, settings.scenarios)
+    _export(settings)
+    interval = settings.metrics.lag_interval_seconds
+    Monitor(LagReader(context.connection, groups), interval_seconds=interval, on_ready=context.on_ready).run(
+        context.stop
+    )
+
+
+def _export(settings: Settings) -> None:
+    """Prometheus endpoint of a role that has none of its own."""
+    from prometheus_client import start_http_server
+
+    if settings.metrics.port:
+        start_http_server(settings.metrics.port, settings.metrics.host)
+
+
 ROLES: dict[str, Callable[[Context], None]] = {
     "ingest": _ingest,
+    "processor": _processor,
     "worker": _worker,
+    "monitor": _monitor,
 }

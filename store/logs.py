@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import sys
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
@@ -22,6 +23,7 @@ ROLE_DIED = "role_died"
 ROLE_RESTARTED = "role_restarted"
 BROKER_STARTED = "broker_started"
 BROKER_STOPPED = "broker_stopped"
+BROKER_ORPHANED = "broker_orphaned"
 BROKER_REPLACED = "broker_replaced"
 BROKER_UNAVAILABLE = "broker_unavailable"
 TOPIC_CREATED = "topic_created"
@@ -71,8 +73,14 @@ def configure(role: str, *, level: str | None = None, json: bool | None = None, 
     _plain_user_ids = plain_user_ids
     name = (level or os.environ.get("ANCHORSTREAM_LOG_LEVEL") or "INFO").upper()
     as_json = not sys.stderr.isatty() if json is None else json
+
+    def with_role(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event.setdefault("role", role)  # not a context variable: threads do not inherit those
+        return event
+
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        with_role,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
@@ -100,7 +108,6 @@ def configure(role: str, *, level: str | None = None, json: bool | None = None, 
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(role=role)
 
 
 def get(name: str) -> structlog.stdlib.BoundLogger:
