@@ -24,7 +24,7 @@ from store.settings import ModalitySettings
 from store.token_buffer import TokenBuffer
 from stream.client import Connection
 from stream.encode_events import encode_events
-from stream.event import Event, FieldValue, pack
+from stream.event import Event, pack
 from stream.partitioner import partition_of
 from stream.processor import EXIT_BATCH_FAILED
 from stream.settings import KafkaSettings
@@ -221,42 +221,32 @@ def test_an_exception_in_a_batch_stops_the_process_before_anything_is_acknowledg
     embedded.check(sent, tmp_path)
 
 
-def kill_everywhere(bench: Bench, tmp_path: Path) -> None:
+@pytest.mark.kafka
+@pytest.mark.crash
+def test_a_crash_after_any_step_loses_and_doubles_nothing(kafka: Bench, tmp_path: Path) -> None:
     """Die once after each step of the commit protocol, then once by kill -9 in the middle, then finish."""
     sent: dict[int, list[Event]] = {p: [] for p in range(PARTITIONS)}
     events = make_events(4, 900)
     rounds = len(POINTS) + 1
     for i, point in enumerate((*POINTS, "")):
         size = len(events) // rounds
-        for partition, own in bench.send(events[i * size : (i + 1) * size]).items():
+        for partition, own in kafka.send(events[i * size : (i + 1) * size]).items():
             sent[partition] += own
-        child = bench.child(env={"ANCHORSTREAM_FAULT": f"{point}:2"} if point else None).start()
+        child = kafka.child(env={"ANCHORSTREAM_FAULT": f"{point}:2"} if point else None).start()
         if point:
             wait_until(lambda one=child: not one.alive(), f"died at {point}")  # type: ignore[misc]
             assert child.code() == fault.EXIT_CODE, child.tail()
         else:
-            child.wait_for(lambda: any(bench.committed().values()), "something committed")
+            child.wait_for(lambda: any(kafka.committed().values()), "something committed")
             child.kill()
-        committed = bench.committed()
+        committed = kafka.committed()
         for partition in range(PARTITIONS):
-            buffer = bench.open(bench.data_dir / "processor", partition)
+            buffer = kafka.open(kafka.data_dir / "processor", partition)
             assert committed[partition] <= buffer.source_offset + 1, "nothing is committed ahead of durable state"
             buffer.close()
-    with running(bench.child(), ready_s=30):
-        wait_until(bench.done, "all committed")
-    bench.check(sent, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.crash
-def test_a_crash_after_any_step_loses_and_doubles_nothing(embedded: Bench, tmp_path: Path) -> None:
-    kill_everywhere(embedded, tmp_path)
-
-
-@pytest.mark.kafka
-@pytest.mark.crash
-def test_a_crash_after_any_step_on_kafka(kafka: Bench, tmp_path: Path) -> None:
-    kill_everywhere(kafka, tmp_path)
+    with running(kafka.child(), ready_s=30):
+        wait_until(kafka.done, "all committed")
+    kafka.check(sent, tmp_path)
 
 
 @pytest.mark.kafka
