@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -32,23 +33,44 @@ def ensure(connection: Connection, specs: Iterable[TopicSpec], *, replication_fa
         TopicError: one line for each difference, with the command that mends it. Missing topics were created.
         BrokerError: the broker did not answer or refused to create a topic.
     """
-    wanted = list(specs)
-    there = {name: len(topic.partitions) for name, topic in connection.metadata().topics.items()}
-    missing = [spec for spec in wanted if spec.name not in there]
+    wanted = {spec.name: spec for spec in specs}
+    there = _partitions(connection)
+    missing = [spec for name, spec in wanted.items() if name not in there]
+    created = []
     if missing:
-        if connection.embedded:
+        created = (
             _create_embedded(connection, missing)
-        else:
-            _create(connection, missing, replication_factor)
-        for spec in missing:
-            _log.info(logs.TOPIC_CREATED, topic=spec.name, partitions=spec.partitions)
-    ours = [spec for spec in wanted if spec.ours and spec.name in there]
+            if connection.embedded
+            else _create(connection, missing, replication_factor)
+        )
+        for name in created:
+            _log.info(logs.TOPIC_CREATED, topic=name, partitions=wanted[name].partitions)
+        there = _wait_until_listed(connection, wanted)
+    ours = [spec for spec in wanted.values() if spec.ours and spec.name not in created]
     faults = [fault for spec in ours for fault in _partition_faults(connection, spec, there[spec.name])]
     if not connection.embedded:
         faults += _config_faults(connection, ours)
     if faults:
         raise TopicError("\n".join(faults), action="mend each as its line says, then start again")
-    return [spec.name for spec in missing]
+    return created
+
+
+def _partitions(connection: Connection) -> dict[str, int]:
+    return {name: len(topic.partitions) for name, topic in connection.metadata().topics.items()}
+
+
+def _wait_until_listed(connection: Connection, names: Iterable[str]) -> dict[str, int]:
+    """A broker answers "created" before its metadata knows; a client that comes too early would be told "unknown"."""
+    deadline = time.monotonic() + REQUEST_SECONDS
+    while absent := set(names) - (there := _partitions(connection)).keys():
+        if time.monotonic() > deadline:
+            raise BrokerError(
+                f"created, but not to be seen after {REQUEST_SECONDS:g} s: {', '.join(sorted(absent))}",
+                action="check the state of the brokers and this user's Describe rights on the topics",
+                code="topic_create_failed",
+            )
+        time.sleep(0.05)
+    return there
 
 
 def _partition_faults(connection: Connection, spec: TopicSpec, partitions: int) -> list[str]:
@@ -101,20 +123,23 @@ def _quoted(value: str) -> str:
     return f"[{value}]" if "," in value else value
 
 
-def _create(connection: Connection, specs: Sequence[TopicSpec], replication_factor: int) -> None:
+def _create(connection: Connection, specs: Sequence[TopicSpec], replication_factor: int) -> list[str]:
     new = [
         NewTopic(spec.name, spec.partitions, replication_factor, config=dict(spec.config) if spec.ours else {})
         for spec in specs
     ]
     admin = connection.admin()
     answers = admin.create_topics(new, request_timeout=REQUEST_SECONDS)
+    created = []
     for spec in specs:
         try:
             answers[spec.name].result()
+            created.append(spec.name)
         except KafkaException as exc:
             # another role was faster
             if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise _refused(connection, spec, replication_factor, exc.args[0].str()) from exc
+    return created
 
 
 def _refused(connection: Connection, spec: TopicSpec, replication_factor: int, why: str) -> BrokerError:
@@ -127,7 +152,7 @@ def _refused(connection: Connection, spec: TopicSpec, replication_factor: int, w
     )
 
 
-def _create_embedded(connection: Connection, specs: Sequence[TopicSpec]) -> None:
+def _create_embedded(connection: Connection, specs: Sequence[TopicSpec]) -> list[str]:
     """The embedded broker has no CreateTopics: its process has a control address for that."""
     wanted = {"create": {spec.name: spec.partitions for spec in specs}}
     host, _, port = connection.control.rpartition(":")
@@ -143,3 +168,5 @@ def _create_embedded(connection: Connection, specs: Sequence[TopicSpec]) -> None
         ) from exc
     if "error" in answer:
         raise BrokerError(f"embedded broker: {answer['error']}", action="check topic names and kafka.partitions")
+    created: list[str] = answer["created"]
+    return created

@@ -89,6 +89,8 @@ class MockCluster:
         Raises:
             TopicError: refused.
         """
+        if not name or partitions < 1:  # librdkafka would take it
+            raise TopicError(f"embedded broker: topic {name!r} cannot have {partitions} partitions")
         code = self._call(
             "rd_kafka_mock_topic_create",
             ctypes.c_int,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -11,7 +13,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import confluent_kafka
 
@@ -95,7 +97,19 @@ class LocalKafka:
     def _start(self) -> None:
         saved = read_json(self._home / "settings.json") or {}
         config = self._home / "server.properties"
-        _end_orphan(saved.get("pid"), config)
+        with _lock(self._home, saved.get("pid"), config) as lock:
+            self._launch(saved, config, lock.fileno())
+        try:
+            self._wait_until_it_answers()
+        except BaseException:
+            self.kill()
+            raise
+        if self._ready_file is not None:
+            state = {"kind": "local", "bootstrap": self.connection.bootstrap, "identity": self.connection.identity}
+            write_json(self._ready_file, {**state, "pid": self.pid})
+        _log.info(logs.BROKER_STARTED, kind="local", bootstrap=self.connection.bootstrap, pid=self.pid)
+
+    def _launch(self, saved: Mapping[str, Any], config: Path, lock: int) -> None:
         self._cluster_id = str(saved.get("cluster_id") or new_cluster_id())
         self._port, self._controller_port = free_ports(saved.get("port"), saved.get("controller_port"))
         self._save(pid=None)
@@ -114,17 +128,9 @@ class LocalKafka:
                 stderr=log,
                 # Ctrl-C is for the launcher, which stops the broker last
                 start_new_session=True,
+                pass_fds=(lock,),
             )
-        try:
-            self._save(pid=self._process.pid)
-            self._wait_until_it_answers()
-        except BaseException:
-            self.kill()
-            raise
-        if self._ready_file is not None:
-            state = {"kind": "local", "bootstrap": self.connection.bootstrap, "identity": self.connection.identity}
-            write_json(self._ready_file, {**state, "pid": self._process.pid})
-        _log.info(logs.BROKER_STARTED, kind="local", bootstrap=self.connection.bootstrap, pid=self._process.pid)
+        self._save(pid=self._process.pid)
 
     def _save(self, *, pid: int | None) -> None:
         ports = {"port": self._port, "controller_port": self._controller_port}
@@ -218,28 +224,50 @@ class LocalKafka:
         _log.info(logs.BROKER_STOPPED, kind="local")
 
 
-def _end_orphan(pid: int | None, config: Path) -> None:
-    """End the Kafka that a killed launcher left on this data: it holds the folder's lock.
+def _lock(home: Path, pid: int | None, config: Path) -> IO[bytes]:
+    """The data's lock, which the JVM inherits and holds for as long as it lives: two on one folder corrupt it.
 
-    The pid may be another program's by now, so its command line must name our config. Our caller owns the data
-    directory, so it cannot be a live launcher's.
+    A Kafka that a killed launcher left behind is ended: our caller owns the data directory, so no live launcher has it.
+
+    Raises:
+        BrokerError: the folder stays locked.
     """
-    if pid is None or not _runs(pid, config):
-        return
-    _log.warning(logs.BROKER_REPLACED, kind="local", pid=pid, detail="left behind by a launcher that was killed")
-    for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
-        os.kill(pid, number)
-        deadline = time.monotonic() + seconds
-        while _runs(pid, config):
-            if time.monotonic() > deadline:
-                break
+    handle = (home / "lock").open("wb")
+    if _locked(handle, 0):
+        return handle
+    if pid is not None and _runs(pid, config):
+        _log.warning(
+            logs.BROKER_ORPHANED, kind="local", pid=pid, detail="left by a launcher that was killed; ending it"
+        )
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+            if _locked(handle, STOP_SECONDS):
+                return handle
+    handle.close()
+    raise BrokerError(
+        f"another Kafka runs on {home} (pid {pid or 'unknown'})",
+        action="end it, or use another store.data_dir",
+        code="broker_failed",
+    )
+
+
+def _locked(handle: IO[bytes], wait_s: float) -> bool:
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
             time.sleep(POLL_SECONDS)
         else:
-            return
+            return True
 
 
 def _runs(pid: int, config: Path) -> bool:
-    listed = subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    """Whether `pid` is a Kafka on our data; the pid alone may be another program's by now."""
+    listed = subprocess.run(["ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return str(config) in listed.stdout
 
 
