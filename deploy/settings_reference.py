@@ -14,30 +14,30 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from encoder.settings import ModelSettings
-from store.settings import ModalitySettings, ScenarioSettings, ServeSettings, StoreSettings
-from stream.settings import IngestSettings, KafkaSettings, MetricsSettings, ProcessorSettings
+from deploy.config import Settings
 
 BEGIN, END = "<!-- settings: begin (python -m deploy.settings_reference) -->", "<!-- settings: end -->"
 
-SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
-    ("kafka", KafkaSettings),
-    ("modalities.NAME", ModalitySettings),
-    ("scenarios.NAME", ScenarioSettings),
-    ("ingest", IngestSettings),
-    ("processor", ProcessorSettings),
-    ("model", ModelSettings),
-    ("store", StoreSettings),
-    ("serve", ServeSettings),
-    ("metrics", MetricsSettings),
-)
+
+def sections() -> list[tuple[str, type[BaseModel]]]:
+    """Every table of the file: its name and its class; NAME stands for any name."""
+    found: list[tuple[str, type[BaseModel]]] = []
+    for name, field in Settings.model_fields.items():
+        kind: Any = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found.append((name, kind))
+        else:  # dict[str, Section]
+            found.append((f"{name}.NAME", kind.__args__[1]))
+    return found
+
+
 _BOUNDS = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
 
 
 def tables() -> str:
     """Markdown: one table per section."""
     parts = []
-    for name, section in SECTIONS:
+    for name, section in sections():
         summary = " ".join((section.__doc__ or "").split())
         parts += [f"### `[{name}]`", "", summary, "", "| key | default | allowed | meaning |", "|---|---|---|---|"]
         for key, field in section.model_fields.items():

@@ -88,7 +88,8 @@ def start(settings: Settings) -> RunningBroker:
     if kafka.bootstrap_servers == "embedded":
         from deploy.brokers.process import EmbeddedBroker
 
-        embedded = EmbeddedBroker(data_dir / READY_FILE, {s.name: s.partitions for s in specs(settings)})
+        partitions = {spec.name: spec.partitions for spec in specs(settings)}
+        embedded = EmbeddedBroker(data_dir / READY_FILE, partitions, log_path=data_dir / "logs" / "broker.log")
         return RunningBroker(embedded.connection, embedded)
     if kafka.bootstrap_servers == "local":
         from deploy.brokers.local import LocalKafka

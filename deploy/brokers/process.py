@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from deploy.brokers.files import read_json
@@ -24,25 +25,31 @@ class EmbeddedBroker:
     Args:
         ready_file: where the broker writes its address; a stale one is removed.
         topics: name → partitions.
+        log_path: where its log goes; None = to our standard error.
 
     Raises:
         BrokerError: it did not come up.
     """
 
-    def __init__(self, ready_file: Path, topics: Mapping[str, int]) -> None:
+    def __init__(self, ready_file: Path, topics: Mapping[str, int], *, log_path: Path | None = None) -> None:
         ready_file.unlink(missing_ok=True)
         command = [sys.executable, "-m", "deploy.brokers.embedded", "--ready-file", str(ready_file)]
         command += ["--parent", str(os.getpid())]
         for name, partitions in topics.items():
             command += ["--topic", f"{name}:{partitions}"]
         # the pipe's only use is that it closes when we are gone
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE)
+        with ExitStack() as stack:
+            log = None
+            if log_path is not None:
+                log_path.parent.mkdir(parents=True, exist_ok=True)
+                log = stack.enter_context(log_path.open("ab"))
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log)
         deadline = time.monotonic() + START_SECONDS
         while (state := read_json(ready_file)) is None:
             if self._process.poll() is not None:
                 raise BrokerError(
                     f"the embedded broker ended with code {self._process.returncode} at start",
-                    action="see its message above",
+                    action=f"see {log_path}" if log_path else "see its message above",
                 )
             if time.monotonic() > deadline:
                 self.kill()

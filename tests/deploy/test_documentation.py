@@ -9,7 +9,7 @@ import pytest
 
 from deploy.cli import COMMANDS
 from deploy.config import Settings, load
-from deploy.settings_reference import SECTIONS, tables, updated
+from deploy.settings_reference import sections, tables, updated
 
 ROOT = Path(__file__).parents[2]
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
@@ -23,8 +23,8 @@ def test_tables_of_settings_are_current() -> None:
 
 
 def test_every_section_of_the_file_has_a_table() -> None:
-    assert {name.partition(".")[0] for name, _ in SECTIONS} == set(Settings.model_fields)
-    assert all(f"### `[{name}]`" in tables() for name, _ in SECTIONS)
+    assert {name.partition(".")[0] for name, _ in sections()} == set(Settings.model_fields)
+    assert all(f"### `[{name}]`" in tables() for name, _ in sections())
 
 
 def test_every_command_has_a_heading() -> None:
