@@ -34,6 +34,7 @@ from stream.client import Connection
 from stream.consumer_errors import ConsumerErrors
 from stream.event import unpack
 from stream.offset_committer import OffsetCommitter
+from stream.patience import patiently
 from stream.positions import check_position, resume_positions
 from stream.topics import Topics
 
@@ -44,6 +45,8 @@ COMMIT_SECONDS = 0.25
 EMBEDDED_SNAPSHOT_SECONDS = 2.0
 EMBEDDED_SNAPSHOT_BYTES = 1 << 20
 """An embedded broker's writers stop 3 MiB a partition past the last snapshot."""
+_Watermarks = dict[tuple[str, int], tuple[int, int]]
+"""(topic, partition) → (oldest offset, end)."""
 _READING: dict[str, Any] = {"auto.offset.reset": "error", "enable.partition.eof": True, "fetch.wait.max.ms": 100}
 _log = logs.get(__name__)
 
@@ -117,7 +120,7 @@ class ServeTail:
             closing.callback(freshness.close)
             closing.callback(self._offer, serve, freshness)
             closing.callback(self._snapshotter.close)
-            self._start(reading, freshness)
+            self._start(reading, freshness, stop)
             while not stop.is_set():
                 self._step(reading)
                 self._snapshotter.step(now=time.monotonic(), now_ms=self._wall_ms())
@@ -125,12 +128,12 @@ class ServeTail:
             _log.info(logs.ROLE_STOPPING)
             self._snapshotter.finish(now_ms=self._wall_ms())
 
-    def _start(self, consumer: Any, freshness: OffsetCommitter) -> None:
+    def _start(self, consumer: Any, freshness: OffsetCommitter, stop: threading.Event) -> None:
         """S1 and S2: where to read, and how far until ready."""
         try:
-            self._topic_ids = self._read_topic_ids()
-            positions = self._restore(consumer)
-            events = self._resume_events(consumer, freshness)
+            self._topic_ids = patiently(self._read_topic_ids, stop)
+            positions = self._restore(consumer, patiently(lambda: self._watermarks(consumer), stop))
+            events = patiently(lambda: self._resume_events(consumer, freshness), stop)
         except KafkaException as exc:
             raise BrokerError(
                 f"the broker at {self._connection.bootstrap} did not tell its offsets: {exc.args[0].str()}",
@@ -140,13 +143,14 @@ class ServeTail:
         consumer.pause(events)
         self._caught_up(consumer)
 
-    def _restore(self, consumer: Any) -> list[TopicPartition]:
-        marks = {
+    def _watermarks(self, consumer: Any) -> _Watermarks:
+        return {
             (topic, partition): consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10.0)
             for topic in self._scenario_of
             for partition in range(self._topics.partitions)
         }
 
+    def _restore(self, consumer: Any, marks: _Watermarks) -> list[TopicPartition]:
         def fits(header: Header) -> str:
             for topic, scenario in self._scenario_of.items():
                 if (position := header.scenarios.get(scenario)) is None:
@@ -328,7 +332,6 @@ class ServeTail:
         """{scenario: id of its topic}; a topic made anew has another. The embedded broker has none."""
         if self._embedded:
             return {}
-        answers = self._connection.admin().describe_topics(
-            TopicCollection(list(self._scenario_of)), request_timeout=10.0
-        )
+        admin = self._connection.admin()  # must outlive its answers
+        answers = admin.describe_topics(TopicCollection(list(self._scenario_of)), request_timeout=10.0)
         return {self._scenario_of[topic]: str(answer.result(11.0).topic_id) for topic, answer in answers.items()}

@@ -1,4 +1,4 @@
-"""The tail on an embedded broker: restored, fresh, committed no further than is safe, and loud about losses."""
+"""The tail on both brokers: restored, fresh, committed no further than is safe, and loud about losses."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 from confluent_kafka import TopicPartition
 
+from deploy.brokers.local import LocalKafka
 from deploy.brokers.process import EmbeddedBroker
+from deploy.topics import ensure
 from store.embedding_record import EmbeddingRecord
 from store.errors import DataLossError
 from store.freshness import PendingEvents
 from store.index import ScenarioIndex
+from store.settings import ModalitySettings
 from store.snapshot import SnapshotStore
 from stream.client import Connection
 from stream.event import Event, pack
@@ -27,15 +30,15 @@ from stream.settings import KafkaSettings
 from stream.topics import Topics
 
 SCENARIOS = ("churn", "credit")
-TOPICS = Topics(KafkaSettings(topic_prefix="t", partitions=2))
-NAMES = {TOPICS.events: 2, **{TOPICS.embeddings(s): 2 for s in SCENARIOS}}
-EventSource = Callable[[dict[str, int]], EmbeddedBroker]
 
 
 class World:
-    """A broker and what serve's neighbours write to it."""
+    """Topics of their own on a broker, and what serve's neighbours write to them."""
 
-    def __init__(self, connection: Connection, data: Path) -> None:
+    def __init__(self, connection: Connection, prefix: str, data: Path) -> None:
+        self.topics = Topics(KafkaSettings(topic_prefix=prefix, partitions=2))
+        specs = self.topics.specs({"bill": ModalitySettings(topic=f"{prefix}-raw")}, SCENARIOS)
+        ensure(connection, specs)
         self.connection = connection
         self.data = data
         self.producer = connection.producer()
@@ -45,11 +48,11 @@ class World:
         vector = np.random.default_rng(seed).standard_normal(128).astype(np.float32)
         for scenario in scenarios:
             record = EmbeddingRecord(user, scenario, "m", 1, 2, 3, vector, {"raw:0": offset}, {"bill": 1})
-            self._send(TOPICS.embeddings(scenario), user, record.pack())
+            self._send(self.topics.embeddings(scenario), user, record.pack())
 
     def erase(self, user: str) -> None:
         for scenario in SCENARIOS:
-            self._send(TOPICS.embeddings(scenario), user, None)
+            self._send(self.topics.embeddings(scenario), user, None)
 
     def event(self, *users: str, modality: str = "bill") -> int:
         """One message of `events`; all users must share a partition. Returns the last raw offset."""
@@ -58,7 +61,7 @@ class World:
         for user in users:
             events.append(Event(user, modality, now, f"e{self.offset}", "", (), None, "raw", 0, self.offset, now, now))
             self.offset += 1
-        self.producer.produce(TOPICS.events, pack(now, events), partition=partition_of(users[0], 2))
+        self.producer.produce(self.topics.events, pack(now, events), partition=partition_of(users[0], 2))
         self.flush()
         return self.offset - 1
 
@@ -88,7 +91,7 @@ class Running:
         self.tracker = PendingEvents(SCENARIOS, lambda scenario, user: self.indexes[scenario].coverage(user))
         connection = options.pop("connection", world.connection)
         snapshots = SnapshotStore(world.data / "serve", identity=connection.identity)
-        self.tail = ServeTail(connection, TOPICS, {"bill"}, self.indexes, self.tracker, snapshots, **options)
+        self.tail = ServeTail(connection, world.topics, {"bill"}, self.indexes, self.tracker, snapshots, **options)
         self.stop = threading.Event()
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run)
@@ -120,9 +123,22 @@ def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
         time.sleep(0.01)
 
 
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
+    broker = EmbeddedBroker(tmp_path_factory.mktemp("broker") / "broker.json", {})
+    yield broker
+    broker.stop()
+
+
 @pytest.fixture
-def world(start_embedded: EventSource, tmp_path: Path) -> World:
-    return World(start_embedded(NAMES).connection, tmp_path)
+def embedded_world(broker: EmbeddedBroker, topic_prefix: str, tmp_path: Path) -> World:
+    return World(broker.connection, topic_prefix, tmp_path)
+
+
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+def world(request: pytest.FixtureRequest, topic_prefix: str, tmp_path: Path) -> World:
+    name = {"embedded": "broker", "kafka": "kafka_broker"}[request.param]
+    return World(request.getfixturevalue(name).connection, topic_prefix, tmp_path)
 
 
 @contextmanager
@@ -169,18 +185,21 @@ def test_low_water_mark_is_committed_and_survives_a_restart(world: World) -> Non
         world.record(users[2], last)
         world.flush()
         until(lambda: len(tail.tracker) == 1)
-        until(lambda: world.committed(TOPICS.group_freshness, TOPICS.events)[0] == 1)
+        until(lambda: world.committed(world.topics.group_freshness, world.topics.events)[0] == 1)
     with running(world) as tail:
         assert len(tail.tracker) == 1
         assert tail.tracker.pending(users[1], {}) == 1
         assert tail.tracker.samples.report(now_ms=int(time.time() * 1000))["all"]["count"] == 0
         world.record(users[1], first + 1)
         world.flush()
-        until(lambda: world.committed(TOPICS.group_freshness, TOPICS.events)[0] == 3)
+        until(lambda: world.committed(world.topics.group_freshness, world.topics.events)[0] == 3)
         assert len(tail.tracker) == 0
 
 
-def test_commit_on_an_embedded_broker_never_passes_the_snapshot(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commit_on_an_embedded_broker_never_passes_the_snapshot(
+    embedded_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = embedded_world
     held = threading.Event()
     write = SnapshotStore.write
 
@@ -195,12 +214,12 @@ def test_commit_on_an_embedded_broker_never_passes_the_snapshot(world: World, mo
         world.flush()
         until(lambda: len(tail.indexes["churn"]) == 10)
         time.sleep(0.6)
-        assert max(world.committed(TOPICS.group_serve, TOPICS.embeddings("churn"))) <= 0
+        assert max(world.committed(world.topics.group_serve, world.topics.embeddings("churn"))) <= 0
         held.set()
-        until(lambda: sum(world.committed(TOPICS.group_serve, TOPICS.embeddings("churn"))) == 10)
+        until(lambda: sum(world.committed(world.topics.group_serve, world.topics.embeddings("churn"))) == 10)
 
 
-def test_restart_from_a_snapshot_reads_only_the_tail(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_restart_from_a_snapshot_reads_only_the_tail(world: World) -> None:
     for i in range(10):
         world.record(f"u{i}", i, seed=i)
     world.flush()
@@ -225,43 +244,47 @@ def test_restart_from_a_snapshot_reads_only_the_tail(world: World, caplog: pytes
     np.testing.assert_array_equal(after, before[1:])
 
 
-def test_a_snapshot_of_another_broker_is_not_used(world: World, start_embedded: EventSource) -> None:
+def test_a_snapshot_of_another_broker_is_not_used(
+    embedded_world: World, start_embedded: Callable[[dict[str, int]], EmbeddedBroker]
+) -> None:
+    world = embedded_world
     world.record("old", 1)
     world.flush()
     with running(world):
         pass
-    other = World(start_embedded(NAMES).connection, world.data)
+    other = World(start_embedded({}).connection, world.topics.prefix, world.data)
     other.record("new", 1)
     other.flush()
     with running(other) as tail:
         assert tail.users() == [["new"], ["new"]]
 
 
-def test_records_lost_unread_are_a_loud_error(world: World) -> None:
+def test_records_lost_unread_are_a_loud_error(embedded_world: World) -> None:
+    world = embedded_world
     for i in range(3):
         world.record("big", i)
     # the embedded broker keeps the newest 5 MiB of a partition
     for _ in range(12):
-        world.producer.produce(TOPICS.embeddings("churn"), np.random.default_rng().bytes(900_000), b"big", 0)
+        world.producer.produce(world.topics.embeddings("churn"), np.random.default_rng().bytes(900_000), b"big", 0)
         world.flush()
     with world.tail() as tail:
         assert isinstance(tail.failure, DataLossError)
 
 
 def test_garbage_is_refused_and_the_next_record_applied(world: World) -> None:
-    topic = TOPICS.embeddings("churn")
+    topic = world.topics.embeddings("churn")
     for value in (b"", b"garbage", b"\xc1", b"\x81\xa1v\x02"):
         world.producer.produce(topic, value, b"anna", partition_of("anna", 2))
     world.producer.produce(topic, b"x", None, 0)
     world.producer.produce(topic, b"x", b"\xff\xfe", 1)
-    world.producer.produce(TOPICS.events, b"not a pack", partition=0)
+    world.producer.produce(world.topics.events, b"not a pack", partition=0)
     world.event("anna", modality="retired")
     world.record("anna", 7)
     world.flush()
     with running(world) as tail:
         assert tail.users() == [["anna"], ["anna"]]
         assert len(tail.tracker) == 0
-        until(lambda: sum(world.committed(TOPICS.group_freshness, TOPICS.events)) == 2)
+        until(lambda: sum(world.committed(world.topics.group_freshness, world.topics.events)) == 2)
 
 
 def test_erasing_settles_what_was_accepted_before(world: World) -> None:
@@ -282,3 +305,24 @@ def test_it_stops_within_seconds(world: World) -> None:
     with running(world):
         pass
     assert time.monotonic() - started < 6
+
+
+@pytest.mark.kafka
+def test_a_topic_made_anew_is_noticed(kafka_broker: LocalKafka, topic_prefix: str, tmp_path: Path) -> None:
+    world = World(kafka_broker.connection, topic_prefix, tmp_path)
+    for i in range(5):
+        world.record(f"old{i}", i)
+    world.flush()
+    with running(world):
+        pass
+    names = [world.topics.embeddings(scenario) for scenario in SCENARIOS]
+    admin = kafka_broker.connection.admin()
+    for future in admin.delete_topics(names).values():
+        future.result(10)
+    until(lambda: not set(names) & kafka_broker.connection.metadata().topics.keys())
+    world = World(kafka_broker.connection, topic_prefix, tmp_path)
+    for i in range(9):
+        world.record(f"new{i}", i)
+    world.flush()
+    with running(world) as tail:
+        assert tail.users()[0] == [f"new{i}" for i in range(9)]
