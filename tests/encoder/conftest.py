@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from encoder.settings import ModelSettings
 from encoder.user_encoder import UserEncoder
 from store.settings import ScenarioSettings
 from tests.support.windows import DIM, MODALITIES
+
+# Tests share the machine; two threads that wait for each other on a busy core are slower than one.
+torch.set_num_threads(1)
 
 SCENARIOS = {
     "churn": ScenarioSettings(query="Will this user stop coming in the next month?"),

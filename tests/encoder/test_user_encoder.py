@@ -36,7 +36,7 @@ def assert_equal(got: NDArray[np.float32], wanted: NDArray[np.float32], *, relat
 @pytest.fixture(scope="module")
 def small_pool() -> UserEncoder:
     """About 5 % of what the users of these tests need."""
-    return UserEncoder(ModelSettings(device="cpu", kv_pool_bytes=3_000_000), MODALITIES, SCENARIOS, DIM)
+    return UserEncoder(ModelSettings(device="cpu", kv_pool_bytes=1_500_000), MODALITIES, SCENARIOS, DIM)
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def test_any_history_with_a_pool_of_few_pages(small_pool: UserEncoder, steps: li
 
 
 def test_a_pool_of_five_percent_gives_the_same_answers(small_pool: UserEncoder) -> None:
-    histories = [random_rows(i, 20 * (i + 1)) for i in range(40)]
+    histories = [random_rows(i, 10 * (i + 1)) for i in range(40)]
     users = [window(f"u{i}", rows) for i, rows in enumerate(histories)]
     pool = small_pool.pool
     assert pool is not None
@@ -196,7 +196,7 @@ def test_a_pool_of_five_percent_gives_the_same_answers(small_pool: UserEncoder) 
     assert after.uncached > before.uncached, "some users have more chunks than the pool"
     assert after.hit > before.hit
     assert 0 < after.hit_rate < 1
-    assert pool.used_bytes <= 3_000_000
+    assert pool.used_bytes <= 1_500_000
     pool.check_integrity()
 
 
