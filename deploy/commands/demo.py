@@ -24,6 +24,9 @@ def demo(
     port: Annotated[
         int | None, Parameter(validator=Number(gte=0, lte=65535), help="0 = any free one. Default: 8080 if free.")
     ] = None,
+    week_seconds: Annotated[
+        float, Parameter(validator=Number(gte=0), help="Send a week of events in this time; 0 = as fast as it goes.")
+    ] = 8.0,
     timeout: Annotated[
         float, Parameter(validator=Number(gt=0), help="Seconds after which to give up if not all has arrived.")
     ] = 900.0,
@@ -38,4 +41,4 @@ def demo(
 
     logs.configure("demo", level="WARNING")
     with stop_on_signals() as stop:
-        return run(Options(users, weeks, broker, data_dir, port, leave, json, timeout), stop)
+        return run(Options(users, weeks, broker, data_dir, port, leave, json, timeout, week_seconds), stop)

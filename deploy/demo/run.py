@@ -25,7 +25,7 @@ from deploy.publish import raw_producer
 from deploy.service_client import Service
 from deploy.supervisor import ChildEvent, EventKind
 from store.errors import AnchorstreamError
-from stream.replay import Progress, Router, replay
+from stream.replay import Pace, Progress, Router, replay
 from stream.topics import Topics
 
 DEFAULT_PORT = 8080
@@ -51,7 +51,10 @@ class DemoError(AnchorstreamError):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What was asked for. port None = 8080 if it is free, else any. timeout: seconds until all has arrived."""
+    """What was asked for. port None = 8080 if it is free, else any. timeout: seconds until all has arrived.
+
+    week_seconds: a week of events is sent in this time; 0 = as fast as the broker takes them.
+    """
 
     users: int
     weeks: int
@@ -61,6 +64,7 @@ class Options:
     leave: bool
     json_file: str | None
     timeout: float
+    week_seconds: float
 
 
 def run(options: Options, stop: threading.Event) -> int:
@@ -90,7 +94,8 @@ def run(options: Options, stop: threading.Event) -> int:
         stack.callback(watch.close)
         line = stack.enter_context(_Line())
         deadline = begun + options.timeout
-        planted, sent = _publish(settings, launcher, households, watch, line, stop, deadline)
+        pace = Pace(speed=7 * 86_400 / options.week_seconds) if options.week_seconds else Pace()
+        planted, sent = _publish(settings, launcher, households, pace, watch, line, stop, deadline)
         status = _drain(launcher, watch, line, len(planted.users), stop, deadline)
         line.close()
         if stop.is_set():
@@ -115,6 +120,7 @@ def _publish(
     settings: Settings,
     launcher: Launcher,
     households: journey.Slice,
+    pace: Pace,
     watch: Watch,
     line: _Line,
     stop: threading.Event,
@@ -138,7 +144,7 @@ def _publish(
         look()
         line.show(f"{now.sent:,} events published, {now.rate:,.0f}/s; {watch.status.line()}")
 
-    return planted, replay(messages, producer, stop=stop, on_progress=on_progress)
+    return planted, replay(messages, producer, pace=pace, stop=stop, on_progress=on_progress)
 
 
 def _drain(launcher: Launcher, watch: Watch, line: _Line, users: int, stop: threading.Event, deadline: float) -> Status:
