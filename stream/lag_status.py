@@ -124,15 +124,15 @@ def is_stopped(samples: Sequence[Sample], policy: LagPolicy) -> bool:
     return members == 0 if members is not None else waiting[-1].end > waiting[0].end
 
 
-def is_stalled(samples: Sequence[Sample], policy: LagPolicy) -> bool:
-    """Rule 3: a backlog and no advance, whoever is there."""
-    return evident(samples, policy) and not advanced(backlog(samples, policy))
-
-
 def is_without_commit(samples: Sequence[Sample], policy: LagPolicy) -> bool:
-    """Rule 4: work waits and nothing was ever committed. An empty partition is fine: there was nothing to commit."""
+    """Rule 3: work waits and nothing was ever committed. An empty partition is fine: there was nothing to commit."""
     last = samples[-1]
     return last.committed is None and last.lag > policy.floor_messages
+
+
+def is_stalled(samples: Sequence[Sample], policy: LagPolicy) -> bool:
+    """Rule 4: a backlog and no advance, whoever is there."""
+    return evident(samples, policy) and not advanced(backlog(samples, policy))
 
 
 def is_slow(samples: Sequence[Sample], policy: LagPolicy) -> bool:
