@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,51 @@ def _worker(context: Context) -> None:
     role.run(context.stop)
 
 
+def _serve(context: Context) -> None:
+    from deploy.brokers.files import write_json
+    from store.embedding_record import DIM
+    from store.freshness import PendingEvents
+    from store.http.app import create_app
+    from store.http.server import Serve
+    from store.http.service import Service
+    from store.index import ScenarioIndex
+    from store.snapshot import SnapshotStore
+    from stream.lag import LagReader, plan
+    from stream.serve_tail import ServeTail
+
+    settings, topics = context.settings, context.topics
+    data_dir = settings.store.data_dir.absolute()
+    indexes = {name: ScenarioIndex(name, dim=DIM) for name in settings.scenarios}
+    tracker = PendingEvents(tuple(indexes), lambda scenario, user: indexes[scenario].coverage(user))
+    # `verify` finds the snapshots of the first instance without a broker
+    folder = data_dir / "serve" if context.state.name == "0" else context.state
+    tail = ServeTail(
+        context.connection,
+        topics,
+        settings.modalities,
+        indexes,
+        tracker,
+        SnapshotStore(folder, identity=context.connection.identity),
+        snapshot_interval_seconds=settings.store.snapshot_interval_seconds,
+    )
+    reader = LagReader(
+        context.connection, plan(topics, {m.topic for m in settings.modalities.values()}, settings.scenarios)
+    )
+    service = Service(settings.serve, settings.scenarios, indexes, tracker, lambda: reader.read().to_dict(), tail.ready)
+    state_file = data_dir / "run" / "serve.json"
+
+    def on_ready(url: str) -> None:
+        write_json(state_file, {"url": url, "pid": os.getpid()})
+        context.on_ready()
+
+    serve = Serve(create_app(service), tail, host=settings.serve.host, port=settings.serve.port, on_ready=on_ready)
+    try:
+        serve.run(context.stop)
+    finally:
+        reader.close()
+        state_file.unlink(missing_ok=True)
+
+
 def _monitor(context: Context) -> None:
     from stream.lag import LagReader, plan
     from stream.monitor import Monitor
@@ -135,5 +181,6 @@ ROLES: dict[str, Callable[[Context], None]] = {
     "ingest": _ingest,
     "processor": _processor,
     "worker": _worker,
+    "serve": _serve,
     "monitor": _monitor,
 }

@@ -1,0 +1,35 @@
+"""Real weights, loaded once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+from deploy.config import load
+from encoder.text_encoder import TextEncoder
+from encoder.user_encoder import UserEncoder
+from tests.conftest import NO_KAFKA
+from tests.support.behaviour import CONFIG
+
+
+@pytest.fixture(autouse=True)
+def _needs_kafka() -> None:
+    if not (shutil.which("java") and shutil.which("mvn")):
+        if os.environ.get("CI", "").lower() in ("1", "true"):
+            pytest.fail(NO_KAFKA + "; CI must have them")
+        pytest.skip(NO_KAFKA)
+
+
+@pytest.fixture(scope="session")
+def texts() -> TextEncoder:
+    return TextEncoder()
+
+
+@pytest.fixture(scope="session")
+def users(tmp_path_factory: pytest.TempPathFactory, texts: TextEncoder) -> UserEncoder:
+    path = tmp_path_factory.mktemp("config") / "a.toml"
+    path.write_text(CONFIG.format(bootstrap="local", partitions=2, data_dir="unused"))
+    settings = load(path)
+    return UserEncoder(settings.model, settings.modalities, settings.scenarios, texts.dim)

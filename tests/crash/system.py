@@ -1,0 +1,170 @@
+"""The whole system as separate processes on one broker, to be hurt and then compared with tests/crash/reference.py."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy.config import Settings, load
+from deploy.launcher import Launcher
+from deploy.service_client import Service
+from deploy.supervision import RestartPolicy
+from encoder.text_encoder import TextEncoder
+from encoder.user_encoder import UserEncoder
+from store.buffer_view import find
+from store.window import UserWindow
+from stream.lag import LagReader, plan
+from stream.topics import Topics
+from tests.crash.reference import Expected, expected
+from tests.support.behaviour import CONFIG, Message
+
+DRAIN_SECONDS = 180.0
+
+
+class System:
+    """Launcher, producer and judge. Use as a context manager."""
+
+    def __init__(self, folder: Path, *, bootstrap: str = "local", partitions: int = 2, **roles: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        config = folder / "anchorstream.toml"
+        config.write_text(CONFIG.format(bootstrap=bootstrap, partitions=partitions, data_dir=folder / "data"))
+        self.settings: Settings = load(config)
+        self.topics = Topics(self.settings.kafka)
+        self.sent: list[tuple[Message, int, int]] = []
+        wanted = {"ingest": 1, "processor": 1, "worker": 1, "serve": 1} | roles
+        self.launcher = Launcher(
+            self.settings,
+            roles=wanted,
+            policy=RestartPolicy(first_delay_seconds=0.1, max_delay_seconds=1.0, give_up_after=10),
+        )
+
+    def __enter__(self) -> System:
+        self.launcher.__enter__()
+        self.launcher.wait_ready()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.launcher.__exit__(*error)
+
+    def send(self, messages: Sequence[Message], *, per_second: float = 0) -> None:
+        """Produce to the raw topics, in order; every message arrives, also across a broker restart."""
+        started = time.monotonic()
+        producer = self.launcher.connection.producer(**{"message.timeout.ms": 120_000})
+        failed: list[str] = []
+
+        def delivered(message: Message) -> Any:
+            def report(error: Any, record: Any) -> None:
+                if error is not None:
+                    failed.append(str(error))
+                else:
+                    self.sent.append((message, record.partition(), record.offset()))
+
+            return report
+
+        for i, message in enumerate(messages):
+            producer.produce(message.topic, message.value, message.key, on_delivery=delivered(message))
+            producer.poll(0)
+            if per_second:
+                time.sleep(max(0.0, started + i / per_second - time.monotonic()))
+        assert producer.flush(120) == 0
+        assert not failed, failed[:3]
+
+    def wait_drained(self, seconds: float = DRAIN_SECONDS) -> None:
+        """Until every group has committed everything, the one that counts what is not yet queryable included."""
+        deadline = time.monotonic() + seconds
+        raw = {m.topic for m in self.settings.modalities.values()}
+        lag = 0
+        while time.monotonic() < deadline:
+            self.launcher.check()
+            with (
+                contextlib.closing(
+                    LagReader(self.launcher.connection, plan(self.topics, raw, self.settings.scenarios))
+                ) as reader,
+                contextlib.suppress(Exception),
+            ):  # a broker that restarts: asked again
+                report = reader.read(max_age_seconds=0)
+                lag = report.lag_messages
+                committed = all(
+                    p.committed is not None for g in report.groups for p in g.partitions if p.log_end
+                )  # fmt: skip
+                if lag == 0 and committed and len(self.launcher.pids()) >= 4:
+                    return
+            time.sleep(0.3)
+        raise AssertionError(f"not drained after {seconds:g} s: lag {lag}; logs in {self.launcher.log_dir}")
+
+    def served(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """Every record over HTTP, by (user, scenario)."""
+        service = Service.find(self.settings, None)
+        return {(r["user_id"], s): r for s in self.settings.scenarios for r in service.embeddings(s)}
+
+    def buffered(self) -> dict[str, UserWindow]:
+        """What the processors' buffers hold. With several processors each partition counts where it is owned last."""
+        out: dict[str, UserWindow] = {}
+        newest: dict[str, int] = {}
+        for folder in sorted((self.settings.store.data_dir / "processor").iterdir()):
+            for path in find(folder):
+                from store.buffer_view import BufferView
+
+                with contextlib.closing(BufferView(path, self.settings.modalities)) as view:
+                    for user in view.users():
+                        if view.source_offset >= newest.get(user, -1):
+                            newest[user] = view.source_offset
+                            out[user] = view.window(user)
+        return out
+
+    def check(self, texts: TextEncoder, users: UserEncoder) -> None:
+        """Buffer and embeddings are what the messages sent must become: nothing lost, nothing doubled."""
+        want = expected(self.settings, self.sent, texts, users)
+        compare_windows(self.buffered(), {user: e.window for user, e in want.items()})
+        self.compare_served(want)
+
+    def compare_served(self, want: Mapping[str, Expected]) -> None:
+        served = self.served()
+        scenarios = sorted(self.settings.scenarios)
+        assert served.keys() == {(user, s) for user in want for s in scenarios}
+        for user, e in want.items():
+            for scenario, vector in zip(scenarios, e.vectors, strict=True):
+                record = served[user, scenario]
+                got = np.asarray(record["vector"], np.float32)
+                cosine = float(got @ vector / np.linalg.norm(got) / np.linalg.norm(vector))
+                assert cosine >= 0.9999, (user, scenario, cosine)
+                assert record["events"] == e.window.events, (user, scenario)
+                assert record["as_of"] == e.window.as_of, (user, scenario)
+                assert record["covers"].items() >= e.window.covers.items(), (user, scenario)
+                assert record["pending_events"] == 0 if "pending_events" in record else True
+
+
+def compare_windows(got: Mapping[str, UserWindow], want: Mapping[str, UserWindow]) -> None:
+    """Row for row; `ingested_at` is the wall's and left out, `covers` may know of messages that were refused."""
+    assert got.keys() == want.keys()
+    for user, window in want.items():
+        assert got[user].modalities.keys() == window.modalities.keys(), user
+        for name, w in window.modalities.items():
+            g = got[user].modalities[name]
+            where = (user, name)
+            assert g.names == w.names, where
+            np.testing.assert_array_equal(g.ts, w.ts, str(where))
+            np.testing.assert_array_equal(g.vectors, w.vectors, str(where))
+            np.testing.assert_array_equal(g.numbers, w.numbers, str(where))
+            np.testing.assert_array_equal(g.summary.vector_sum, w.summary.vector_sum, str(where))
+            assert g.summary[:3] == w.summary[:3], where
+            assert g.summary.number_sums == w.summary.number_sums, where
+            assert g.summary.covers == w.summary.covers, where
+
+
+@contextlib.contextmanager
+def system(folder: Path, **options: Any) -> Iterator[System]:
+    """A running system; on failure the roles' last log lines are printed."""
+    s = System(folder, **options)
+    try:
+        with s:
+            yield s
+    except BaseException:
+        for log in sorted(s.launcher.log_dir.glob("*.log")):
+            print(f"---- {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-15:]))  # noqa: T201
+        raise
