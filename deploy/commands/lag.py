@@ -57,10 +57,10 @@ def served_freshness(settings: Settings) -> Freshness | None:
     from stream.lag import Freshness
 
     try:
-        answer = Service.find(settings).get("/v1/lag")["freshness_seconds"]
+        recent = Service.find(settings).get("/v1/lag")["freshness"]["recent"]
     except ServiceError:
         return None
-    return Freshness(answer["p50"], answer["p99"]) if answer else None
+    return Freshness(recent.get("p50"), recent.get("p99"))
 
 
 def write_report(report: LagReport, *, partitions: bool) -> None:

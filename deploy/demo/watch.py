@@ -17,7 +17,10 @@ from stream.topics import Topics
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """lag_messages: over all groups; None = not read yet. embeddings: users per scenario. Freshness in seconds."""
+    """lag_messages: over all groups; None = not read yet. embeddings: users per scenario.
+
+    Freshness in seconds, of all events since serve started.
+    """
 
     lag_messages: int | None = None
     lag_by_role: Mapping[str, int] = field(default_factory=dict)
@@ -73,7 +76,7 @@ class Watch:
 
     def _read(self) -> Status:
         scenarios = self._service.get("/v1/scenarios")["scenarios"]
-        fresh = self._service.get("/v1/lag").get("freshness_seconds") or {}
+        fresh = self._service.get("/v1/lag")["freshness"]["all"]
         report = self._reader.read()
         return Status(
             report.lag_messages,
