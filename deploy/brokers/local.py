@@ -18,6 +18,7 @@ from typing import IO, Any
 import confluent_kafka
 
 from deploy.brokers.files import read_json, write_json
+from deploy.brokers.host import ends_with_us, free_ports
 from deploy.brokers.kafka_jars import ensure_jars, java
 from store import logs
 from store.errors import BrokerError
@@ -121,8 +122,9 @@ class LocalKafka:
         with self._log_file.open("ab") as log:
             if not (self._home / "data" / "meta.properties").exists():
                 self._format(config, log)
+            command = [*self._jvm(*HEAP, "-XX:+ExitOnOutOfMemoryError"), "kafka.Kafka", str(config)]
             self._process = subprocess.Popen(
-                [*self._jvm(*HEAP, "-XX:+ExitOnOutOfMemoryError"), "kafka.Kafka", str(config)],
+                [*ends_with_us(), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -276,27 +278,3 @@ def new_cluster_id() -> str:
     while (text := base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()).startswith("-"):
         pass
     return text
-
-
-def free_ports(*wanted: int | None) -> list[int]:
-    """One free loopback port for each of `wanted`: that one if it is free, else any."""
-    sockets = [_bind(port) for port in wanted]
-    try:
-        return [int(s.getsockname()[1]) for s in sockets]
-    finally:
-        for s in sockets:
-            s.close()
-
-
-def _bind(port: int | None) -> socket.socket:
-    for candidate in (port or 0, 0):
-        s = socket.socket()
-        # as Kafka binds: connections of the last life that are still in TIME_WAIT do not count
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            s.bind(("127.0.0.1", candidate))
-        except OSError:
-            s.close()
-            continue
-        return s
-    raise BrokerError("no free port on 127.0.0.1", action="end programs that hold many ports")

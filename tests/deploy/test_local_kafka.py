@@ -14,7 +14,7 @@ import pytest
 from confluent_kafka import TopicPartition
 
 from deploy import brokers, topics
-from deploy.brokers import kafka_jars, local
+from deploy.brokers import host, kafka_jars, local
 from deploy.brokers.local import LocalKafka
 from deploy.config import Settings
 from store.errors import BrokerError
@@ -23,12 +23,25 @@ from stream.pacing import SafeProducer
 from stream.topics import TopicSpec
 
 LAUNCHER = """
-import os, signal, sys
+import os, signal, sys, threading
 from pathlib import Path
 from deploy.brokers.local import LocalKafka
-LocalKafka(Path(sys.argv[1]))
-os.kill(os.getpid(), signal.SIGKILL)
+def launch():
+    LocalKafka(Path(sys.argv[1]))
+    os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv[2] == "main":
+    launch()
+thread = threading.Thread(target=launch)
+thread.start()
+thread.join()
 """
+
+
+def launch_and_die(data_dir: Path, thread: str) -> int:
+    """A launcher starts Kafka from its `main` or another thread and gets kill -9; returns Kafka's pid."""
+    launcher = subprocess.run([sys.executable, "-c", LAUNCHER, str(data_dir), thread], check=False)
+    assert launcher.returncode == -signal.SIGKILL
+    return int(json.loads((data_dir / "kafka" / "settings.json").read_text())["pid"])
 
 
 def end_of(connection: Connection, topic: str) -> int:
@@ -79,15 +92,22 @@ def test_data_and_identity_survive(kafka_broker: LocalKafka, tmp_path: Path) -> 
             assert broker.connection.identity == first.identity
             assert end_of(broker.connection, "t") == 20
 
-    launcher = subprocess.run([sys.executable, "-c", LAUNCHER, str(tmp_path)], check=False)
-    assert launcher.returncode == -signal.SIGKILL
-    orphan = json.loads((tmp_path / "kafka" / "settings.json").read_text())["pid"]
+    orphan = launch_and_die(tmp_path, "other")
     os.kill(orphan, 0)
     with brokers.start(settings) as broker:
         assert end_of(broker.connection, "t") == 20
         assert broker.connection.identity == first.identity
     with pytest.raises(ProcessLookupError):
         os.kill(orphan, 0)
+
+
+@pytest.mark.kafka
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's prctl")
+def test_it_ends_with_its_launcher(kafka_broker: LocalKafka, tmp_path: Path) -> None:
+    """kill -9 of the launcher shuts Kafka down in order: the lock on its data becomes free."""
+    launch_and_die(tmp_path, "main")
+    with (tmp_path / "kafka" / "lock").open("wb") as lock:
+        assert local._locked(lock, 20)
 
 
 @pytest.mark.kafka
@@ -160,13 +180,13 @@ def test_java_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 
 def test_ports() -> None:
     """The wanted one if it is free, else another; never the same twice."""
-    a, b = local.free_ports(None, None)
+    a, b = host.free_ports(None, None)
     assert a != b
-    assert local.free_ports(a, b) == [a, b]
+    assert host.free_ports(a, b) == [a, b]
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", a))
         taken.listen()
-        again = local.free_ports(a, b)
+        again = host.free_ports(a, b)
         assert again[0] != a
         assert again[1] == b
 
