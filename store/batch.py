@@ -12,7 +12,7 @@ from store.changes import Changes, Outcomes
 from store.encoded_event import EncodedEvent
 from store.rows import Summary, modality_prefix
 from store.settings import ModalityKind, ModalitySettings
-from store.summary import Totals, number_width
+from store.summary import Totals, add_up, number_width
 from store.window_update import EventWindow, Outcome, Row, TabularWindow, WindowUpdate
 
 SWEEP_ROWS = 2000
@@ -99,7 +99,8 @@ class Batch:
         for event in events:
             update = updates[event.user_id, event.modality]
             floor = floors[event.modality]
-            update.expire(floor)
+            if update.floor != floor:
+                update.expire(floor)
             outcome = update.known(event)
             if outcome is None:
                 if event.ts > stream_time:
@@ -107,17 +108,20 @@ class Batch:
                     if stream_time >= step_end:
                         floors = {name: rules.floor(name, stream_time) for name in rules.modalities}
                         step_end = (stream_time // rules.granularity_ms + 1) * rules.granularity_ms
-                        floor = floors[event.modality]
-                outcome = update.add(event, floor)
+                        update.expire(floors[event.modality])
+                outcome = update.add(event)
             elif outcome is Outcome.CONFLICTING:
                 log.debug(logs.EVENT_CONFLICTING, user=logs.user(event.user_id), event_id=event.event_id,
                           source=event.source, source_offset=event.source_offset)  # fmt: skip
             update.totals.cover(event.source, event.source_offset, event.ingested_at)
             update.covered = True
             outcomes[outcome] = outcomes.get(outcome, 0) + 1
+        arrivals = []
         for (_, modality), update in updates.items():
-            update.expire(floors[modality])
-            update.finish()
+            if update.floor != floors[modality]:
+                update.expire(floors[modality])
+            arrivals.append(update.finish())
+        add_up(arrivals, rules.dim)
         self._stream_time = stream_time
 
     def sweep(self, limit: int = SWEEP_ROWS) -> None:
@@ -181,7 +185,9 @@ class Batch:
     def _sweep_entries(self, modality: str, keys: list[bytes], floor: int) -> Iterable[tuple[bytes, int]]:
         """Handle entries of the expiry index; yields each with the number of rows removed."""
         entries = [parse_expiry_key(key) for key in keys]
-        self._load([(e.user_id, modality) for e in entries if (e.user_id, modality) not in self._swept], {}, new=False)
+        self._load(
+            [(e.user_id, modality) for e in entries if (e.user_id, modality) not in self._swept], {}, {}, new=False
+        )
         for key, entry in zip(keys, entries, strict=True):
             self._expiry_deletes.append(key)
             yield key, self._sweep_window(entry.user_id, modality, floor, relog=entry.ts == 0)
@@ -198,7 +204,7 @@ class Batch:
         if not update.covered:
             del self._updates[window]
             update.expire(floor)
-            update.finish()
+            add_up([update.finish()], self._rules.dim)
             gone, _ = update.rows()
             dropped = not update.occupied and self._rules.due(modality, update.totals, occupied=False) < floor
             if gone or dropped or relog:
@@ -241,12 +247,13 @@ class Batch:
         for (key, event_id), value in zip(owners, self._reader.ids(keys) if keys else [], strict=True):
             if value is not None:
                 ids.setdefault(key, {})[event_id] = unpack_id(value)
-        self._load(list(wanted), ids, new=True)
+        self._load(list(wanted), ids, {key: len(touched) for key, touched in wanted.items()}, new=True)
 
     def _load(
         self,
         keys: list[tuple[str, str]],
         ids: dict[tuple[str, str], dict[str, tuple[int, int] | None]],
+        expected: Mapping[tuple[str, str], int],
         *,
         new: bool,
     ) -> None:
@@ -269,7 +276,9 @@ class Batch:
                 totals = Totals.of(packed, width) or self._reader.totals_by_scan(prefix, modality, packed)
             update: WindowUpdate
             if modality.kind is ModalityKind.EVENTS:
-                update = EventWindow(prefix, modality.max_events, totals, ids.get(key, {}), self._reader.scan)
+                update = EventWindow(
+                    prefix, modality.max_events, totals, self._reader.scan, ids.get(key, {}), expected.get(key, 1)
+                )
             else:
                 update = TabularWindow(prefix, modality.max_events, totals, self._reader.scan)
             self._updates[key] = update

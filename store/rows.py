@@ -150,6 +150,23 @@ def unpack_event(value: bytes) -> EventRow:
     return EventRow(digest, np.frombuffer(value, "<f4", n, at), np.frombuffer(value, "<f2", -1, at + 4 * n))
 
 
+def pack_event_head(digest: int, numbers: int) -> bytes:
+    """First bytes of an event row; its numbers and its vector follow. For packing many (see `pack_event`)."""
+    return _HEAD.pack(FORMAT, numbers, digest)
+
+
+def event_numbers(value: bytes) -> tuple[float, ...]:
+    """Numbers of a packed event row. Raises ValueError on another format."""
+    _check(value[0])
+    return struct.unpack_from(f"<{value[1]}f", value, _HEAD.size)
+
+
+def event_vector(value: bytes) -> bytes:
+    """Vector of a packed event row, little-endian float16. Raises ValueError on another format."""
+    _check(value[0])
+    return value[_HEAD.size + 4 * value[1] :]
+
+
 def pack_field(row: FieldRow) -> bytes:
     """Bytes of a field row."""
     numbers, event_id = np.asarray(row.numbers, "<f4"), row.event_id.encode()

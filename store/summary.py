@@ -7,19 +7,22 @@ needs 24 bits, the mantissa of float32. Numbers are rounded to fixed point befor
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgpack
 import numpy as np
+from numpy.typing import NDArray
 
-from store.rows import FORMAT, Summary, Vector16, Vector32, pack_summary, unpack_summary
+from store.rows import FORMAT, Summary, Vector16, Vector32, unpack_summary
 from store.settings import ModalityKind, ModalitySettings
 
 VECTOR_STEP = 2.0**-14
 """Vectors are multiples of this."""
 NUMBER_SCALE = 1 << 16
 """Fixed point of signed logs."""
+_INF = math.inf
+_log1p = math.log1p
 
 
 def number_width(modality: ModalitySettings) -> int:
@@ -29,23 +32,25 @@ def number_width(modality: ModalitySettings) -> int:
 
 def signed_log(number: float) -> int | None:
     """sign(x) * log(1 + |x|) in fixed point; None where there is no number."""
-    if not math.isfinite(number):
-        return None
-    return round(math.copysign(math.log1p(abs(number)), number) * NUMBER_SCALE)
+    if 0 <= number < _INF:
+        return round(_log1p(number) * NUMBER_SCALE)
+    if -_INF < number < 0:
+        return -round(_log1p(-number) * NUMBER_SCALE)
+    return None
 
 
-def on_grid(vectors: Iterable[Vector16]) -> bool:
-    """Whether all vectors (one shape) are multiples of 2**-14 within [-1, 1]: what exactness rests on."""
-    scaled = np.stack([*vectors]).astype(np.float32) * np.float32(1 / VECTOR_STEP)
-    return bool((np.rint(scaled) == scaled).all() and np.abs(scaled).max(initial=0.0) <= 1 / VECTOR_STEP)
+def off_grid(vectors: NDArray[np.float32]) -> bool:
+    """Whether any value is not a multiple of 2**-14 within [-1, 1]: what exactness rests on."""
+    scaled = vectors * np.float32(1 / VECTOR_STEP)
+    return bool((np.rint(scaled) != scaled).any() or np.abs(scaled).max(initial=0.0) > 1 / VECTOR_STEP)
 
 
 class Totals:
-    """A summary being changed. Not thread-safe; every method but `pack` and `freeze` modifies it."""
+    """A summary being changed. Not thread-safe."""
 
-    __slots__ = ("_vector", "_writable", "counts", "covers", "ingested_at", "newest", "oldest", "rows", "sums")
+    __slots__ = ("_array", "_vector", "counts", "covers", "ingested_at", "newest", "oldest", "rows", "sums")
 
-    def __init__(self, vector: Vector32 | bytes, width: int) -> None:
+    def __init__(self, vector: bytes, width: int) -> None:
         self.rows = 0
         self.oldest = 0
         self.newest = 0
@@ -53,13 +58,13 @@ class Totals:
         self.counts = [0] * width
         self.covers: dict[str, int] = {}
         self.ingested_at = 0
-        self._vector: Any = vector
-        self._writable = not isinstance(vector, bytes)
+        self._vector = vector
+        self._array: Vector32 | None = None  # in place of `_vector` once rows were added one by one
 
     @classmethod
     def empty(cls, dim: int, width: int) -> Totals:
         """Nothing yet."""
-        return cls(np.zeros(dim, np.float32), width)
+        return cls(bytes(4 * dim), width)
 
     @classmethod
     def of(cls, packed: bytes, width: int) -> Totals | None:
@@ -74,24 +79,44 @@ class Totals:
         self.covers, self.ingested_at = covers, ingested_at
         return self
 
-    def add(self, vector: Vector16, numbers: Vector32) -> None:
+    @property
+    def vector(self) -> bytes:
+        """The vector sum, float32 (dim,), little-endian."""
+        if self._array is not None:
+            self._vector, self._array = self._array.astype("<f4").tobytes(), None
+        return self._vector
+
+    @vector.setter
+    def vector(self, value: bytes) -> None:
+        self._vector, self._array = value, None
+
+    def add(self, vector: Vector16, numbers: Sequence[float]) -> None:
         """Count one row in. Does not touch oldest and newest."""
         self.rows += 1
         total = self._own()
         np.add(total, vector, out=total)
-        self._number(numbers, 1)
+        self.count_numbers(numbers, 1)
 
-    def remove(self, vector: Vector16, numbers: Vector32) -> None:
+    def remove(self, vector: Vector16, numbers: Sequence[float]) -> None:
         """Count one row out: the exact inverse of `add`."""
         self.rows -= 1
         total = self._own()
         np.subtract(total, vector, out=total)
-        self._number(numbers, -1)
+        self.count_numbers(numbers, -1)
+
+    def count_numbers(self, numbers: Sequence[float], sign: int) -> None:
+        """Count the numbers of one row in (1) or out (-1)."""
+        sums, counts = self.sums, self.counts
+        for i, number in zip(range(len(sums)), numbers, strict=False):
+            log = signed_log(number)
+            if log is not None:
+                sums[i] += sign * log
+                counts[i] += sign
 
     def reset_rows(self) -> None:
         """Forget all rows; covers, ingested_at and newest stay."""
         self.rows = self.oldest = 0
-        self._vector = np.zeros_like(self._own())
+        self.vector = bytes(len(self.vector))
         self.sums = [0] * len(self.sums)
         self.counts = [0] * len(self.counts)
 
@@ -103,29 +128,57 @@ class Totals:
             self.ingested_at = ingested_at
 
     def freeze(self) -> Summary:
-        """The summary row's value, sharing the vector."""
-        vector = np.frombuffer(self._vector, "<f4") if isinstance(self._vector, bytes) else self._vector
+        """The summary row's value."""
+        vector = np.frombuffer(self.vector, "<f4")
         return Summary(
             self.rows, self.oldest, self.newest, vector, tuple(self.sums), tuple(self.counts), self.covers,
             self.ingested_at,
         )  # fmt: skip
 
     def pack(self) -> bytes:
-        """The summary row's bytes."""
-        return pack_summary(self.freeze())
-
-    def _number(self, numbers: Vector32, sign: int) -> None:
-        width = len(self.sums)
-        if width and numbers.size:
-            for i, number in enumerate(numbers.tolist()[:width]):
-                log = signed_log(number)
-                if log is not None:
-                    self.sums[i] += sign * log
-                    self.counts[i] += sign
+        """The summary row's bytes: those of store/rows.py::pack_summary."""
+        covers = self.covers if len(self.covers) < 2 else dict(sorted(self.covers.items()))
+        return msgpack.packb(  # type: ignore[no-any-return]
+            (FORMAT, self.rows, self.oldest, self.newest, self.vector, self.sums, self.counts, covers, self.ingested_at)
+        )
 
     def _own(self) -> Vector32:
-        if not self._writable:
-            self._vector = np.frombuffer(self._vector, "<f4").astype(np.float32)
-            self._writable = True
-        vector: Vector32 = self._vector
-        return vector
+        if self._array is None:
+            self._array = np.frombuffer(self._vector, "<f4").astype(np.float32)
+        return self._array
+
+
+class Arrivals(NamedTuple):
+    """Rows that come and go in one window: vectors as little-endian float16 bytes."""
+
+    totals: Totals
+    arrived: list[bytes]
+    departed: list[bytes]
+
+
+def add_up(changes: Sequence[Arrivals], dim: int) -> None:
+    """Bring the vector sums of many windows up to date at once: one pass over all their vectors.
+
+    Raises:
+        ValueError: an arriving vector is not on the grid, or not of dimension `dim`. Nothing was changed.
+    """
+    changes = [change for change in changes if change.arrived or change.departed]
+    if not changes:
+        return
+    sums = np.frombuffer(b"".join(change.totals.vector for change in changes), "<f4").reshape(-1, dim).copy()
+    for step, groups in ((np.add, [c.arrived for c in changes]), (np.subtract, [c.departed for c in changes])):
+        lengths = np.array([len(group) for group in groups])
+        busy = np.flatnonzero(lengths)
+        if not busy.size:
+            continue
+        flat = b"".join(vector for group in groups for vector in group)
+        if len(flat) != 2 * dim * int(lengths.sum()):
+            raise ValueError(f"vectors must have {dim} values")
+        rows = np.frombuffer(flat, "<f2").reshape(-1, dim).astype(np.float32)
+        if step is np.add and off_grid(rows):
+            raise ValueError("vectors must be multiples of 2**-14 within [-1, 1]")
+        starts = np.concatenate(([0], np.cumsum(lengths[busy])[:-1]))
+        sums[busy] = step(sums[busy], np.add.reduceat(rows, starts, axis=0))
+    size, packed = 4 * dim, sums.tobytes()
+    for i, change in enumerate(changes):
+        change.totals.vector = packed[i * size : (i + 1) * size]

@@ -31,7 +31,7 @@ from store.log_apply import LogBatch
 from store.restore_finish import finish
 from store.rows import FORMAT, KIND_SUMMARY, Summary, summary_key, unpack_summary, user_prefix
 from store.settings import ModalitySettings
-from store.summary import Totals, on_grid
+from store.summary import Totals
 from store.window import UserWindow
 from store.window_reader import read_user, summary_by_scan
 from store.window_update import Outcome, Row
@@ -133,7 +133,6 @@ class TokenBuffer:
         """
         if self.replica:
             raise ValueError("a replica follows the log; it judges no events")
-        self._check_vectors(events)
         batch = Batch(_BatchReader(self._db, self._rules), self._rules, max(self.stream_time, stream_now), self._due)
         batch.apply(events)
         batch.sweep()
@@ -409,13 +408,6 @@ class TokenBuffer:
                 batch.delete(user.encode(), self._db.h_dirty)
             else:
                 batch.put(user.encode(), pack_mark(mark), self._db.h_dirty)
-
-    def _check_vectors(self, events: Sequence[EncodedEvent]) -> None:
-        dim = self._rules.dim
-        vectors = [e.vector for e in events if e.fields is None]
-        vectors += [f.vector for e in events if e.fields is not None for f in e.fields if f.vector.size]
-        if vectors and (any(v.shape != (dim,) for v in vectors) or not on_grid(vectors)):
-            raise ValueError(f"vectors must have {dim} values within [-1, 1], multiples of 2**-14")
 
 
 class _BatchReader(Cursor):

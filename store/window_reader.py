@@ -104,7 +104,7 @@ def summary_by_scan(
             event = unpack_event(value)
             ts, vector, numbers = int.from_bytes(rest[1:9], "big"), event.vector, event.numbers
         if vector.size:
-            totals.add(vector, numbers)
+            totals.add(vector, numbers.tolist())
         oldest = ts if oldest is None else min(oldest, ts)
         totals.newest = max(totals.newest, ts)
     totals.oldest = oldest or 0

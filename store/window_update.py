@@ -14,9 +14,11 @@ from typing import Protocol
 
 from store.buffer_layout import pack_id
 from store.encoded_event import EncodedEvent, EncodedField
-from store.rows import EventRow, FieldRow, pack_event, pack_field, unpack_event, unpack_field
-from store.summary import Totals
+from store.errors import StateError
+from store.rows import FieldRow, event_numbers, event_vector, pack_event_head, pack_field, unpack_field
+from store.summary import Arrivals, Totals
 
+_NEVER = -1 << 62
 READ_AHEAD = 256
 """Most rows read at once while old ones are taken out."""
 
@@ -45,17 +47,19 @@ class WindowUpdate(Protocol):
     totals: Totals
     covered: bool
     """Whether an event of this batch was seen."""
+    floor: int
+    """Older events have expired."""
 
     def known(self, event: EncodedEvent) -> Outcome | None:
         """DUPLICATE or CONFLICTING if the window holds the event's id, else None."""
         ...
 
-    def add(self, event: EncodedEvent, floor: int) -> Outcome:
-        """Judge an event that is not known. `floor`: older ones have expired."""
+    def add(self, event: EncodedEvent) -> Outcome:
+        """Judge an event that is not known."""
         ...
 
     def expire(self, floor: int) -> None:
-        """Take out what is older than `floor`, and what exceeds the window's count."""
+        """Take out what is older than `floor`, and what exceeds the window's count. Remembers the floor."""
         ...
 
     @property
@@ -63,8 +67,8 @@ class WindowUpdate(Protocol):
         """Whether any row is left."""
         ...
 
-    def finish(self) -> None:
-        """Bring `totals` up to date; called once, after the last change."""
+    def finish(self) -> Arrivals:
+        """Bring `totals` up to date but for the vectors, returned for store/summary.py::add_up. Called once, at the end."""
         ...
 
     def rows(self) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
@@ -81,10 +85,18 @@ class EventWindow:
     """A rolling window of events: the newest `max_events` by (ts, event id). Keeps track of the oldest only."""
 
     def __init__(
-        self, prefix: bytes, max_events: int, totals: Totals, ids: dict[str, tuple[int, int] | None], scan: Scan
+        self,
+        prefix: bytes,
+        max_events: int,
+        totals: Totals,
+        scan: Scan,
+        ids: dict[str, tuple[int, int] | None],
+        expected: int,
     ) -> None:
+        """expected: about how many rows will come, and so go: read ahead."""
         self.totals = totals
         self.covered = False
+        self.floor = _NEVER
         self._prefix = prefix
         self._key_prefix = prefix + b"\x01"
         self._max = max_events
@@ -93,12 +105,14 @@ class EventWindow:
         self._oldest: int | None = totals.oldest if totals.rows else None
         self._ahead: deque[tuple[bytes, bytes]] = deque()  # rows on disk, oldest first
         self._next = totals.oldest.to_bytes(8, "big")  # where reading goes on: skips the tombstones before it
-        self._chunk = 2
+        self._chunk = expected + 1
         self._added: dict[bytes, EncodedEvent] = {}
         self._heap: list[bytes] = []
         self._removed: list[bytes] = []
+        self._departed: list[bytes] = []
         self._ids = ids
         self._changed_ids: dict[str, bytes | None] = {}
+        self._packed: list[tuple[bytes, bytes]] = []
 
     @property
     def occupied(self) -> bool:
@@ -110,74 +124,96 @@ class EventWindow:
             return None
         return Outcome.DUPLICATE if seen == (event.ts, event.digest) else Outcome.CONFLICTING
 
-    def add(self, event: EncodedEvent, floor: int) -> Outcome:
-        self.expire(floor)
+    def add(self, event: EncodedEvent) -> Outcome:
         totals, ts = self.totals, event.ts
         if ts > totals.newest:
             totals.newest = ts
-        if ts < floor:
+        if ts < self.floor:
             return Outcome.EXPIRED
-        rest = ts.to_bytes(8, "big") + event.event_id.encode()
+        event_id = event.event_id
+        rest = ts.to_bytes(8, "big") + event_id.encode()
         if totals.rows >= self._max:
-            if rest < self._head():
+            head = self._head()
+            if rest < head:
                 return Outcome.EVICTED
-            self._pop()
+            self._pop(head)
         self._added[rest] = event
         heappush(self._heap, rest)
-        totals.add(event.vector, event.numbers)
-        self._ids[event.event_id] = (ts, event.digest)
-        self._changed_ids[event.event_id] = pack_id(ts, event.digest)
+        totals.rows += 1
+        self._ids[event_id] = (ts, event.digest)
+        self._changed_ids[event_id] = pack_id(ts, event.digest)
         if totals.rows == 1 or (self._oldest is not None and ts < self._oldest):
             self._oldest = ts
         return Outcome.APPLIED
 
     def expire(self, floor: int) -> None:
+        self.floor = floor
         totals = self.totals
         while totals.rows > self._max:
-            self._pop()
+            self._pop(self._head())
         while totals.rows and (self._oldest is None or self._oldest < floor):
-            self._oldest = int.from_bytes(self._head()[:8], "big")
+            head = self._head()
+            self._oldest = int.from_bytes(head[:8], "big")
             if self._oldest < floor:
-                self._pop()
+                self._pop(head)
 
-    def finish(self) -> None:
+    def finish(self) -> Arrivals:
         totals = self.totals
         if not totals.rows:
             totals.oldest = 0
         else:
             totals.oldest = int.from_bytes(self._head()[:8], "big") if self._oldest is None else self._oldest
+        arrived, departed = [], []
+        for rest, event in self._added.items():
+            numbers = event.numbers
+            vector = event.vector.tobytes()
+            arrived.append(vector)
+            head = pack_event_head(event.digest, numbers.size)
+            if numbers.size:
+                totals.count_numbers(numbers.tolist(), 1)
+                head += numbers.tobytes()
+            self._packed.append((self._key_prefix + rest, head + vector))
+        for value in self._departed:
+            if value[1]:
+                totals.count_numbers(event_numbers(value), -1)
+            departed.append(event_vector(value))
+        return Arrivals(totals, arrived, departed)
 
     def rows(self) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
         prefix = self._key_prefix
-        puts = [(prefix + rest, pack_event(EventRow(e.digest, e.numbers, e.vector))) for rest, e in self._added.items()]
-        return [prefix + rest for rest in self._removed if rest not in self._added], puts
+        return [prefix + rest for rest in self._removed if rest not in self._added], self._packed
 
     def ids(self) -> list[Row]:
         return [(self._prefix + name.encode(), value) for name, value in self._changed_ids.items()]
 
     def _head(self) -> bytes:
         """(ts, event id) of the oldest row."""
-        if self._stored and not self._ahead:
-            self._ahead.extend(self._scan(self._key_prefix, self._next, min(self._chunk, self._stored)))
+        ahead = self._ahead
+        if self._stored and not ahead:
+            ahead.extend(self._scan(self._key_prefix, self._next, min(self._chunk, self._stored)))
+            if not ahead:
+                raise StateError(
+                    f"the token buffer counts {self._stored} rows that it does not hold",
+                    action="remove its directory; it will be restored from the `tokens` topic",
+                    code="state_damaged",
+                )
             self._chunk = min(self._chunk * 4, READ_AHEAD)
-            self._next = self._ahead[-1][0] + b"\x00"
+            self._next = ahead[-1][0] + b"\x00"
         if not self._heap:
-            return self._ahead[0][0]
-        return min(self._ahead[0][0], self._heap[0]) if self._ahead else self._heap[0]
+            return ahead[0][0]
+        return min(ahead[0][0], self._heap[0]) if ahead else self._heap[0]
 
-    def _pop(self) -> None:
+    def _pop(self, head: bytes) -> None:
         """Take the oldest row out."""
-        rest = self._head()
-        if self._heap and self._heap[0] == rest:
+        if self._heap and self._heap[0] == head:
             heappop(self._heap)
-            event = self._added.pop(rest)
-            self.totals.remove(event.vector, event.numbers)
+            del self._added[head]
         else:
-            row = unpack_event(self._ahead.popleft()[1])
+            self._departed.append(self._ahead.popleft()[1])
             self._stored -= 1
-            self.totals.remove(row.vector, row.numbers)
-        self._removed.append(rest)
-        event_id = rest[8:].decode()
+        self.totals.rows -= 1
+        self._removed.append(head)
+        event_id = head[8:].decode()
         self._ids[event_id] = None
         self._changed_ids[event_id] = None
         self._oldest = None
@@ -192,6 +228,7 @@ class TabularWindow:
     def __init__(self, prefix: bytes, max_events: int, totals: Totals, scan: Scan) -> None:
         self.totals = totals
         self.covered = False
+        self.floor = _NEVER
         self._key_prefix = prefix + b"\x02"
         self._max = max_events
         stored = _scan_all(scan, self._key_prefix)
@@ -215,28 +252,32 @@ class TabularWindow:
                 changes = changes or row is None or (event.ts, event.event_id) > (row.ts, row.event_id)
         return Outcome.DUPLICATE if found and not changes else None
 
-    def add(self, event: EncodedEvent, floor: int) -> Outcome:
-        self.expire(floor)
+    def add(self, event: EncodedEvent) -> Outcome:
         if event.ts > self.totals.newest:
             self.totals.newest = event.ts
-        if event.ts < floor:
+        if event.ts < self.floor:
             return Outcome.EXPIRED
         mine = [field for field in event.fields or () if self._put(event, field)]
         self._trim()
         return Outcome.APPLIED if any(field.name in self._fields for field in mine) else Outcome.EVICTED
 
     def expire(self, floor: int) -> None:
+        self.floor = floor
         for name in [name for name, row in self._fields.items() if row.ts < floor]:
             self._drop(name)
         self._trim()
 
-    def finish(self) -> None:
+    def finish(self) -> Arrivals:
         totals = self.totals
         totals.reset_rows()
+        arrived = []
         for row in self._fields.values():
             if row.vector.size:
-                totals.add(row.vector, row.numbers)
+                totals.rows += 1
+                totals.count_numbers(row.numbers.tolist(), 1)
+                arrived.append(row.vector.tobytes())
         totals.oldest = min((row.ts for row in self._fields.values()), default=0)
+        return Arrivals(totals, arrived, [])
 
     def rows(self) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
         prefix, fields = self._key_prefix, self._fields

@@ -258,7 +258,7 @@ def test_changes_of_an_older_state_are_refused(opened: Open) -> None:
 def test_a_vector_off_the_grid_is_refused(opened: Open, bad: Any) -> None:
     """Exact summaries rest on it."""
     good = event("u", "a", 1000, "e")
-    with pytest.raises(ValueError, match="multiples"):
+    with pytest.raises(ValueError, match="vectors must"):
         opened().prepare([EncodedEvent(**{**_fields(good), "vector": bad})], source_offset=0)
 
 
