@@ -1,0 +1,1 @@
+"""serve's HTTP service: embeddings, nearest users, lag, health, console."""

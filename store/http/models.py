@@ -1,0 +1,144 @@
+"""Bodies of requests and answers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from store.row_table import StoredRecord
+
+MAX_QUERIES = 256
+MAX_LISTED = 100_000
+UserId = Annotated[str, Field(max_length=128)]
+
+
+class Embedding(BaseModel):
+    """A user's embedding record, and how current it is."""
+
+    v: int = Field(description="version of the record's format")
+    user_id: str
+    scenario: str
+    model: str = Field(description="id of weights and prompt")
+    as_of: int = Field(description="time of the newest event covered, ms")
+    ingested_at: int = Field(description="newest ingestion time covered, ms")
+    computed_at: int = Field(description="ms")
+    covers: dict[str, int] = Field(description='{"topic:partition": last raw offset covered for this user}')
+    events: dict[str, int] = Field(description="events in the window per modality")
+    dim: int
+    vector: list[float] = Field(description="float32, unit length")
+    stale: bool = Field(description="whether accepted events of this user are not yet covered")
+    pending_events: int = Field(description="how many")
+
+
+class EmbeddingPage(BaseModel):
+    """A page of a scenario's embeddings in order of user id, each as it was when the page was read."""
+
+    embeddings: list[Embedding]
+    next: str | None = Field(description="`after` of the next page; null = this was the last")
+
+
+class NeighborsRequest(BaseModel):
+    """Exactly one of user_id, user_ids, vector and vectors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    user_id: UserId | None = None
+    user_ids: Annotated[list[UserId], Field(min_length=1, max_length=MAX_QUERIES)] | None = None
+    vector: list[float] | None = None
+    vectors: Annotated[list[list[float]], Field(min_length=1, max_length=MAX_QUERIES)] | None = None
+    k: int = Field(default=10, ge=1, description="at most serve.max_k")
+    exclude_self: bool = Field(default=True, description="leave a user out of their own answer")
+    allow: Annotated[list[UserId], Field(max_length=MAX_LISTED)] | None = Field(
+        default=None, description="only these users"
+    )
+    deny: Annotated[list[UserId], Field(max_length=MAX_LISTED)] = Field(
+        default_factory=list, description="never these users; the answer is filled up to k with others"
+    )
+    min_score: Annotated[float, Field(ge=-1, le=1)] | None = None
+    exact: bool = Field(default=False, description="force an exact search; `exact` of the answer says what was done")
+    model: str | None = Field(default=None, description="for vectors: search this model's rows, not the main one's")
+
+    @model_validator(mode="after")
+    def _one_input(self) -> Self:
+        given = [name for name in ("user_id", "user_ids", "vector", "vectors") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of user_id, user_ids, vector and vectors; got {given or 'none'}")
+        if self.model is not None and (self.user_id is not None or self.user_ids is not None):
+            raise ValueError("model goes with vectors; a user is compared within the model of their own embedding")
+        return self
+
+
+class Neighbor(BaseModel):
+    """score: cosine in [-1, 1]."""
+
+    user_id: str
+    score: float
+
+
+class NeighborsOf(BaseModel):
+    """Best first; equal scores in order of user id."""
+
+    user_id: str | None = Field(description="null for a vector")
+    model: str | None = Field(description="only users with embeddings of this model are compared")
+    eligible: int = Field(description="users that took part in the search; fewer than k neighbors = no more there")
+    neighbors: list[Neighbor]
+
+
+class NeighborsAnswer(BaseModel):
+    """One result per input, in the order asked; users without an embedding are in `missing` instead."""
+
+    scenario: str
+    k: int
+    exact: bool
+    generation: int = Field(description="grows with every batch applied to the index")
+    applied: dict[int, int] = Field(
+        description="next offset per partition of the scenario's topic; every record below it was searched"
+    )
+    results: list[NeighborsOf]
+    missing: list[str]
+
+
+class Scenario(BaseModel):
+    """One use of the embeddings, and its index."""
+
+    name: str
+    query: str
+    prompt: str | None
+    model: str | None = Field(description="the model of most users; null while there are none")
+    models: dict[str, int] = Field(description="users per model")
+    users: int
+    generation: int
+    applied: dict[int, int]
+
+
+class Scenarios(BaseModel):
+    """All scenarios by name."""
+
+    scenarios: list[Scenario]
+
+
+class Health(BaseModel):
+    """status: `ok`."""
+
+    status: str = "ok"
+
+
+def to_embedding(stored: StoredRecord, pending_events: int) -> Embedding:
+    """The body of a stored record."""
+    record = stored.record
+    return Embedding(
+        v=1,
+        user_id=record.user_id,
+        scenario=record.scenario,
+        model=record.model,
+        as_of=record.as_of,
+        ingested_at=record.ingested_at,
+        computed_at=record.computed_at,
+        covers=record.covers,
+        events=record.events,
+        dim=len(record.vector),
+        vector=record.vector.tolist(),
+        stale=pending_events > 0,
+        pending_events=pending_events,
+    )

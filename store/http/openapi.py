@@ -1,0 +1,29 @@
+"""Writes the API's description to standard output: `python -m store.http.openapi > tests/store/openapi.json`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from typing import Any
+
+from store.freshness import PendingEvents
+from store.http.app import create_app
+from store.http.service import Service
+from store.settings import ServeSettings
+
+
+def description() -> dict[str, Any]:
+    """The OpenAPI document; it does not depend on scenarios or settings."""
+    tracker = PendingEvents((), lambda _scenario, _user: None)
+    return create_app(Service(ServeSettings(), {}, {}, tracker, dict, threading.Event())).openapi()
+
+
+def main() -> None:
+    """Print it, keys sorted."""
+    json.dump(description(), sys.stdout, indent=1, sort_keys=True)
+    sys.stdout.write("\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Lag, health, metrics and the API's own description."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from store.errors import AnchorstreamError
+from store.http.auth import may_read
+from store.http.models import Health
+from store.http.problems import ProblemError, documented
+from store.http.service import Current, Service
+
+open_router = APIRouter(tags=["health"])
+"""Needs no token."""
+router = APIRouter(tags=["operations"], dependencies=[Depends(may_read)])
+
+
+@open_router.get("/livez", response_model=Health)
+async def livez() -> Health:
+    """The process answers."""
+    return Health()
+
+
+@open_router.get("/readyz", response_model=Health, responses=documented("not_ready", open_to_all=True))
+async def readyz(service: Current) -> Health:
+    """Everything that was in Kafka at the start is queryable."""
+    if not service.ready.is_set():
+        raise ProblemError("not_ready", "the indexes are being restored from Kafka")
+    return Health()
+
+
+@open_router.get("/metrics", response_class=Response)
+def get_metrics() -> Response:
+    """Prometheus metrics of this process."""
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/v1/lag", responses=documented("lag_unavailable"))
+def get_lag(service: Current) -> dict[str, Any]:
+    """Consumer lag per group, topic and partition; `freshness`: raw event → its embedding queryable, seconds."""
+    return {**read_lag(service), "freshness": service.tracker.report(now_ms=time.time_ns() // 1_000_000)}
+
+
+@router.get("/openapi.json", include_in_schema=False)
+async def get_openapi(request: Request) -> dict[str, Any]:
+    """This API, as OpenAPI 3.1."""
+    schema: dict[str, Any] = request.app.openapi()
+    return schema
+
+
+def read_lag(service: Service) -> dict[str, Any]:
+    """The lag report. Raises ProblemError."""
+    try:
+        return service.lag()
+    except AnchorstreamError as exc:
+        raise ProblemError("lag_unavailable", exc.detail, action=exc.action, cause=exc.code) from exc

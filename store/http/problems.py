@@ -1,0 +1,119 @@
+"""Errors of the HTTP service: RFC 9457 problem+json, always this shape, `code` is stable.
+
+{"type": "about:blank", "title": "Not covered", "status": 409, "code": "not_covered", "detail": "…", …}
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException
+
+from store.errors import AnchorstreamError, NotFoundError
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Kind(NamedTuple):
+    """A kind of problem."""
+
+    status: int
+    title: str
+
+
+KINDS: dict[str, Kind] = {
+    "request_invalid": Kind(422, "The request is invalid"),
+    "body_too_large": Kind(413, "The body is too large"),
+    "unauthorized": Kind(401, "A token is needed"),
+    "not_found": Kind(404, "There is no such page"),
+    "method_not_allowed": Kind(405, "The method is not allowed here"),
+    "user_unknown": Kind(404, "The user has no embedding"),
+    "scenario_unknown": Kind(404, "There is no such scenario"),
+    "not_covered": Kind(409, "The offset is not covered yet"),
+    "not_ready": Kind(503, "The indexes are being restored"),
+    "lag_unavailable": Kind(503, "The broker did not tell its offsets"),
+    "internal": Kind(500, "An internal error"),
+}
+"""Every code, as listed in docs/http.md."""
+
+
+class Problem(BaseModel):
+    """Body of every error. Some carry more: `errors` of request_invalid, `covered` of not_covered, `action`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    code: str
+    detail: str
+
+
+class ProblemError(Exception):
+    """Answered as a problem. `code` is a key of KINDS; `members` are added to the body."""
+
+    def __init__(self, code: str, detail: str, **members: Any) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.members = members
+
+
+def problem(code: str, detail: str, *, headers: dict[str, str] | None = None, **members: Any) -> JSONResponse:
+    """The response of a problem."""
+    kind = KINDS[code]
+    body = Problem(title=kind.title, status=kind.status, code=code, detail=detail, **members)
+    return JSONResponse(body.model_dump(), kind.status, headers, MEDIA_TYPE)
+
+
+def documented(*codes: str, open_to_all: bool = False) -> dict[int | str, dict[str, Any]]:
+    """`responses` of a route that can answer these problems."""
+    codes = codes if open_to_all else (*codes, "unauthorized")
+    return {
+        status: {
+            "description": " / ".join(code for code in codes if KINDS[code].status == status),
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status in sorted({KINDS[code].status for code in codes})
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the framework and of ours as a problem; what nobody foresaw is the middleware's."""
+    app.add_exception_handler(ProblemError, _ours)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _framework)
+    app.add_exception_handler(AnchorstreamError, _expected)
+
+
+async def _ours(_: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, ProblemError)
+    headers = {"WWW-Authenticate": 'Basic realm="anchorstream", Bearer'} if exc.code == "unauthorized" else None
+    return problem(exc.code, exc.detail, headers=headers, **exc.members)
+
+
+async def _invalid(_: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, RequestValidationError)
+    # the input itself is not repeated: it may be large, or a secret
+    errors = [{"where": ".".join(str(part) for part in e["loc"]), "message": e["msg"]} for e in exc.errors()]
+    detail = "; ".join(f"{e['where']}: {e['message']}" for e in errors[:3])
+    return problem("request_invalid", detail, errors=errors)
+
+
+async def _framework(_: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(exc.status_code, "request_invalid")
+    headers = dict(exc.headers) if exc.headers else None
+    detail = HTTPStatus(exc.status_code).description or str(exc.detail)
+    return problem(code, detail, headers=headers)
+
+
+async def _expected(_: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, AnchorstreamError)
+    code = "not_found" if isinstance(exc, NotFoundError) else "internal"
+    return problem(code, exc.detail, action=exc.action, cause=exc.code)

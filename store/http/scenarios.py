@@ -1,0 +1,123 @@
+"""`/v1/scenarios…`: what there is, who is near whom, and everybody's embedding page by page."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+from fastapi import APIRouter, Depends, Query
+
+from store.http.auth import may_read
+from store.http.models import (
+    Embedding,
+    EmbeddingPage,
+    Neighbor,
+    NeighborsAnswer,
+    NeighborsOf,
+    NeighborsRequest,
+    Scenario,
+    Scenarios,
+    to_embedding,
+)
+from store.http.problems import ProblemError, documented
+from store.http.service import Current, Service
+from store.index import ScenarioIndex, SearchResult
+from store.search import Filters
+
+MAX_PAGE = 1000
+
+router = APIRouter(prefix="/v1/scenarios", tags=["scenarios"], dependencies=[Depends(may_read)])
+
+
+@router.get("", response_model=Scenarios, responses=documented("not_ready"))
+def list_scenarios(service: Current) -> Scenarios:
+    """All scenarios."""
+    return Scenarios(scenarios=[describe(service, name) for name in sorted(service.scenarios)])
+
+
+@router.get("/{scenario}", response_model=Scenario, responses=documented("scenario_unknown", "not_ready"))
+def get_scenario(service: Current, scenario: str) -> Scenario:
+    """One scenario."""
+    return describe(service, scenario)
+
+
+@router.post(
+    "/{scenario}/neighbors",
+    response_model=NeighborsAnswer,
+    responses=documented("scenario_unknown", "request_invalid", "body_too_large", "not_ready"),
+)
+def find_neighbors(service: Current, scenario: str, asked: NeighborsRequest) -> NeighborsAnswer:
+    """The users most similar to given users or vectors."""
+    index = service.index(scenario)
+    if asked.k > service.settings.max_k:
+        raise ProblemError("request_invalid", f"body.k: {asked.k} is more than serve.max_k = {service.settings.max_k}")
+    found = _search(index, asked)
+    return NeighborsAnswer(
+        scenario=scenario,
+        k=asked.k,
+        exact=True,
+        generation=found.generation,
+        applied=found.applied,
+        results=[
+            NeighborsOf(
+                user_id=answer.user_id,
+                model=answer.model,
+                eligible=answer.eligible,
+                neighbors=[Neighbor(user_id=near.user_id, score=near.score) for near in answer.neighbors],
+            )
+            for answer in found.answers
+        ],
+        missing=found.missing,
+    )
+
+
+@router.get(
+    "/{scenario}/embeddings",
+    response_model=EmbeddingPage,
+    responses=documented("scenario_unknown", "request_invalid", "not_ready"),
+)
+def export_embeddings(
+    service: Current,
+    scenario: str,
+    after: Annotated[str, Query(description="the last page's `next`; empty = from the beginning")] = "",
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
+) -> EmbeddingPage:
+    """Embeddings of a scenario in order of user id."""
+    page = service.index(scenario).page(after, limit + 1)
+    embeddings: list[Embedding] = []
+    for stored in page[:limit]:
+        record = stored.record
+        embeddings.append(to_embedding(stored, service.tracker.pending(record.user_id, record.covers)))
+    return EmbeddingPage(embeddings=embeddings, next=embeddings[-1].user_id if len(page) > limit else None)
+
+
+def describe(service: Service, name: str) -> Scenario:
+    """A scenario and its index. Raises ProblemError."""
+    index = service.index(name)
+    models = index.models()
+    return Scenario(
+        name=name,
+        query=service.scenarios[name].query,
+        prompt=service.scenarios[name].prompt,
+        model=next(iter(models), None),
+        models=models,
+        users=len(index),
+        generation=index.generation,
+        applied=index.applied(),
+    )
+
+
+def _search(index: ScenarioIndex, asked: NeighborsRequest) -> SearchResult:
+    allow = None if asked.allow is None else frozenset(asked.allow)
+    filters = Filters(allow, frozenset(asked.deny), asked.min_score)
+    users = [asked.user_id] if asked.user_id is not None else asked.user_ids
+    if users is not None:
+        return index.search_users(users, k=asked.k, exclude_self=asked.exclude_self, filters=filters)
+    vectors = [asked.vector] if asked.vector is not None else asked.vectors or []
+    try:
+        queries = np.array(vectors, np.float64)
+        with np.errstate(over="ignore"):  # what float32 cannot hold is refused as not finite
+            return index.search(queries.astype(np.float32), k=asked.k, filters=filters, model=asked.model)
+    except ValueError as exc:
+        name = "vector" if asked.vector is not None else "vectors"
+        raise ProblemError("request_invalid", f"body.{name}: {exc}") from exc

@@ -1,0 +1,139 @@
+"""The serve role: the HTTP service and the tail that feeds it, alive together or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+import uvicorn
+from fastapi import FastAPI
+
+from store import logs
+from store.errors import AnchorstreamError
+from store.http.service import Readiness
+
+GRACE_SECONDS = 3
+"""How long requests under way may take to end when the role stops."""
+_POLL_SECONDS = 0.05
+_log = logs.get(__name__)
+
+
+class Tail(Protocol):
+    """What feeds the indexes. `run` blocks until `stop` is set, and raises what it cannot go on with."""
+
+    @property
+    def ready(self) -> Readiness: ...
+
+    def run(self, stop: threading.Event) -> None: ...
+
+
+class Serve:
+    """Binds its socket when made, so that `url` is known; `run` serves.
+
+    Args:
+        port: 0 = any free one.
+        on_ready: called once, with the URL, when HTTP answers and the tail is ready.
+
+    Raises:
+        AnchorstreamError: the address cannot be used.
+    """
+
+    def __init__(
+        self, app: FastAPI, tail: Tail, *, host: str, port: int, on_ready: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._tail = tail
+        self._on_ready = on_ready
+        self._socket = _bind(host, port)
+        self.url = _url(host, self._socket.getsockname()[1])
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+        self._server = uvicorn.Server(config)
+        self._failures: list[BaseException] = []
+
+    def run(self, stop: threading.Event) -> None:
+        """Serve until `stop` is set.
+
+        Raises:
+            AnchorstreamError, or whatever else ended the tail or the HTTP server: an HTTP service over a dead tail
+            would answer ever older embeddings.
+        """
+        ending = threading.Event()
+        threads = [
+            threading.Thread(target=self._guard, args=(self._tail.run, ending), name="tail"),
+            threading.Thread(target=self._guard, args=(self._http, ending), name="http"),
+        ]
+        for thread in threads:
+            thread.start()
+        announced = False
+        try:
+            while not stop.is_set() and all(thread.is_alive() for thread in threads):
+                if not announced and self._server.started and self._tail.ready.is_set():
+                    announced = True
+                    self._on_ready(self.url)
+                stop.wait(_POLL_SECONDS)
+        finally:
+            self._server.should_exit = True
+            asked = stop.is_set()
+            ending.set()
+            for thread in threads:
+                thread.join()
+            self._socket.close()
+        if self._failures:
+            raise self._failures[0]
+        if not asked:
+            raise AnchorstreamError(
+                "the HTTP server or the tail ended by itself", action="see the log before this line", code="serve_ended"
+            )
+
+    def _http(self, _: threading.Event) -> None:
+        self._server.run(sockets=[self._socket])
+
+    def _guard(self, run: Callable[[threading.Event], None], ending: threading.Event) -> None:
+        try:
+            run(ending)
+        except BaseException as exc:  # a thread's SystemExit (uvicorn's) must end the role as well
+            _log.error(logs.ROLE_FAILED, error=str(exc))
+            self._failures.append(exc)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)
+        try:
+            if os.name == "posix":  # elsewhere it would let two processes share the port
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+            bound.listen(2048)
+        except OSError:
+            bound.close()
+            raise
+    except OSError as exc:
+        if exc.errno == errno.EADDRINUSE:
+            raise AnchorstreamError(
+                f"port {port} of {host} is in use",
+                action="stop what uses it, set serve.port to another, or to 0 for any free one",
+                code="port_in_use",
+            ) from exc
+        raise AnchorstreamError(
+            f"cannot listen on {host}:{port}: {exc}",
+            action="set serve.host to an address of this machine (127.0.0.1 = only from here, 0.0.0.0 = from anywhere)",
+            code="address_unusable",
+        ) from exc
+    return bound
+
+
+def _url(host: str, port: int) -> str:
+    """Where a client on this machine reaches it."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"

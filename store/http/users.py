@@ -1,0 +1,88 @@
+"""`GET /v1/users/{user}/embeddings/{scenario}`."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from typing import Annotated
+
+import anyio
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Depends, Query, Request
+
+from store.http.auth import may_read
+from store.http.models import Embedding, to_embedding
+from store.http.problems import ProblemError, documented
+from store.http.service import Current
+from store.index import ScenarioIndex
+from store.row_table import StoredRecord
+
+FIRST_WAIT_SECONDS = 0.01
+LONGEST_WAIT_SECONDS = 0.1
+_MIN_OFFSET = re.compile(r"(?P<source>[a-zA-Z0-9._-]{1,249}:\d{1,9}):(?P<offset>\d{1,18})", re.ASCII)
+
+router = APIRouter(tags=["embeddings"], dependencies=[Depends(may_read)])
+
+
+@router.get(
+    "/v1/users/{user:path}/embeddings/{scenario}",
+    response_model=Embedding,
+    responses=documented("user_unknown", "scenario_unknown", "not_covered", "request_invalid", "not_ready"),
+)
+async def get_embedding(
+    request: Request,
+    service: Current,
+    user: str,
+    scenario: str,
+    min_offset: Annotated[
+        list[str] | None,
+        Query(description="`topic:partition:offset` of a raw event: wait until the embedding covers it; repeatable"),
+    ] = None,
+    timeout_ms: Annotated[int, Query(ge=0, le=60_000, description="how long to wait for `min_offset`")] = 5000,
+) -> Embedding:
+    """A user's newest embedding for a scenario. Slashes in a user id may be given as they are or as %2F."""
+    index = service.index(scenario)
+    wanted = _parse(min_offset or [])
+    stored = await _wait(request, index, user, wanted, timeout_ms / 1000) if wanted else None
+    stored = stored or await run_sync(index.get, user)
+    if stored is None and not wanted:
+        raise ProblemError("user_unknown", f"user {user!r} has no embedding for {scenario!r}")
+    if stored is None or not _covers(stored, wanted):
+        covered = stored.record.covers if stored is not None else {}
+        detail = f"after {timeout_ms} ms the embedding does not cover {', '.join(min_offset or [])}"
+        raise ProblemError("not_covered", detail, covered=covered)
+    pending = await run_sync(service.tracker.pending, user, stored.record.covers)
+    return to_embedding(stored, pending)
+
+
+async def _wait(
+    request: Request, index: ScenarioIndex, user: str, wanted: Mapping[str, int], seconds: float
+) -> StoredRecord | None:
+    """The record once it covers `wanted`; None if it does not in time, or nobody waits any more."""
+    deadline = time.monotonic() + seconds
+    pause = FIRST_WAIT_SECONDS
+    while True:
+        stored = await run_sync(index.get, user)
+        if stored is not None and _covers(stored, wanted):
+            return stored
+        left = deadline - time.monotonic()
+        if left <= 0 or await request.is_disconnected():
+            return None
+        await anyio.sleep(min(pause, left))
+        pause = min(2 * pause, LONGEST_WAIT_SECONDS)
+
+
+def _covers(stored: StoredRecord, wanted: Mapping[str, int]) -> bool:
+    return all(stored.record.covers.get(source, -1) >= offset for source, offset in wanted.items())
+
+
+def _parse(values: list[str]) -> dict[str, int]:
+    wanted: dict[str, int] = {}
+    for value in values:
+        found = _MIN_OFFSET.fullmatch(value)
+        if found is None:
+            raise ProblemError("request_invalid", f"query.min_offset: {value[:300]!r} is not topic:partition:offset")
+        source = found["source"]
+        wanted[source] = max(int(found["offset"]), wanted.get(source, -1))
+    return wanted

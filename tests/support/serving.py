@@ -1,0 +1,80 @@
+"""An HTTP service over indexes that a test fills, without Kafka."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import anyio
+import httpx
+import numpy as np
+from fastapi import FastAPI
+
+from store.door import Entry
+from store.embedding_record import EmbeddingRecord
+from store.freshness import AcceptedEvent, PendingEvents
+from store.http.app import create_app
+from store.http.service import Service
+from store.index import ScenarioIndex
+from store.settings import ScenarioSettings, ServeSettings
+
+
+class Client:
+    """Requests to an ASGI application, one event loop each; answers errors as a server would."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            async with httpx.AsyncClient(transport=self._transport, base_url="http://serve") as client:
+                return await client.request(method, path, **options)
+
+        return anyio.run(ask)
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("GET", path, **options)
+
+    def post(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("POST", path, **options)
+
+
+async def streamed(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
+    """A body without a length."""
+    for chunk in chunks:
+        yield chunk
+
+
+class Serving:
+    """Two scenarios, `churn` and `credit`."""
+
+    def __init__(self, lag: Any = lambda: {"lag_messages": 0, "groups": []}, **settings: Any) -> None:
+        self.indexes = {name: ScenarioIndex(name) for name in ("churn", "credit")}
+        self.tracker = PendingEvents(tuple(self.indexes), lambda s, u: self.indexes[s].coverage(u))
+        self.ready = threading.Event()
+        self.ready.set()
+        self.offset = 0
+        self.service = Service(
+            ServeSettings(**settings),
+            {name: ScenarioSettings(query=f"Will it be {name}?") for name in self.indexes},
+            self.indexes,
+            self.tracker,
+            lag,
+            self.ready,
+        )
+        self.app = create_app(self.service)
+        self.client = Client(self.app)
+
+    def add(
+        self, user: str, vector: Any = None, *, scenario: str = "churn", covered: int = 0, model: str = "m"
+    ) -> None:
+        self.offset += 1
+        values = np.random.default_rng(self.offset).standard_normal(128) if vector is None else np.asarray(vector)
+        record = EmbeddingRecord(
+            user, scenario, model, 1, 2, 3, values.astype(np.float32), {"raw:0": covered}, {"bill": 2}
+        )
+        self.indexes[scenario].apply([Entry(0, self.offset, user, record.pack(), 1)], now_ms=1)
+
+    def accept(self, user: str, offset: int) -> None:
+        self.tracker.observe(0, offset, [AcceptedEvent(user, "raw:0", offset, 1, 1)])
