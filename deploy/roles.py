@@ -66,12 +66,15 @@ def _ingest(context: Context) -> None:
 
 
 def _processor(context: Context) -> None:
+    import torch
+
     from encoder.text_encoder import TextEncoder
     from store.buffer_resources import BufferResources
     from stream.processor import Processor
 
     settings = context.settings
     processor = settings.processor
+    torch.set_num_threads(processor.threads)
     role = Processor(
         context.connection,
         context.topics,

@@ -7,9 +7,11 @@ whatever batch, because a chunk's keys depend on its rows alone and every user's
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -79,8 +81,7 @@ class UserEncoder:
         Raises:
             WeightsError: weights or checkpoint are missing or do not fit; the action says what to do.
         """
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
+        torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // 2))
         self.device = _device(settings.device)
         dtype = settings.dtype
         if dtype == "auto":
@@ -93,20 +94,29 @@ class UserEncoder:
         self.card: Card | None = None
         if settings.checkpoint is not None:
             self.card = load_into(self.model, settings.checkpoint, weights_id=pretrained.weights_id)
-        weights = self.card.id if self.card else f"seed={settings.seed}"
-        parts = (pretrained.weights_id, weights, settings.layout, VERSION, chunks.VERSION, features.VERSION)
-        self._weights_id = "|".join(map(str, parts))
+        self._weights = f"{pretrained.weights_id}|{self.card.id if self.card else f'seed={settings.seed}'}"
         self.model.eval().requires_grad_(False).to(self.device)
         self.model.lm.to(getattr(torch, dtype))
         self.pool = self._new_pool()
+        self._queries: dict[str, ScenarioSettings] = {}
         self._anchors: dict[str, Anchor] = {}
         self._tails: dict[tuple[str, ...], Tail] = {}
         self.work = Work(0, 0, 0)
         for name, scenario in scenarios.items():
             self.add_scenario(name, scenario)
-        log.info(logs.MODEL_LOADED, weights=self._weights_id, device=str(self.device), dtype=dtype)
+        log.info(logs.MODEL_LOADED, weights=self._weights, device=str(self.device), dtype=dtype)
         if not self.trained:
             log.warning(logs.MODEL_UNTRAINED, preset=settings.preset)
+
+    def with_layout(self, layout: Literal["chunked", "causal"]) -> UserEncoder:
+        """The same weights in another layout, with the same scenarios and pages of its own. Weights are shared."""
+        other = copy(self)
+        other._settings = self._settings.model_copy(update={"layout": layout})
+        other.pool = other._new_pool()
+        other._tails = {}
+        other._queries = dict(self._queries)
+        other._anchors = {name: other.anchor(scenario) for name, scenario in self._queries.items()}
+        return other
 
     @property
     def trained(self) -> bool:
@@ -134,11 +144,13 @@ class UserEncoder:
             WeightsError: its soft prompt is not in the checkpoint.
         """
         self._anchors[name] = self.anchor(scenario)
+        self._queries[name] = scenario
         self._tails = {names: tail for names, tail in self._tails.items() if name not in names}
 
     def remove_scenario(self, name: str) -> None:
         """Forget a scenario; no effect when it is unknown."""
         self._anchors.pop(name, None)
+        self._queries.pop(name, None)
         self._tails = {names: tail for names, tail in self._tails.items() if name not in names}
 
     def set_prompt(self, name: str, prompt: Tensor) -> None:
@@ -160,7 +172,8 @@ class UserEncoder:
         """
         model = self.model
         parts = []
-        digest = hashlib.blake2b(f"{self._weights_id}|{scenario.query}|".encode(), digest_size=8)
+        basis = (self._weights, self._settings.layout, VERSION, chunks.VERSION, features.VERSION, scenario.query, "")
+        digest = hashlib.blake2b("|".join(map(str, basis)).encode(), digest_size=8)
         if scenario.prompt is not None:
             if scenario.prompt not in model.prompts:
                 known = ", ".join(sorted(model.prompts)) or "none"
@@ -184,11 +197,11 @@ class UserEncoder:
         Raises:
             NotFoundError: a scenario is unknown.
         """
-        return self._encode(windows, self._tail(tuple(scenarios)), self.pool)
+        return self._encode(windows, self.tail(scenarios), self.pool)
 
     def encode_from_scratch(self, windows: Sequence[UserWindow], scenarios: Sequence[str]) -> NDArray[np.float32]:
         """The same embeddings without any page read or written."""
-        return self._encode(windows, self._tail(tuple(scenarios)), None)
+        return self._encode(windows, self.tail(scenarios), None)
 
     def encode_anchors(self, windows: Sequence[UserWindow], anchors: Sequence[Anchor]) -> NDArray[np.float32]:
         """Embeddings (users, anchors, 128) for queries that are not registered."""
@@ -204,9 +217,20 @@ class UserEncoder:
         if self.pool is not None:
             self.pool.drop(user_id)
 
+    def tail(self, scenarios: Sequence[str]) -> Tail | None:
+        """Tail of these scenarios, cached; None for none.
+
+        Raises:
+            NotFoundError: a scenario is unknown.
+        """
+        names = tuple(scenarios)
+        if names and names not in self._tails:
+            self._tails[names] = tails.build([self._anchor(name).tokens for name in names], self._lead)
+        return self._tails.get(names)
+
     def tokens_of(self, scenarios: Sequence[str]) -> int:
         """Tokens of a user's tail: the least that a refresh of these scenarios computes."""
-        tail = self._tail(tuple(scenarios))
+        tail = self.tail(scenarios)
         return 0 if tail is None else tail.length
 
     @property
@@ -221,15 +245,6 @@ class UserEncoder:
             raise NotFoundError(
                 f"unknown scenario {scenario!r} (known: {known})", action="register it, or check its name"
             ) from None
-
-    def _tail(self, names: tuple[str, ...]) -> Tail | None:
-        if not names:
-            return None
-        tail = self._tails.get(names)
-        if tail is None:
-            tail = tails.build([self._anchor(name).tokens for name in names], self._lead)
-            self._tails[names] = tail
-        return tail
 
     def _new_pool(self) -> KvPool | None:
         backbone = self.model.backbone
