@@ -120,7 +120,9 @@ class BufferDatabase:
         rocksdict.Checkpoint(self.db).create_checkpoint(str(path))
 
     def close(self) -> None:
-        """Flush the WAL and let the lock go."""
+        """Flush the WAL and let the lock go. Closing twice is fine."""
+        if self.db is None:
+            return
         self.db.flush_wal(sync=True)
         for name in layout.FAMILIES:
             getattr(self, name).close()

@@ -398,7 +398,7 @@ class TokenBuffer:
         return self._db.disk_bytes()
 
     def close(self) -> None:
-        """Let the database go."""
+        """Let the database go. Closing twice is fine."""
         self._db.close()
         log.info(logs.BUFFER_CLOSED, path=str(self._db.path), log_offset=self.log_offset)
 

@@ -68,7 +68,7 @@ class WindowUpdate(Protocol):
         ...
 
     def finish(self) -> Arrivals:
-        """Bring `totals` up to date but for the vectors, returned for store/summary.py::add_up. Called once, at the end."""
+        """Bring `totals` up to date but for the vectors returned, which `add_up` adds. Called once, at the end."""
         ...
 
     def rows(self) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:

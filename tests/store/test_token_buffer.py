@@ -45,8 +45,7 @@ def opened(tmp_path: Path) -> Iterator[Open]:
 
     yield make
     for buffer in live:
-        if buffer._db.db is not None:
-            buffer.close()
+        buffer.close()
 
 
 def events_of(*times: int, user: str = "u", modality: str = "a") -> list[EncodedEvent]:
@@ -259,7 +258,7 @@ def test_a_vector_off_the_grid_is_refused(opened: Open, bad: Any) -> None:
     """Exact summaries rest on it."""
     good = event("u", "a", 1000, "e")
     with pytest.raises(ValueError, match="vectors must"):
-        opened().prepare([EncodedEvent(**{**_fields(good), "vector": bad})], source_offset=0)
+        opened().prepare([good._replace(vector=bad)], source_offset=0)
 
 
 def test_an_unknown_modality_is_refused(opened: Open) -> None:
@@ -331,7 +330,3 @@ def test_checkpoint_is_a_buffer_of_its_own(opened: Open, tmp_path: Path) -> None
     copy = opened("copy")
     assert dict(copy.rows()) == before
     assert copy.source_offset == 0
-
-
-def _fields(made: EncodedEvent) -> dict[str, Any]:
-    return {name: getattr(made, name) for name in EncodedEvent.__slots__}
