@@ -41,8 +41,14 @@ def get_metrics() -> Response:
 
 @router.get("/v1/lag", responses=documented("lag_unavailable"))
 def get_lag(service: Current) -> dict[str, Any]:
-    """Consumer lag per group, topic and partition; `freshness`: raw event → its embedding queryable, seconds."""
-    return {**read_lag(service), "freshness": service.tracker.report(now_ms=time.time_ns() // 1_000_000)}
+    """Consumer lag per group, topic and partition, and freshness: seconds from a raw event to its embedding queryable.
+
+    `freshness_seconds` is that of the last minutes, null without events; `freshness` has counts and what is pending.
+    """
+    report = service.tracker.report(now_ms=time.time_ns() // 1_000_000)
+    recent = report["recent"]
+    fresh = {"p50": recent["p50"], "p99": recent["p99"]} if recent["count"] else None
+    return {**read_lag(service), "freshness_seconds": fresh, "freshness": report}
 
 
 @router.get("/openapi.json", include_in_schema=False)
