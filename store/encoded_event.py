@@ -1,14 +1,13 @@
-"""Events as the token buffer takes them: texts already encoded."""
+"""Events as the token buffer takes them: texts already encoded. Named tuples: one is made per event."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from store.rows import Vector16, Vector32
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedField:
+class EncodedField(NamedTuple):
     """One field of a tabular event. numbers: float32 (n,). vector: float16 (dim,), size 0 = the field is null."""
 
     name: str
@@ -17,8 +16,7 @@ class EncodedField:
     vector: Vector16
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedEvent:
+class EncodedEvent(NamedTuple):
     """One accepted event.
 
     ts: event time, ms. digest: 64 bits of its content; two events with one id and different digests conflict.

@@ -31,43 +31,45 @@ class TextEncoder(Protocol):
 def encode_events(events: Sequence[Event], encoder: TextEncoder) -> list[EncodedEvent]:
     """Encode a batch, in order; each distinct text once."""
     row_of: dict[str, int] = {}
+    numbers: list[float | None] = []
     for event in events:
         if event.fields is None:
             row_of.setdefault(event.text, len(row_of))
+            numbers += event.numbers
         else:
             for name, value in event.fields.items():
                 if value is not None:
                     row_of.setdefault(field_text(name, value), len(row_of))
     rows = list(encoder.encode(list(row_of))) if row_of else []
     vectors = {text: rows[row] for text, row in row_of.items()}
-    return [_encode(event, vectors) for event in events]
+    # one array for the batch, a view per event: making an array costs more than the event. None becomes NaN
+    all_numbers = np.array(numbers, np.float32)
+    encoded = []
+    start = 0
+    for user_id, modality, ts, event_id, text, own, fields, topic, partition, offset, _, ingested_at in events:
+        if fields is not None:
+            parts = tuple([_encode_field(name, value, vectors) for name, value in fields.items()])
+            content, values, vector = digest((ts, fields)), _NO_NUMBERS, _NO_VECTOR
+        else:
+            parts, content, vector = None, digest((ts, text, own)), vectors[text]
+            end = start + len(own)
+            values = all_numbers[start:end] if own else _NO_NUMBERS
+            start = end
+        source = f"{topic}:{partition}"
+        encoded.append(
+            EncodedEvent(user_id, modality, ts, event_id, content, values, vector, parts, source, offset, ingested_at)
+        )
+    return encoded
+
+
+def digest(content: object) -> int:
+    """64 bits of an event's content; two events with one id and different digests conflict."""
+    return int.from_bytes(blake2b(msgpack.packb(content), digest_size=8).digest(), "big")
 
 
 def field_text(name: str, value: FieldValue) -> str:
     """Text of a tabular field; a number stays a number beside the text of its name."""
     return f"{name}: {value}" if isinstance(value, str) else name
-
-
-def digest(*content: object) -> int:
-    """64 bits of an event's content; two events with one id and different digests conflict."""
-    return int.from_bytes(blake2b(msgpack.packb(content), digest_size=8).digest(), "big")
-
-
-def _encode(event: Event, vectors: dict[str, NDArray[np.float16]]) -> EncodedEvent:
-    user_id, modality, ts, event_id, text, numbers, fields, topic, partition, offset, _, ingested_at = event
-    source = f"{topic}:{partition}"
-    if fields is None:
-        # np.array turns None into NaN
-        values = np.array(numbers, np.float32) if numbers else _NO_NUMBERS
-        content = digest(ts, text, numbers)
-        return EncodedEvent(
-            user_id, modality, ts, event_id, content, values, vectors[text], None, source, offset, ingested_at
-        )
-    encoded = tuple([_encode_field(name, value, vectors) for name, value in fields.items()])
-    content = digest(ts, fields)
-    return EncodedEvent(
-        user_id, modality, ts, event_id, content, _NO_NUMBERS, _NO_VECTOR, encoded, source, offset, ingested_at
-    )
 
 
 def _encode_field(name: str, value: FieldValue, vectors: dict[str, NDArray[np.float16]]) -> EncodedField:

@@ -56,8 +56,9 @@ def _check(events: Iterable[Event]) -> None:
             and 0 <= ts < 2**63
         ):
             raise TypeError("an event's part has the wrong type")
-        if any(n is not None and n.__class__ is not float for n in numbers):
-            raise TypeError("a number is not a float")
+        for number in numbers:
+            if number.__class__ is not float and number is not None:
+                raise TypeError("a number is not a float")
         if fields is not None and not all(
             name.__class__ is str and (value is None or value.__class__ in (str, float))
             for name, value in fields.items()
