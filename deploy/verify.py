@@ -49,7 +49,7 @@ class Encoder(Protocol):
 class Report:
     """users: with stored tokens. mismatched, missing, extra: pairs of user and scenario, as `scenario/user`.
 
-    A pair is mismatched when its cosine is below the threshold, or model id or newest event time differ.
+    A pair is mismatched when its cosine is below the threshold, or model id or newest event time differ; it says which.
     wrong_summaries: (user, modality) whose stored summary is not what its rows give, as `modality/user`.
     """
 
@@ -151,9 +151,15 @@ def _judge(
     report.compared += 1
     agreement = cosine(vector, got.vector) if vector.shape == got.vector.shape else 0.0
     report.min_cosine = min(report.min_cosine, agreement)
-    # `not >=` so that a NaN is a mismatch
-    if not agreement >= MIN_COSINE or got.model != encoder.model_id(scenario) or got.as_of != window.as_of:
-        report.mismatched.append(pair)
+    faults = []
+    if got.model != encoder.model_id(scenario):
+        faults.append(f"model {got.model}, not {encoder.model_id(scenario)}")
+    if got.as_of != window.as_of:
+        faults.append(f"as of {got.as_of}, not {window.as_of}")
+    if not agreement >= MIN_COSINE:  # not `<`: a NaN is a mismatch
+        faults.append(f"cosine {agreement:.6f}")
+    if faults:
+        report.mismatched.append(f"{pair}: {', '.join(faults)}")
 
 
 def _checked(view: BufferView, user: str, report: Report) -> UserWindow:

@@ -61,5 +61,5 @@ def write_neighbors(scenario: str, query: str, answer: dict[str, Any]) -> None:
 
 def one_result(answer: dict[str, Any]) -> list[dict[str, Any]]:
     """Neighbours of the only input."""
-    found: list[dict[str, Any]] = answer["results"][0]["neighbors"] if "results" in answer else answer["neighbors"]
+    found: list[dict[str, Any]] = answer["results"][0]["neighbors"]
     return found
