@@ -43,7 +43,7 @@ class PlannedAttention:
             parts.append(attend(cq, ck, cv, is_causal=True, enable_gqa=True).transpose(1, 2).flatten(0, 1))
         if plan.extended is not None:
             queries, index, mask = plan.extended
-            seen = folded(q[queries], keys[index], values[index], mask)
+            seen = grouped(q[queries], keys[index], values[index], mask)
             parts.append(seen.flatten(0, 1))
         tail_q = _per_user(q[n:], plan.users)
         parts.append(self._tail(tail_q, keys, values, k, v, plan.mask).flatten(0, 1))
@@ -60,23 +60,29 @@ class PlannedAttention:
         plan, n = self._plan, self._plan.new_tokens
         all_keys = cat([keys[plan.prefix], _per_user(k[n:], plan.users)], 1)
         all_values = cat([values[plan.prefix], _per_user(v[n:], plan.users)], 1)
-        return folded(q, all_keys, all_values, mask)
+        return grouped(q, all_keys, all_values, mask)
 
 
-def folded(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Grouped-query attention with the query heads of a key head laid end to end, so that keys are not repeated.
+def grouped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Grouped-query attention under a mask, without repeating keys.
+
+    CUDA's fused kernels take no mask together with groups: there the query heads of a key head are laid end to end.
 
     Args:
-        q: (b, t, heads, d). k, v: (b, s, kv_heads, d). mask: additive (b, 1, group * t, s), repeated per group.
+        q: (b, t, heads, d). k, v: (b, s, kv_heads, d).
+        mask: additive (b, 1, t, s), or (b, 1, heads / kv_heads * t, s) when laid end to end.
 
     Returns:
         (b, t, heads, d).
     """
     b, t, heads, d = q.shape
+    keys, values = k.transpose(1, 2), v.transpose(1, 2)
+    if mask.shape[2] == t:
+        return attend(q.transpose(1, 2), keys, values, attn_mask=mask, enable_gqa=True).transpose(1, 2)
     kv_heads = k.shape[2]
     group = heads // kv_heads
     q = q.view(b, t, kv_heads, group, d).permute(0, 2, 3, 1, 4).reshape(b, kv_heads, group * t, d)
-    out = attend(q, k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask)
+    out = attend(q, keys, values, attn_mask=mask)
     return out.view(b, kv_heads, group, t, d).permute(0, 3, 1, 2, 4).reshape(b, t, heads, d)
 
 

@@ -44,10 +44,8 @@ class Backbone:
         self._rope_scale = float(lm.rotary_emb.attention_scaling)
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """positions: float64 (n,) → cos, sin: float32 (n, 1, head_dim); angles are computed in float64."""
-        inv_freq = self._inv_freq.to(positions.device)
-        angles = positions[:, None] * inv_freq
-        angles = torch.cat([angles, angles], -1)[:, None]
+        """positions: float64 (n,) → cos, sin: float32 (n, 1, head_dim / 2); angles are computed in float64."""
+        angles = (positions[:, None] * self._inv_freq.to(positions.device))[:, None]
         return (angles.cos() * self._rope_scale).float(), (angles.sin() * self._rope_scale).float()
 
     def run(self, x: Tensor, positions: Tensor, attention: Attention, outputs: Tensor | None = None) -> Tensor:
@@ -82,7 +80,6 @@ class Backbone:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of (n, heads, head_dim), in float32, returned in x's dtype."""
+    """Rotary embedding of (n, heads, head_dim) in float32, returned in x's dtype. Pairs are half a head apart."""
     first, second = x.float().chunk(2, -1)
-    turned = torch.cat([-second, first], -1)
-    return (x * cos + turned * sin).to(x.dtype)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1).to(x.dtype)

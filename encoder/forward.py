@@ -39,15 +39,15 @@ def user_states(
     modalities = len(model.modality)
     layout = plan.chunked(users, leases, tail, modalities) if tail.lead else causal(users, tail, modalities)
     device = tail.tokens.device
-    fold = backbone.heads // backbone.kv_heads
+    fold = backbone.heads // backbone.kv_heads if device.type == "cuda" else 1
     planned = plan.finish(layout, tail, fold=fold, dtype=model.dtype, device=device)
-    x = _embed(model, users, planned, tail)
+    x = embed(model, users, planned, tail)
     source = FlatKeysValues() if planned.slots is None or pool is None else PagedKeysValues(pool, planned.slots)
     states = backbone.run(x, planned.positions, PlannedAttention(planned, source), planned.outputs)
     return States(states, planned)
 
 
-def _embed(model: UserModel, users: Sequence[UserTokens], planned: Plan, tail: Tail) -> Tensor:
+def embed(model: UserModel, users: Sequence[UserTokens], planned: Plan, tail: Tail) -> Tensor:
     """All tokens' embeddings in flat order, (tokens, hidden), in the language model's type."""
     device = tail.tokens.device
     tokens = [

@@ -60,7 +60,7 @@ class Layout:
 
 
 class Group(NamedTuple):
-    """Chunks of one attention call. queries: (chunks, m) flat. keys: (chunks, L) source indices; mask: folded."""
+    """Chunks of one attention call. queries: (chunks, m) flat. keys: (chunks, L) source indices."""
 
     queries: Tensor
     keys: Tensor
@@ -73,7 +73,7 @@ class Plan(NamedTuple):
     order: flat position → row of [events by modality, summaries, segments]. restore: flat position → row of the
     attention outputs [fresh chunks, extended chunks, tails], padded. fresh: (chunks, L) flat indices of chunks
     without cached tokens. extended: chunks with. prefix: (users, S) source indices. mask, output_mask: additive,
-    (users, 1, group * rows, S + tail); see `attention.fold`. outputs: flat positions of every <USER_EMB>, user-major.
+    (users, 1, group * rows, S + tail); see `attention.grouped`. outputs: flat places of every <USER_EMB>, user-major.
     """
 
     users: int
@@ -173,7 +173,7 @@ def finish(layout: Layout, tail: Tail, *, fold: int, dtype: torch.dtype, device:
     """Pad, mask and move a layout to its device.
 
     Args:
-        fold: query heads per key head. dtype: of the language model.
+        fold: how often masks are repeated over query rows, see `attention.grouped`. dtype: of the language model.
     """
     users, total = len(layout.prefixes), len(layout.positions)
     sources = [np.concatenate(rows.places) for rows in layout.events if rows.places]
@@ -212,8 +212,8 @@ def finish(layout: Layout, tail: Tail, *, fold: int, dtype: torch.dtype, device:
         fresh=None if fresh_index is None else _to(fresh_index, device),
         extended=group,
         prefix=prefix,
-        mask=mask.repeat(1, 1, fold, 1),
-        output_mask=mask[:, :, tail.outputs].repeat(1, 1, fold, 1),
+        mask=_repeat(mask, fold),
+        output_mask=_repeat(mask[:, :, tail.outputs], fold),
         tail_outputs=tail.outputs,
         outputs=(_to(outputs, device) + tail.outputs).reshape(-1),
         slots=None if layout.slots is None else _to(layout.slots, device),
@@ -230,7 +230,8 @@ def _extended(
     row = np.minimum(np.arange(rows), new[:, None] - 1)  # padding repeats the last query; its output is not read
     keys = base[:, None] + np.minimum(np.arange(width), length[:, None] - 1)
     allowed = np.arange(width) <= (reused[:, None] + row)[:, :, None]
-    mask = additive(_to(allowed, device), dtype)[:, None].repeat(1, 1, fold, 1)
+    mask = additive(_to(allowed, device), dtype)[:, None]
+    mask = _repeat(mask, fold)
     return Group(_to(first[:, None] + row, device), _to(keys, device), mask), rows
 
 
@@ -251,6 +252,10 @@ def _prefix(prefixes: list[Ints], tail: Tail, dtype: torch.dtype, device: torch.
 def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     """0 where allowed, -inf elsewhere: computed once a forward, where a boolean mask is converted in every layer."""
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, float("-inf"))
+
+
+def _repeat(mask: Tensor, fold: int) -> Tensor:
+    return mask if fold == 1 else mask.repeat(1, 1, fold, 1)
 
 
 def _join(arrays: Sequence[Ints]) -> Ints:

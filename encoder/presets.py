@@ -18,11 +18,11 @@ from encoder.settings import ModelSettings
 from store.errors import WeightsError
 
 TINY = {
-    "hidden_size": 256,
-    "intermediate_size": 640,
+    "hidden_size": 192,
+    "intermediate_size": 512,
     "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 1,
     "head_dim": 64,
     "rope_theta": 100_000.0,
 }

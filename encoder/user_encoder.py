@@ -111,12 +111,15 @@ class UserEncoder:
     def with_layout(self, layout: Literal["chunked", "causal"]) -> UserEncoder:
         """The same weights in another layout, with the same scenarios and pages of its own. Weights are shared."""
         other = copy(self)
-        other._settings = self._settings.model_copy(update={"layout": layout})
-        other.pool = other._new_pool()
-        other._tails = {}
-        other._queries = dict(self._queries)
-        other._anchors = {name: other.anchor(scenario) for name, scenario in self._queries.items()}
+        other._take_layout(layout)  # noqa: SLF001  it is one of us
         return other
+
+    def _take_layout(self, layout: Literal["chunked", "causal"]) -> None:
+        self._settings = self._settings.model_copy(update={"layout": layout})
+        self.pool = self._new_pool()
+        self._tails = {}
+        self._queries = dict(self._queries)
+        self._anchors = {name: self.anchor(scenario) for name, scenario in self._queries.items()}
 
     @property
     def trained(self) -> bool:

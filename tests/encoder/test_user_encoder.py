@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from encoder.attention import grouped
+from encoder.plan import additive
 from encoder.settings import ModelSettings
 from encoder.user_encoder import UserEncoder
 from store.errors import ConfigError, NotFoundError, WeightsError
@@ -36,7 +38,7 @@ def assert_equal(got: NDArray[np.float32], wanted: NDArray[np.float32], *, relat
 @pytest.fixture(scope="module")
 def small_pool() -> UserEncoder:
     """About 5 % of what the users of these tests need."""
-    return UserEncoder(ModelSettings(device="cpu", kv_pool_bytes=1_500_000), MODALITIES, SCENARIOS, DIM)
+    return UserEncoder(ModelSettings(device="cpu", kv_pool_bytes=900_000), MODALITIES, SCENARIOS, DIM)
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +198,7 @@ def test_a_pool_of_five_percent_gives_the_same_answers(small_pool: UserEncoder) 
     assert after.uncached > before.uncached, "some users have more chunks than the pool"
     assert after.hit > before.hit
     assert 0 < after.hit_rate < 1
-    assert pool.used_bytes <= 1_500_000
+    assert pool.used_bytes <= 900_000
     pool.check_integrity()
 
 
@@ -223,6 +225,26 @@ def test_a_failed_forward_leaves_no_wrong_page(tiny: UserEncoder, monkeypatch: p
             tiny.encode([changed], NAMES)
     for one in (window("x", rows), changed):
         assert_equal(tiny.encode([one], NAMES), tiny.encode_from_scratch([one], NAMES))
+
+
+def test_query_heads_laid_end_to_end_are_the_same_attention() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(2, 5, 6, 8, generator=generator)
+    k, v = torch.randn(2, 2, 9, 2, 8, generator=generator)
+    mask = additive(torch.rand(2, 1, 5, 9, generator=generator) < 0.7, torch.float32)
+    wanted = grouped(q, k, v, mask)
+    assert torch.allclose(grouped(q, k, v, mask.repeat(1, 1, 3, 1)), wanted, atol=1e-6)
+
+
+def test_the_same_weights_in_the_other_layout(tiny: UserEncoder, causal: UserEncoder) -> None:
+    other = tiny.with_layout("causal")
+    assert other.model is tiny.model
+    assert other.model_id("churn") == causal.model_id("churn") != tiny.model_id("churn")
+    users = [window("u", random_rows(1, 30))]
+    assert_equal(other.encode(users, ["churn"]), causal.encode(users, ["churn"]))
+    back = other.with_layout("chunked")
+    assert back.pool is not tiny.pool
+    assert_equal(back.encode(users, ["churn"]), tiny.encode(users, ["churn"]))
 
 
 def test_model_id_follows_what_changes_embeddings(tiny: UserEncoder, causal: UserEncoder) -> None:
