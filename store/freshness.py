@@ -97,7 +97,7 @@ class PendingEvents:
             for event in events:
                 found = [self._coverage(scenario, event.user_id) for scenario in self.scenarios]
                 item = _Pending(event.offset, event.ingested_at, event.produced_at, partition, offset)
-                if not all(_settled(coverage, event.source, item) for coverage in found):
+                if not _settled(found, event.source, item):
                     self._add(event.user_id, event.source, item)
                 elif sample and event.produced_at > 0 and _covers(found, event.source) >= event.offset:
                     queryable_at = max((coverage.applied_at for coverage in found if coverage), default=0)
@@ -171,17 +171,24 @@ class PendingEvents:
     def _advance(self, user_id: str, sources: dict[str, list[_Pending]], now_ms: int, fresh: list[float]) -> None:
         found = [self._coverage(scenario, user_id) for scenario in self.scenarios]
         for source, pending in list(sources.items()):
-            done = min((_first_unsettled(coverage, source, pending) for coverage in found), default=len(pending))
             covered = _covers(found, source)
+            first = _first_above(pending, covered)
+            done, left = pending[:first], pending[first:]
+            if any(coverage is not None and coverage.erased_at is not None for coverage in found):
+                done += [item for item in left if _settled(found, source, item)]
+                left = [item for item in left if not _settled(found, source, item)]
+            if not done:
+                continue
             previous = -1
-            for item in pending[:done]:
+            for item in done:
                 # a raw event sent twice became queryable once; one settled by an erasure never did
                 if previous < item.offset <= covered and item.produced_at > 0:
                     fresh.append(max(0, now_ms - item.produced_at) / 1000)
                 previous = item.offset
                 self._finish(item)
-            del pending[:done]
-            if not pending:
+            if left:
+                sources[source] = left
+            else:
                 del sources[source]
         if not sources:
             del self._users[user_id]
@@ -244,15 +251,12 @@ def _covers(found: Sequence[Coverage | None], source: str) -> int:
     return min((-1 if coverage is None else coverage.covers.get(source, -1) for coverage in found), default=-1)
 
 
-def _settled(coverage: Coverage | None, source: str, item: _Pending) -> bool:
-    return _first_unsettled(coverage, source, (item,)) == 1
-
-
-def _first_unsettled(coverage: Coverage | None, source: str, pending: Sequence[_Pending]) -> int:
-    """Index of the first event that this scenario neither covers nor will never cover, its user being erased."""
-    if coverage is None:
-        return 0
-    first = _first_above(pending, coverage.covers.get(source, -1))
-    while coverage.erased_at is not None and first < len(pending) and pending[first].ingested_at <= coverage.erased_at:
-        first += 1
-    return first
+def _settled(found: Sequence[Coverage | None], source: str, item: _Pending) -> bool:
+    """Whether every scenario covers the event, or never will, its user having been erased after it was accepted."""
+    for coverage in found:
+        if coverage is None:
+            return False
+        erased = coverage.erased_at is not None and item.ingested_at <= coverage.erased_at
+        if not erased and coverage.covers.get(source, -1) < item.offset:
+            return False
+    return True
