@@ -14,6 +14,9 @@ from store.errors import AnchorstreamError
 if TYPE_CHECKING:
     from rich.console import Console
 
+PIPE_COLUMNS = 240
+"""Width of tables where standard output is no terminal, so that a row stays one line for grep."""
+
 
 def write_json(data: Any, file: TextIO | None = None) -> None:
     """One JSON document, to standard output unless `file` is given."""
@@ -49,7 +52,8 @@ def console() -> Console:
     """Rich console on standard output."""
     from rich.console import Console
 
-    return Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+    width = None if sys.stdout.isatty() else PIPE_COLUMNS
+    return Console(file=sys.stdout, highlight=False, width=width)
 
 
 def write_table(

@@ -74,7 +74,7 @@ class Report:
             "users": self.users,
             "compared": self.compared,
             **{kind: len(getattr(self, kind)) for kind in kinds},
-            "min_cosine": round(self.min_cosine, 7),
+            "min_cosine": round(self.min_cosine, 9),
             "threshold": MIN_COSINE,
             "examples": {kind: getattr(self, kind)[:SHOWN] for kind in kinds if getattr(self, kind)},
             "seconds": round(self.seconds, 2),

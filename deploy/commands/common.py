@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,16 +45,15 @@ def config_path(config: Path | None) -> Path | None:
     return config
 
 
-def load_settings(config: Path | None, overrides: Mapping[str, Any] | None = None) -> Settings:
-    """Read the configuration and set up this process's logs. Raises ConfigError."""
+def load_settings(
+    config: Path | None, overrides: Mapping[str, Any] | None = None, *, log_level: str = "ERROR"
+) -> Settings:
+    """Read the configuration and set up this process's logs: a command says itself what people should know.
+
+    Raises ConfigError.
+    """
     from deploy.config import load
     from store import logs
 
-    logs.configure("cli", level=None if _chatty() else "WARNING")
+    logs.configure("cli", level=os.environ.get("ANCHORSTREAM_LOG_LEVEL", log_level))
     return load(config_path(config), overrides=overrides)
-
-
-def _chatty() -> bool:
-    import os
-
-    return "ANCHORSTREAM_LOG_LEVEL" in os.environ

@@ -34,7 +34,7 @@ def up(
         overrides["store"] = {"data_dir": str(data_dir)}
     if port is not None:
         overrides["serve"] = {"port": port}
-    settings = load_settings(config, overrides)
+    settings = load_settings(config, overrides, log_level="WARNING")
     roles = {"ingest": 1, "processor": processors, "worker": workers, "serve": 1, **({"monitor": 1} if monitor else {})}
     with stop_on_signals() as stop:
         launcher = Launcher(settings, roles=roles, on_event=tell)
