@@ -37,6 +37,9 @@ class BufferDatabase:
                     code="state_locked" if locked else "state_unreadable",
                 ) from exc
         self._write_options = resources.write_options
+        self._unlogged = rocksdict.WriteOptions()
+        self._unlogged.disable_wal = True
+        self._unsettled = False
         self.rows, self.summaries, self.ids, self.expiry, self.dirty, self.meta = (
             self.db.get_column_family(name) for name in layout.FAMILIES
         )
@@ -78,9 +81,25 @@ class BufferDatabase:
         """An empty WriteBatch."""
         return rocksdict.WriteBatch(raw_mode=True)
 
-    def write(self, batch: Any) -> None:
-        """Make a WriteBatch durable, all of it or nothing."""
-        self.db.write(batch, self._write_options)
+    def write(self, batch: Any, *, logged: bool = True) -> None:
+        """Write a WriteBatch, all of it or nothing.
+
+        logged: durable on return. Else it is written without the WAL, at twice the speed; a crash may then take the
+        database back to before it, never to a part of it. The next logged write makes it durable first.
+        """
+        if logged:
+            self.settle()
+            self.db.write(batch, self._write_options)
+        else:
+            self._unsettled = True
+            self.db.write(batch, self._unlogged)
+
+    def settle(self) -> None:
+        """Make unlogged writes durable. `meta`, which holds the positions, is flushed last."""
+        if self._unsettled:
+            for name in layout.FAMILIES:
+                getattr(self, name).flush()
+            self._unsettled = False
 
     def get_int(self, key: bytes, default: int) -> int:
         """Integer from `meta`."""
@@ -117,12 +136,14 @@ class BufferDatabase:
 
     def checkpoint(self, path: Path) -> None:
         """A consistent copy by hard links; `path` must not exist."""
+        self.settle()
         rocksdict.Checkpoint(self.db).create_checkpoint(str(path))
 
     def close(self) -> None:
         """Flush the WAL and let the lock go. Closing twice is fine."""
         if self.db is None:
             return
+        self.settle()
         self.db.flush_wal(sync=True)
         for name in layout.FAMILIES:
             getattr(self, name).close()

@@ -57,6 +57,7 @@ class BufferResources:
         options.create_if_missing(True)
         options.create_missing_column_families(True)
         options.set_max_background_jobs(2)
+        options.set_atomic_flush(True)  # writes without WAL stay all or nothing across families
         options.set_max_total_wal_size(max(self.write_buffer_bytes, 16 * MIB))
         options.set_max_open_files(256)
         options.set_keep_log_file_num(2)

@@ -27,8 +27,8 @@ class LogBatch:
 
     def apply(self, rows: Sequence[Row]) -> None:
         """Add rows in log order."""
-        put, delete = self.batch.put, self.batch.delete
-        h_rows, h_summaries = self._db.h_rows, self._db.h_summaries
+        latest: dict[bytes, bytes | None] = {}
+        summaries: dict[bytes, bytes | None] = {}
         summed, unsummed = self.summed, self.unsummed
         newest = self.stream_time.to_bytes(8, "big")
         ids: dict[bytes, bytes | None] = {}
@@ -43,16 +43,10 @@ class LogBatch:
             if kind == KIND_SUMMARY:
                 summed[prefix] = None
                 unsummed.discard(prefix)
-                if value is None:
-                    delete(key, h_summaries)
-                else:
-                    put(key, value, h_summaries)
+                summaries[key] = value
                 continue
             unsummed.add(prefix)
-            if value is None:
-                delete(key, h_rows)
-            else:
-                put(key, value, h_rows)
+            latest[key] = value
             if kind == KIND_EVENT:
                 ts = key[end + 1 : end + 9]
                 if value is not None and ts > newest:
@@ -73,23 +67,28 @@ class LogBatch:
             else:
                 raise ValueError(f"not a row key: {key!r}")
         self.stream_time = int.from_bytes(newest, "big")
+        self._write(latest, self._db.h_rows)
+        self._write(summaries, self._db.h_summaries)
         if indexed:
             self._index(ids, unsure)
 
+    def _write(self, changes: dict[bytes, bytes | None], family: Any) -> None:
+        put, delete = self.batch.put, self.batch.delete
+        for key, value in changes.items():
+            if value is None:
+                delete(key, family)
+            else:
+                put(key, value, family)
+
     def _index(self, ids: dict[bytes, bytes | None], unsure: list[tuple[bytes, bytes]]) -> None:
         """An id goes with its row, unless the id has meanwhile come back at another time."""
-        put, delete, h_ids = self.batch.put, self.batch.delete, self._db.h_ids
-        for name, value in ids.items():
-            if value is None:
-                delete(name, h_ids)
-            else:
-                put(name, value, h_ids)
+        self._write(ids, self._db.h_ids)
         unsure = [(name, ts) for name, ts in unsure if name not in ids]
         if unsure:
             found = self._db.ids.get([name for name, _ in unsure])
             for (name, ts), stored in zip(unsure, found, strict=True):
                 if stored is not None and stored[:8] == ts:
-                    delete(name, h_ids)
+                    self.batch.delete(name, self._db.h_ids)
 
 
 def _newer(version: int) -> StateError:

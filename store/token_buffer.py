@@ -203,6 +203,8 @@ class TokenBuffer:
     ) -> list[str]:
         """Apply consecutive records of `tokens` in ONE WriteBatch; applying some twice changes nothing.
 
+        In a primary it is durable only after `finish_restore`: a crash before may go back to an earlier position.
+
         Args:
             rows: (key, value), None = deleted; without markers and rows of former owners.
             next_offset: offset after the last record read; becomes `log_offset`.
@@ -236,7 +238,7 @@ class TokenBuffer:
             put(layout.M_STALE + key, b"", meta)
         put(layout.M_LOG_OFFSET, pack_int(next_offset), meta)
         put(layout.M_STREAM_TIME, pack_int(out.stream_time), meta)
-        self._db.write(out.batch)
+        self._db.write(out.batch, logged=self.replica)  # a primary is restoring: what a crash takes is read again
         self.log_offset, self.stream_time, self._restoring = next_offset, out.stream_time, not self.replica
         self.owner = self.owner if owner is None else owner
         self._stale.update(stale)

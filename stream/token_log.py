@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -17,8 +19,8 @@ from stream.positions import check_position
 
 _FETCH_SECONDS = 0.05
 """How long a fetch waits to fill up; also what the end of the log costs."""
-APPLY_ROWS = 500
-"""Rows per WriteBatch: writing one holds the interpreter lock."""
+APPLY_ROWS = 2000
+"""Rows per WriteBatch: writing one holds the interpreter lock, some milliseconds."""
 CONSUME_MESSAGES = 5000
 _RESTORE_CONFIG: dict[str, Any] = {
     "enable.partition.eof": True,
@@ -90,12 +92,13 @@ def restore(
         ownership = Ownership(buffer.owner)
         complete = buffer.log_offset >= end
         while not complete and not (stop is not None and stop.is_set()):
-            messages = consumer.consume(CONSUME_MESSAGES, _FETCH_SECONDS)
-            complete = _reached(messages, end)
-            for run in split_runs(messages, ownership, buffer.log_offset):
-                _apply(buffer, run, mark_dirty=False)
-                rows += len(run.rows)
-                stale += len(run.stale)
+            with _without_gc():
+                messages = consumer.consume(CONSUME_MESSAGES, _FETCH_SECONDS)
+                complete = _reached(messages, end)
+                for run in split_runs(messages, ownership, buffer.log_offset):
+                    _apply(buffer, run, mark_dirty=False)
+                    rows += len(run.rows)
+                    stale += len(run.stale)
             if on_progress is not None:
                 on_progress(rows, max(0, end - buffer.log_offset))
         if complete and finish:
@@ -205,7 +208,8 @@ def split_runs(messages: Iterable[Any], ownership: Ownership, position: int) -> 
     sweep, next_offset = False, position
     current = ownership.current
     for message in messages:
-        if message.error() is not None or message.offset() < position:
+        offset = message.offset()
+        if message.error() is not None or offset < position:
             continue
         headers = message.headers()
         owner, is_sweep = b"", False
@@ -219,7 +223,7 @@ def split_runs(messages: Iterable[Any], ownership: Ownership, position: int) -> 
             yield _Run(rows, sweep, next_offset, current, stale)
             rows, stale = [], []
         sweep = is_sweep
-        next_offset = message.offset() + 1
+        next_offset = offset + 1
         key = message.key()
         if owner != current:
             if not ownership.admits(owner):
@@ -245,6 +249,18 @@ def _apply(buffer: TokenBuffer, run: _Run, *, mark_dirty: bool) -> list[str]:
     if run.stale:
         log.warning(logs.STALE_ROWS, rows=len(run.stale), next_offset=run.next_offset)
     return marked
+
+
+@contextmanager
+def _without_gc() -> Iterator[None]:
+    """No cycle collection while thousands of records are alive: it would look at each of them several times."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _reached(messages: Iterable[Any], end: int) -> bool:
