@@ -62,12 +62,14 @@ def state(model: UserModel, *, seeded: bool) -> dict[str, Tensor]:
     Args:
         seeded: whether the language model itself was trained from a seed (preset `tiny`).
     """
+    updates = {f"{LORA}{name}": t.contiguous().cpu() for name, t in lora.state(model.lm).items()}
+    if seeded and updates:
+        raise ValueError("a seeded language model is trained and saved whole, not through LoRA")
     own = {
         name: tensor.detach().contiguous().cpu()
         for name, tensor in model.state_dict().items()
         if seeded or not name.startswith(BACKBONE)
     }
-    updates = {f"{LORA}{name}": t.contiguous().cpu() for name, t in lora.state(model.lm).items()}
     return own | updates
 
 

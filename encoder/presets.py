@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gguf
 import torch
 from safetensors import safe_open
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaModel, Qwen2Model
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaModel,
+    Qwen2Model,
+    modeling_gguf_pytorch_utils,
+)
 from transformers.utils import logging as transformers_logging
 
 from encoder import weights
@@ -87,7 +97,20 @@ def _smollm2() -> Pretrained:
     directory = weights.smollm2_dir()
     options = {"gguf_file": weights.SMOLLM2_FILE, "local_files_only": True}
     content = weights.content_id([directory / weights.SMOLLM2_FILE])
-    return _pretrained(directory, f"smollm2-135m:{content}", **options)
+    with _gguf_read_once():
+        return _pretrained(directory, f"smollm2-135m:{content}", **options)
+
+
+@contextmanager
+def _gguf_read_once() -> Iterator[None]:
+    """transformers parses a GGUF file four times, seconds each, and draws a bar its own switch does not silence."""
+    reader, bar = gguf.GGUFReader, modeling_gguf_pytorch_utils.tqdm
+    gguf.GGUFReader = cache(reader)
+    modeling_gguf_pytorch_utils.tqdm = lambda items, **_: items
+    try:
+        yield
+    finally:
+        gguf.GGUFReader, modeling_gguf_pytorch_utils.tqdm = reader, bar
 
 
 def _from_directory(path: Path) -> Pretrained:
