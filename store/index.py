@@ -11,7 +11,7 @@ what the erased row covered, because an embedding computed before the erasure ca
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -192,7 +192,7 @@ class ScenarioIndex:
         nothing newer than the erased row did: it was computed before the erasure.
         """
         out = Applied()
-        for part in _between_erasures(batch):
+        for part in _parts(batch, self._tombstones):
             self._apply(part, now_ms, out)
         return out
 
@@ -331,14 +331,20 @@ def _covered(record: EmbeddingRecord, tombstone: Tombstone) -> bool:
     return bool(erased) and all(last <= erased.get(source, -1) for source, last in record.covers.items())
 
 
-def _between_erasures(batch: Sequence[Entry]) -> Iterator[list[Entry]]:
-    """Parts in which no user is both erased and written, so that the newest entry alone tells the user's state."""
+def _parts(batch: Sequence[Entry], erased: Container[str]) -> Iterator[list[Entry]]:
+    """Parts in which the newest entry alone tells a user's state, as if they had come one by one.
+
+    It does not where a user is both erased and written, or was erased before: what may follow a tombstone depends on
+    each entry.
+    """
     part: list[Entry] = []
     erases: dict[str, bool] = {}
     for entry in batch:
-        if erases.setdefault(entry.user_id, entry.value is None) != (entry.value is None):
+        user, is_erasure = entry.user_id, entry.value is None
+        if user in erases and (erases[user] != is_erasure or user in erased):
             yield part
-            part, erases = [], {entry.user_id: entry.value is None}
+            part, erases = [], {}
+        erases[user] = is_erasure
         part.append(entry)
     if part:
         yield part

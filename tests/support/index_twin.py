@@ -60,7 +60,7 @@ class Twin:
 
     def vector(self, user: str) -> NDArray[np.float64]:
         vector = self.rows[user][1].vector
-        return (vector / np.float32(np.linalg.norm(vector))).astype(np.float64)
+        return (vector / np.float32(np.sqrt(float(vector @ vector)))).astype(np.float64)
 
     def neighbors(
         self,
