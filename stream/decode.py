@@ -36,7 +36,8 @@ def encodable(value: Any) -> bool:
 
 def _from_json(value: bytes) -> dict[str, Any] | Rejection:
     try:
-        event = _DECODER.decode(value.decode())
+        text = value.decode()
+        event = _scan(text)
         # only an escape can bring a surrogate in: strict UTF-8 has none
         whole = b"\\u" not in value or encodable(event)
     except UnicodeDecodeError as exc:
@@ -62,8 +63,20 @@ def _from_msgpack(value: bytes) -> dict[str, Any] | Rejection:
     return event  # type: ignore[no-any-return]
 
 
+def _scan(text: str) -> Any:
+    """`json.loads`, without its search for surrounding spaces where there are none: a fifth of ingest's time."""
+    if text[0] == "{" and text[-1] == "}":
+        try:
+            event, end = _DECODER.scan_once(text, 0)
+        except StopIteration:  # how the scanner says that a value is missing; `decode` says where
+            end = -1
+        if end == len(text):
+            return event
+    return _DECODER.decode(text)
+
+
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+_DECODER: Any = json.JSONDecoder(parse_constant=_no_constant)

@@ -26,6 +26,7 @@ RESERVED = frozenset({"event_id", "user_id", "ts", "modality"})
 
 _MAX_TS = 2**63
 _MAX_F4 = 3.4028235e38
+_NUMBERS = (float, int)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
 _RFC3339 = re.compile(
@@ -50,8 +51,12 @@ class Validator:
         self._clock = clock
         self._max_future_ms = int(settings.max_future_seconds * 1000)
         self._rules: dict[str, dict[str, _Rules]] = {}
+        self._only: dict[str, _Rules] = {}
         for name, modality in modalities.items():
             self._rules.setdefault(modality.topic, {})[name] = _Rules(name, modality)
+        for topic, rules in self._rules.items():
+            if len(rules) == 1:
+                (self._only[topic],) = rules.values()
 
     def validate(
         self, value: bytes | None, topic: str, partition: int, offset: int, produced_at: int, wall_ms: int
@@ -79,11 +84,11 @@ class Validator:
         )
 
     def _modality(self, raw: dict[str, Any], topic: str) -> _Rules:
-        known = self._rules.get(topic, {})
         name = raw.get("modality")
+        if name is None and (only := self._only.get(topic)) is not None:
+            return only
+        known = self._rules.get(topic, {})
         if name is None:
-            if len(known) == 1:
-                return next(iter(known.values()))
             raise Refused(ErrorCode.MISSING_MODALITY, f"topic {topic} carries {', '.join(sorted(known))}: say which")
         if not isinstance(name, str) or name not in known:
             allowed = ", ".join(sorted(known)) or "none"
@@ -108,25 +113,26 @@ class _Rules:
         self.window_ms = settings.window_ms
         self._numbers = settings.numbers
         self._tabular = settings.kind is ModalityKind.TABULAR
+        # re.split with one group: literal, field, literal, field, …, literal
         self._template = _PLACEHOLDER.split(settings.text) if settings.text else None
+        self._placeholders = (
+            list(zip(self._template[1::2], self._template[2::2], strict=True)) if self._template else []
+        )
         self._not_text = RESERVED | set(settings.numbers)
 
     def content(self, raw: dict[str, Any]) -> tuple[str, tuple[float | None, ...], dict[str, FieldValue] | None]:
         """Text, numbers and fields of an event."""
         if self._tabular:
             return "", (), _fields(raw)
-        numbers = tuple([number(name, raw.get(name)) for name in self._numbers])
+        numbers = tuple([number(name, raw.get(name)) for name in self._numbers]) if self._numbers else ()
         if self._template is None:
             parts = [f"{k}: {scalar(k, raw[k])}" for k in sorted(raw.keys() - self._not_text) if _is_scalar(raw[k])]
             text = ", ".join(parts)
         else:
-            # re.split with one group: literal, field, literal, field, …, literal
-            odd = False
-            parts = []
-            for part in self._template:
-                parts.append(scalar(part, raw.get(part)) if odd else part)
-                odd = not odd
-            text = "".join(parts)
+            text = self._template[0]
+            for name, literal in self._placeholders:
+                value = raw.get(name)
+                text += (value if value.__class__ is str else scalar(name, value)) + literal
         return " ".join(text.split())[:MAX_TEXT_CHARS], numbers, None
 
 
@@ -153,7 +159,7 @@ def number(name: str, value: Any) -> float | None:
     """A configured number as a float that is finite in float32, or None. Raises Refused."""
     if value is None:
         return None
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and -_MAX_F4 <= value <= _MAX_F4:
+    if value.__class__ in _NUMBERS and -_MAX_F4 <= value <= _MAX_F4:  # bool is neither class
         return float(value)
     raise Refused(ErrorCode.INVALID_FIELD, f"{quote(name)} = {quote(value)} is not a finite number")
 

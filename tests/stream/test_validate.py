@@ -63,6 +63,9 @@ def test_a_good_event_comes_out_rendered() -> None:
         (b'{"user_id": "u", "ts": 1, "deep": [{"\\uDfff": 1}]}', ErrorCode.INVALID_UTF8),
         (msgpack.packb({"user_id": "u"}).replace(b"u", b"\xff"), ErrorCode.INVALID_UTF8),
         (b"{", ErrorCode.INVALID_JSON),
+        (b'{"a":}', ErrorCode.INVALID_JSON),
+        (b'{"a":[1,]}', ErrorCode.INVALID_JSON),
+        (b"{} {}", ErrorCode.INVALID_JSON),
         (b'{"user_id": "u", "ts": NaN}', ErrorCode.INVALID_JSON),
         (b'{"user_id": "u", "ts": -Infinity}', ErrorCode.INVALID_JSON),
         (b'{"ts": ' + b"9" * 5000 + b"}", ErrorCode.INVALID_JSON),
@@ -257,7 +260,10 @@ def test_no_bytes_raise(value: bytes, topic: str) -> None:
     check(judge(value, topic))
 
 
-@given(st.binary(max_size=60), st.sampled_from([b'{"user_id":"u","ts":', b'{"', b"[", b"\x83\xa7user_id\xa1u\xa2ts"]))
+@given(
+    st.binary(max_size=60).map(lambda b: b + b"}") | st.binary(max_size=60),
+    st.sampled_from([b'{"user_id":"u","ts":', b'{"', b"[", b"\x83\xa7user_id\xa1u\xa2ts"]),
+)
 def test_no_bytes_after_a_likely_start_raise(value: bytes, start: bytes) -> None:
     check(judge(start + value))
 
