@@ -25,7 +25,7 @@ def anchorstream(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def demo(cwd: Path, *words: str) -> dict[str, Any]:
-    size = ("--users", "15", "--weeks", "2", "--week-seconds", "2", "--port", "0", "--data-dir", "demo")
+    size = ("--users", "15", "--weeks", "2", "--port", "0", "--data-dir", "demo")
     done = anchorstream("demo", "--exit", "--json", "out.json", *size, *words, cwd=cwd)
     assert done.returncode == 0, done.stderr
     assert "untrained" in done.stderr
@@ -54,7 +54,7 @@ def verify(cwd: Path) -> None:
 
 
 def test_embedded_twice_on_one_directory(tmp_path: Path) -> None:
-    first = demo(tmp_path)
+    first = demo(tmp_path, "--week-seconds", "2")
     check(first, "embedded")
     second = demo(tmp_path, "--week-seconds", "0")
     check(second, "embedded")
@@ -65,5 +65,5 @@ def test_embedded_twice_on_one_directory(tmp_path: Path) -> None:
 @pytest.mark.kafka
 def test_real_kafka(tmp_path: Path, kafka_broker: object) -> None:
     """`kafka_broker` only says whether Kafka can be started here; the demo starts its own."""
-    check(demo(tmp_path, "--broker", "local"), "local")
+    check(demo(tmp_path, "--broker", "local", "--week-seconds", "2"), "local")
     verify(tmp_path)
