@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from store import logs
@@ -46,17 +45,18 @@ class Reader(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
 class WindowRules:
     """Configuration of the windows."""
 
-    modalities: Mapping[str, ModalitySettings]
-    dim: int
-    granularity_ms: int
+    def __init__(self, modalities: Mapping[str, ModalitySettings], dim: int, granularity_ms: int) -> None:
+        self.modalities = modalities
+        self.dim = dim
+        self.granularity_ms = granularity_ms
+        self._windows = {name: modality.window_ms for name, modality in modalities.items()}
 
     def floor(self, modality: str, stream_time: int) -> int:
         """Events of a modality older than this have expired. Moves in steps of the granularity."""
-        return stream_time // self.granularity_ms * self.granularity_ms - self.modalities[modality].window_ms
+        return stream_time // self.granularity_ms * self.granularity_ms - self._windows[modality]
 
     def due(self, modality: str, totals: Totals | Summary, *, occupied: bool) -> int:
         """Event time that the floor must pass before a (user, modality) has something to expire.
@@ -64,7 +64,7 @@ class WindowRules:
         A summary without rows is kept for one more window after its newest event expired, then dropped: late
         duplicates still find what was covered, and memory follows the users of two windows, not all ever seen.
         """
-        return totals.oldest if occupied else totals.newest + self.modalities[modality].window_ms
+        return totals.oldest if occupied else totals.newest + self._windows[modality]
 
 
 class Batch:

@@ -21,6 +21,8 @@ VECTOR_STEP = 2.0**-14
 """Vectors are multiples of this."""
 NUMBER_SCALE = 1 << 16
 """Fixed point of signed logs."""
+_FEW = 8
+"""Windows up to which one numpy call per vector is cheaper than preparing one for all."""
 _INF = math.inf
 _log1p = math.log1p
 
@@ -39,10 +41,20 @@ def signed_log(number: float) -> int | None:
     return None
 
 
-def off_grid(vectors: NDArray[np.float32]) -> bool:
-    """Whether any value is not a multiple of 2**-14 within [-1, 1]: what exactness rests on."""
-    scaled = vectors * np.float32(1 / VECTOR_STEP)
-    return bool((np.rint(scaled) != scaled).any() or np.abs(scaled).max(initial=0.0) > 1 / VECTOR_STEP)
+def _grid() -> NDArray[np.bool_]:
+    """Per bit pattern of a float16, whether it is a multiple of 2**-14 within [-1, 1]: what exactness rests on."""
+    values = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64)
+    values[~np.isfinite(values)] = 2.0
+    scaled = values / VECTOR_STEP
+    return np.asarray((np.rint(scaled) == scaled) & (np.abs(values) <= 1.0))
+
+
+_ON_GRID = _grid()
+
+
+def on_grid(vectors: bytes) -> bool:
+    """Whether all values (little-endian float16) are multiples of 2**-14 within [-1, 1]."""
+    return bool(_ON_GRID.take(np.frombuffer(vectors, "<u2")).all())
 
 
 class Totals:
@@ -104,6 +116,14 @@ class Totals:
         np.subtract(total, vector, out=total)
         self.count_numbers(numbers, -1)
 
+    def shift(self, arrived: Sequence[bytes], departed: Sequence[bytes]) -> None:
+        """Add and subtract vectors, little-endian float16; nothing else changes."""
+        total = self._own()
+        for vector in arrived:
+            np.add(total, np.frombuffer(vector, "<f2"), out=total)
+        for vector in departed:
+            np.subtract(total, np.frombuffer(vector, "<f2"), out=total)
+
     def count_numbers(self, numbers: Sequence[float], sign: int) -> None:
         """Count the numbers of one row in (1) or out (-1)."""
         sums, counts = self.sums, self.counts
@@ -157,28 +177,30 @@ class Arrivals(NamedTuple):
 
 
 def add_up(changes: Sequence[Arrivals], dim: int) -> None:
-    """Bring the vector sums of many windows up to date at once: one pass over all their vectors.
+    """Bring the vector sums of many windows up to date: few vectors one by one, many in one pass over them all.
 
     Raises:
-        ValueError: an arriving vector is not on the grid, or not of dimension `dim`. Nothing was changed.
+        ValueError: an arriving vector is not on the grid, or not of dimension `dim`. Nothing may be committed.
     """
     changes = [change for change in changes if change.arrived or change.departed]
-    if not changes:
+    arrived = b"".join([vector for change in changes for vector in change.arrived])
+    if len(arrived) != 2 * dim * sum([len(change.arrived) for change in changes]):
+        raise ValueError(f"vectors must have {dim} values")
+    if not on_grid(arrived):
+        raise ValueError("vectors must be multiples of 2**-14 within [-1, 1]")
+    if len(changes) <= _FEW:
+        for totals, came, went in changes:
+            totals.shift(came, went)
         return
-    sums = np.frombuffer(b"".join(change.totals.vector for change in changes), "<f4").reshape(-1, dim).copy()
+    sums = np.frombuffer(b"".join([change.totals.vector for change in changes]), "<f4").reshape(-1, dim).copy()
     for step, groups in ((np.add, [c.arrived for c in changes]), (np.subtract, [c.departed for c in changes])):
         lengths = np.array([len(group) for group in groups])
         busy = np.flatnonzero(lengths)
-        if not busy.size:
-            continue
-        flat = b"".join(vector for group in groups for vector in group)
-        if len(flat) != 2 * dim * int(lengths.sum()):
-            raise ValueError(f"vectors must have {dim} values")
-        rows = np.frombuffer(flat, "<f2").reshape(-1, dim).astype(np.float32)
-        if step is np.add and off_grid(rows):
-            raise ValueError("vectors must be multiples of 2**-14 within [-1, 1]")
-        starts = np.concatenate(([0], np.cumsum(lengths[busy])[:-1]))
-        sums[busy] = step(sums[busy], np.add.reduceat(rows, starts, axis=0))
+        if busy.size:
+            flat = arrived if step is np.add else b"".join([vector for group in groups for vector in group])
+            rows = np.frombuffer(flat, "<f2").reshape(-1, dim).astype(np.float32)
+            starts = np.concatenate(([0], np.cumsum(lengths[busy])[:-1]))
+            sums[busy] = step(sums[busy], np.add.reduceat(rows, starts, axis=0))
     size, packed = 4 * dim, sums.tobytes()
     for i, change in enumerate(changes):
         change.totals.vector = packed[i * size : (i + 1) * size]

@@ -51,7 +51,7 @@ class WindowUpdate(Protocol):
     """Older events have expired."""
 
     def known(self, event: EncodedEvent) -> Outcome | None:
-        """DUPLICATE or CONFLICTING if the window holds the event's id, else None."""
+        """The outcome if it needs no judging (DUPLICATE or CONFLICTING: the window holds the event's id), else None."""
         ...
 
     def add(self, event: EncodedEvent) -> Outcome:
@@ -240,7 +240,10 @@ class TabularWindow:
         return bool(self._fields)
 
     def known(self, event: EncodedEvent) -> Outcome | None:
-        """A duplicate if no field would change and at least one holds this very event."""
+        """A duplicate if no field would change and at least one holds this very event. Without fields there is
+        nothing to be new: it must leave no trace in times either, which a restore could not find again."""
+        if not event.fields:
+            return Outcome.EVICTED
         found, changes = False, False
         for field in event.fields or ():
             row = self._fields.get(field.name)

@@ -61,6 +61,8 @@ class BufferModel:
         window.ingested_at = max(event.ingested_at, window.ingested_at)
         self._trim(event.user_id, event.modality)
         fields = [(event.event_id, None)] if event.fields is None else [(f.name, f) for f in event.fields]
+        if not fields:
+            return "evicted"
         mine = [(window.items[name], f) for name, f in fields
                 if name in window.items and window.items[name][0].event_id == event.event_id]  # fmt: skip
         if any(seen.ts != event.ts or (f or event).digest != (g or seen).digest for (seen, g), f in mine):

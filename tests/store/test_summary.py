@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store.settings import MAX_EVENTS_LIMIT
-from store.summary import NUMBER_SCALE, Totals, off_grid, signed_log
+from store.summary import NUMBER_SCALE, Totals, on_grid, signed_log
 
 
 def test_the_largest_window_is_exact() -> None:
     """1000 vectors of ones and of ones less one step: the widest sums there are."""
     totals, exact = Totals.empty(2, 0), np.zeros(2)
     top = np.array([1.0, 1 - 2**-11], np.float16)
-    assert not off_grid(top.astype(np.float32))
+    assert on_grid(top.tobytes())
     for _ in range(MAX_EVENTS_LIMIT):
         totals.add(top, [])
         exact += top.astype(np.float64)
