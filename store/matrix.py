@@ -11,6 +11,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+_Parameters: Any = faiss.SearchParameters  # its stub does not know `sel`
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 
@@ -52,7 +53,7 @@ class Matrix:
             scores, rows = faiss.knn(queries, self.rows[:used], fetch, metric=faiss.METRIC_INNER_PRODUCT)
             return scores, rows
         selector, borrowed = _selector(selected, used)
-        scores, rows = self._flat.search(queries, fetch, params=faiss.SearchParameters(sel=selector))
+        scores, rows = self._flat.search(queries, fetch, params=_Parameters(sel=selector))
         del borrowed  # not before the search has ended
         return scores, rows
 
