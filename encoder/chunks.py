@@ -29,7 +29,7 @@ _ANCHOR_ONE_IN = 64
 
 def marks(names: Sequence[str]) -> NDArray[np.uint32]:
     """A well-mixed 32-bit hash per name (CRC-32 alone is linear: runs of serial ids would give runs of marks)."""
-    h = np.fromiter((crc32(name.encode()) for name in names), np.uint32, len(names))
+    h = np.fromiter(map(crc32, map(str.encode, names)), np.uint32, len(names))
     h ^= h >> np.uint32(16)
     h *= np.uint32(0x7FEB352D)
     h ^= h >> np.uint32(15)

@@ -44,7 +44,10 @@ class RefreshBatch(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """Work waiting. seconds: at the measured rate, 0 until there is one. waiting_ms: longest wait since a live mark."""
+    """Work waiting. seconds: at the measured rate, 0 until there is one.
+
+    waiting_ms: since the live mark of the user served next; nobody's wait is longer by more than the interval.
+    """
 
     live_users: int
     low_users: int
@@ -187,8 +190,8 @@ class RefreshScheduler:
         live = len(self._eligible) + len(self._delayed)
         live_tokens = live * self.tail_tokens + self._live_new
         low_tokens = len(self._low) * self.tail_tokens + self._low_new
-        entries = [*self._eligible.values(), *self._delayed.values()]
-        waiting = max((now_ms - entry.since_ms for entry in entries), default=0)
+        oldest = next(iter(self._eligible.values()), None)
+        waiting = 0 if oldest is None else now_ms - oldest.since_ms
         seconds = self._seconds(live_tokens + low_tokens)
         metrics.DIRTY_USERS.set(live + len(self._low))
         metrics.PENDING_TOKENS.set(live_tokens + low_tokens)

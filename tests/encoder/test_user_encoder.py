@@ -347,6 +347,21 @@ def test_what_cannot_run_says_what_to_do(tmp_path) -> None:  # type: ignore[no-u
     assert issubclass(WeightsError, ConfigError.__mro__[1])
 
 
+def test_bfloat16_equals_from_scratch() -> None:
+    """The arithmetic of a GPU, on the CPU: pages in bfloat16, angles still exact."""
+    half = UserEncoder(ModelSettings(device="cpu", dtype="bfloat16"), MODALITIES, SCENARIOS, DIM)
+    rows = [random_rows(i, 40 * (i + 1)) for i in range(4)]
+    half.encode([window(f"u{i}", own) for i, own in enumerate(rows)], ["churn"])
+    users = [
+        window(f"u{i}", [*own[3:], Row("bill", START_MS + 91 * DAY_MS, "new", i), Row("bill", START_MS, "late", i)])
+        for i, own in enumerate(rows)
+    ]
+    got, wanted = half.encode(users, ["churn"]), half.encode_from_scratch(users, ["churn"])
+    assert (got * wanted).sum(-1).min() >= 0.999
+    exact = UserEncoder(ModelSettings(device="cpu"), MODALITIES, SCENARIOS, DIM).encode(users, ["churn"])
+    assert (got * exact).sum(-1).min() >= 0.995
+
+
 @pytest.mark.slow
 def test_qwen_type_directory_by_path(tmp_path) -> None:  # type: ignore[no-untyped-def]
     """Biases in q, k, v and a tied embedding: a small Qwen2 saved and loaded by path, both layouts against the twin."""
