@@ -39,6 +39,9 @@ check: setup ## ruff and mypy --strict
 bench: setup ## every benchmark, briefly
 	$(BIN)/anchorstream bench all $(ARGS)
 
+crash: setup ## random faults on real Kafka, compared with a reference; SEED=1 ROUNDS=10
+	CRASH_SEED=$(or $(SEED),1) CRASH_ROUNDS=$(or $(ROUNDS),10) $(BIN)/python -m pytest -s -q tests/crash/test_random_faults.py $(ARGS)
+
 lock: setup ## recompile requirements/*.txt
 	$(LOCK) requirements/bootstrap.in -o requirements/bootstrap.txt
 	$(LOCK) pyproject.toml --extra cpu --extra weights --extra demo --group dev -o requirements/dev.txt

@@ -113,6 +113,7 @@ class Worker:
         self._consumer: Any = None
         self._reader: LogReader = LogReader(None, topics.tokens)
         self._committed: dict[int, int] = {}
+        self._restoring: dict[int, int] = {}
         self._committed_at = 0.0
         self._polled_at = time.monotonic()
 
@@ -146,12 +147,23 @@ class Worker:
             raise _Stopped
 
     def _step(self) -> None:
-        batch = self._scheduler.next_batch(_now_ms())
+        batch = None if self._behind() else self._scheduler.next_batch(_now_ms())
         self._poll(0.0 if batch else IDLE_SECONDS)
         if batch:
             self._refresh(batch)
         self._pause_or_resume()
         self._commit()
+
+    def _behind(self) -> bool:
+        """Whether a replica has not yet read what was in the log when it was assigned.
+
+        Another member may have published embeddings from there, and older ones must not follow them.
+        """
+        for partition, end in list(self._restoring.items()):
+            buffer = self._reader.buffers.get(partition)
+            if buffer is None or buffer.log_offset >= end:
+                del self._restoring[partition]
+        return bool(self._restoring)
 
     def _poll(self, seconds: float) -> None:
         """W1."""
@@ -264,8 +276,12 @@ class Worker:
             # what is below the committed offset was published, but perhaps by other models
             published = tp.offset if tp.offset >= 0 and tp.metadata == self._models else 0
             positions.append(self._reader.add(tp.partition, buffer, mark_from=published))
+            tp = TopicPartition(tp.topic, tp.partition)
+            self._restoring[tp.partition] = consumer.get_watermark_offsets(tp, timeout=30, cached=False)[1]
             if published:
                 self._committed[tp.partition] = published
+                # marks from before another member had the partition
+                buffer.clear_dirty([user.user_id for user in buffer.dirty()], upto=published)
             elif buffer.log_offset:
                 buffer.mark_dirty(buffer.users(), sweep=True)
                 log.info(logs.BACK_FILL_STARTED, partition=tp.partition, users=buffer.dirty_count)

@@ -39,7 +39,7 @@ class System:
         self.topics = Topics(self.settings.kafka)
         self.sent: list[tuple[Message, int, int]] = []
         wanted = {"ingest": 1, "processor": 1, "worker": 1, "serve": 1} | roles
-        self.processes = sum(wanted.values())
+        self.names = {f"{role}-{i}" for role, n in wanted.items() for i in range(n)}
         policy = RestartPolicy(first_delay_seconds=0.1, max_delay_seconds=1.0, give_up_after=10)
         self.launcher = Launcher(self.settings, roles=wanted, policy=policy)
 
@@ -94,10 +94,25 @@ class System:
             time.sleep(0.3)
         raise AssertionError(f"not drained after {seconds:g} s: {seen}; logs in {self.launcher.log_dir}")
 
+    def count(self, role: str) -> int:
+        """Processes a role should have."""
+        return sum(name.startswith(f"{role}-") for name in self.names)
+
+    def add(self, role: str, instance: int) -> str:
+        """One more process."""
+        name = self.launcher.add_role(role, instance)
+        self.names.add(name)
+        return name
+
+    def remove(self, name: str) -> None:
+        """One process less, in order."""
+        self.names.discard(name)
+        self.launcher.remove_role(name)
+
     def all_ready(self) -> bool:
         """Whether every process that should run works, none being restarted."""
         run = self.settings.store.data_dir / "run"
-        return len(pids := self.launcher.pids()) == self.processes and all(
+        return (pids := self.launcher.pids()).keys() == self.names and all(
             is_ready(run / f"{name}.ready", pid) for name, pid in pids.items()
         )
 

@@ -24,6 +24,7 @@ from store.token_buffer import EncodedEvent, TokenBuffer
 from stream.client import Connection
 from stream.partitioner import partition_of
 from stream.settings import KafkaSettings
+from stream.token_log import LogReader
 from stream.topics import Topics
 from tests.support.windows import DIM, MODALITIES, START_MS, vector
 
@@ -223,5 +224,41 @@ def test_another_model_refreshes_everybody(
         wait_for_lag_zero(connection, topics)
     other = UserEncoder(MODEL.model_copy(update={"seed": 1}), MODALITIES, SCENARIOS, DIM)
     with running(connection, topics, other, tmp_path / "w"):
-        wait_for_lag_zero(connection, topics)
+        deadline = time.monotonic() + 60
+        latest: dict[tuple[str, str], str] = {}
+        while time.monotonic() < deadline and set(latest.values()) != {other.model_id(s) for s in SCENARIOS}:
+            latest = {(r.user_id, r.scenario): r.model for r in read(connection, topics)}
         check(connection, topics, source, other)
+
+
+def test_a_replica_left_behind_by_another_member_publishes_nothing_old(
+    connection: Connection, topics: Topics, encoder: UserEncoder, tmp_path: Path
+) -> None:
+    """Found by the random crash test: a member died with users marked dirty, another one refreshed them and went on;
+    the first came back and published its old state of them, and nobody corrected it."""
+    source = Source(connection, topics, tmp_path / "source")
+    source.send(12)
+    with running(connection, topics, encoder, tmp_path / "a"):
+        wait_for_lag_zero(connection, topics)
+    source.send(12)
+    # dies between W1 and W4
+    resources = BufferResources.create(block_cache_bytes=8 << 20, write_buffer_bytes=8 << 20)
+    for p in range(PARTITIONS):
+        buffer = TokenBuffer.open(
+            tmp_path / "a" / str(p), modalities=MODALITIES, encoder_id="e", dim=DIM, identity=connection.identity,
+            expiry_granularity_ms=3_600_000, resources=resources, replica=True,
+        )  # fmt: skip
+        reader = LogReader(connection.consumer("dead"), topics.tokens)
+        reader._consumer.assign([reader.add(p, buffer)])
+        while buffer.log_offset < source.buffers[p].log_offset:
+            reader.poll(timeout=5)
+        assert buffer.dirty_count
+        reader._consumer.close()
+        buffer.close()
+    source.send(12)
+    with running(connection, topics, encoder, tmp_path / "b"):
+        wait_for_lag_zero(connection, topics)
+    with running(connection, topics, encoder, tmp_path / "a"):
+        time.sleep(1)
+        wait_for_lag_zero(connection, topics)
+    check(connection, topics, source, encoder)

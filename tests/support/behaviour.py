@@ -72,8 +72,10 @@ class Behaviour:
         return sum(m.fate == fate for m in self.messages)
 
 
-def behaviour(seed: int, *, users: int = 20, events: int = 1000, garbage: float = 0.03) -> Behaviour:
-    """A stream of about `events` messages of `users` users over 60 days.
+def behaviour(
+    seed: int, *, users: int = 20, events: int = 1000, garbage: float = 0.03, start_ms: int = NOW, label: str = "e"
+) -> Behaviour:
+    """A stream of about `events` messages of `users` users over the 60 days before `start_ms`.
 
     5 % are exact duplicates sent later, arrival is shuffled within about a day and a half, `garbage` is the share of
     messages that must end in dead letters.
@@ -84,9 +86,9 @@ def behaviour(seed: int, *, users: int = 20, events: int = 1000, garbage: float 
     for i in range(events):
         user = f"user-{rng.randrange(users)}"
         out.users.add(user)
-        ts = NOW - int(60 * DAY_MS * (1 - i / events))
+        ts = start_ms - int(60 * DAY_MS * (1 - i / events))
         modality = rng.choices(("click", "pay", "person"), (6, 3, 1))[0]
-        event: dict[str, object] = {"event_id": f"e{i}", "user_id": user, "ts": ts}
+        event: dict[str, object] = {"event_id": f"{label}{i}", "user_id": user, "ts": ts}
         if modality == "click":
             event |= {"page": rng.choice(PAGES), "referrer": rng.choice(PAGES), "seconds": rng.randrange(300)}
         elif modality == "pay":
