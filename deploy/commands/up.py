@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from deploy.commands.common import ConfigOption
+from deploy.commands.common import Common
 
 
 def up(
@@ -20,9 +20,12 @@ def up(
     processors: Annotated[int, Parameter(validator=Number(gte=1), help="Processes of this role.")] = 1,
     workers: Annotated[int, Parameter(validator=Number(gte=1), help="Processes of this role.")] = 1,
     monitor: Annotated[bool, Parameter(negative="", help="Also run the monitor (lag as metrics and logs).")] = False,
-    config: ConfigOption = None,
+    common: Common | None = None,
 ) -> None:
-    """Start the broker, if it is ours, and every role; restart what dies; Ctrl-C drains and stops all."""
+    """Start the broker, if it is ours, and every role; restart what dies; Ctrl-C drains and stops all.
+
+    With --json, one object {url, broker, bootstrap, data_dir, pids} on standard output as soon as all is ready.
+    """
     from deploy import output
     from deploy.attend import tell, wait_ready
     from deploy.commands.common import load_settings
@@ -34,7 +37,8 @@ def up(
         overrides["store"] = {"data_dir": str(data_dir)}
     if port is not None:
         overrides["serve"] = {"port": port}
-    settings = load_settings(config, overrides, log_level="WARNING")
+    common = common or Common()
+    settings = load_settings(common.config, overrides, log_level="WARNING")
     roles = {"ingest": 1, "processor": processors, "worker": workers, "serve": 1, **({"monitor": 1} if monitor else {})}
     with stop_on_signals() as stop:
         launcher = Launcher(settings, roles=roles, on_event=tell)
@@ -43,6 +47,10 @@ def up(
             output.note(f"broker: {launcher.connection.bootstrap} ({settings.kafka.bootstrap_servers})")
             wait_ready(launcher, stop)
             if not stop.is_set():
+                if common.json:
+                    found = {"url": launcher.url, "broker": settings.kafka.bootstrap_servers}
+                    found["bootstrap"] = launcher.connection.bootstrap
+                    output.write_json({**found, "data_dir": str(launcher.data_dir), "pids": launcher.pids()})
                 output.note(f"ready: {launcher.url}  (logs: {launcher.log_dir}; Ctrl-C stops)")
                 launcher.supervise(stop)
             output.note("stopping …")

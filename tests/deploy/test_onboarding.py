@@ -117,7 +117,10 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def system(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     log = (folder / "up.log").open("wb")
-    process = subprocess.Popen(command("up", cwd=folder), cwd=folder, stderr=log, env=environment())
+    out = (folder / "up.json").open("wb")
+    process = subprocess.Popen(
+        command("up", "--json", cwd=folder), cwd=folder, stdout=out, stderr=log, env=environment()
+    )
     try:
         deadline = time.monotonic() + 180
         while b"ready: http" not in (folder / "up.log").read_bytes():
@@ -133,6 +136,7 @@ def system(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
             except subprocess.TimeoutExpired:
                 process.kill()
         log.close()
+        out.close()
 
 
 def wait_until_all_arrived(folder: Path) -> None:
@@ -143,6 +147,9 @@ def wait_until_all_arrived(folder: Path) -> None:
 
 
 def test_a_toml_and_a_file_are_enough(folder: Path, system: subprocess.Popen[bytes]) -> None:
+    started = json.loads((folder / "up.json").read_text())
+    assert started["data_dir"] == str(folder / "state")
+    assert sorted(started["pids"]) == ["ingest-0", "processor-0", "serve-0", "worker-0"]
     sent = ask("replay", "rides.jsonl", cwd=folder)
     good = len(MEMBERS) * (RIDES + 1)
     assert (sent["published"], sent["unsent"]) == (good + 3, 0)
@@ -171,7 +178,7 @@ def test_a_toml_and_a_file_are_enough(folder: Path, system: subprocess.Popen[byt
     verdict = ask("verify", cwd=folder)
     expected = {"users": len(MEMBERS), "compared": 2 * len(MEMBERS), "mismatched": 0, "missing": 0, "extra": 0}
     assert {key: verdict[key] for key in expected} == expected
-    assert verdict["source"].startswith("http")
+    assert verdict["source"] == started["url"]
 
     refused = subprocess.run(command("up", cwd=folder), cwd=folder, capture_output=True, text=True, env=environment())
     assert refused.returncode == 1

@@ -49,7 +49,7 @@ def same(a: UserWindow, b: UserWindow) -> bool:
     )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.lists(
         st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 200_000_000), st.integers(0, 9)), max_size=6),
