@@ -108,13 +108,11 @@ class KvPool:
         """Bytes of pages held."""
         return (self.pages - len(self._free)) * self.page_bytes
 
-    def acquire(self, user: UserTokens, pinned: set[str]) -> Lease:
+    def acquire(self, user: UserTokens) -> Lease:
         """Pages for all chunks of a user. The caller writes the missing tokens, then calls `commit`.
 
-        Frees pages of chunks the user no longer has, and evicts least recently used users.
-
-        Args:
-            pinned: other users of the same forward, whose pages must stay. With theirs, the user's must fit.
+        Frees pages of chunks the user no longer has, and evicts least recently used users. The users of one forward
+        must fit the pool together: then none of them is evicted for another.
         """
         held = self._users.pop(user.user_id, {})
         kept: dict[ChunkKey, _Page] = {}
@@ -124,7 +122,7 @@ class KvPool:
             if (page := held.pop(key, None)) is not None:
                 kept[key] = page
         self._free.extend(page.index for page in held.values())
-        self._make_room(len(wanted) - len(kept), pinned | {user.user_id})
+        self._make_room(len(wanted) - len(kept))
         bases, reused = np.empty(len(wanted), np.int64), np.empty(len(wanted), np.int64)
         writes: list[_Write] = []
         counts = {HIT: 0, PARTIAL: 0, MISS: 0}
@@ -169,10 +167,10 @@ class KvPool:
         self.drop(user.user_id)
         self._count(UNCACHED, user.chunks)
 
-    def _make_room(self, pages: int, pinned: set[str]) -> None:
+    def _make_room(self, pages: int) -> None:
         while len(self._free) < pages:
-            victim = next(user for user in self._users if user not in pinned)
-            self._free.extend(page.index for page in self._users.pop(victim).values())
+            _, evicted = self._users.popitem(last=False)
+            self._free.extend(page.index for page in evicted.values())
 
     def _count(self, result: str, chunks: int) -> None:
         self._counts[result] += chunks

@@ -307,7 +307,7 @@ class UserEncoder:
             ):
                 yield paged
                 paged = _Batch()
-            lease = pool.acquire(user, paged.ids)
+            lease = pool.acquire(user)
             paged.leases.append(lease)
             paged.add(row, user, lease.new_tokens + tail.length)
         yield from (batch for batch in (paged, plain) if batch.users)
