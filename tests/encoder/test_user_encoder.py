@@ -77,8 +77,10 @@ def test_batch_and_order_do_not_matter(tiny: UserEncoder) -> None:
     alone = np.stack([tiny.encode_from_scratch([user], [name])[0, 0] for user in users for name in NAMES])
     assert_equal(together, alone.reshape(together.shape))
     assert_equal(together[::-1, ::-1], tiny.encode(users[::-1], NAMES[::-1]))
-    twice = [users[2], users[3], users[2]]
-    assert_equal(tiny.encode(twice, NAMES), together[[2, 3, 2]])
+    before = random_rows(2, 60)
+    after = [row._replace(seed=row.seed + 1) for row in before]
+    twice = [window("u2", before), users[3], window("u2", after)]  # one user at two moments, in one call
+    assert_equal(tiny.encode(twice, NAMES), tiny.encode_from_scratch(twice, NAMES))
 
 
 def test_hit_partial_and_miss(tiny: UserEncoder) -> None:
