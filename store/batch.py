@@ -53,6 +53,11 @@ class WindowRules:
         self.dim = dim
         self.granularity_ms = granularity_ms
         self._windows = {name: modality.window_ms for name, modality in modalities.items()}
+        # looked up once per window and batch: attributes of a validated model are slow
+        self.shapes = {
+            name: (m.kind is ModalityKind.EVENTS, m.max_events, number_width(m)) for name, m in modalities.items()
+        }
+        """(a sequence of events?, max_events, numbers of a row) per modality."""
 
     def floor(self, modality: str, stream_time: int) -> int:
         """Events of a modality older than this have expired. Moves in steps of the granularity."""
@@ -225,7 +230,7 @@ class Batch:
 
     def _load_touched(self, events: Sequence[EncodedEvent]) -> None:
         """Read the summaries and ids that the events need, with two multi-gets."""
-        prefixes = self._prefixes
+        prefixes, shapes = self._prefixes, self._rules.shapes
         wanted: dict[tuple[str, str], list[EncodedEvent]] = {}
         for event in events:
             touched = wanted.get((event.user_id, event.modality))
@@ -235,11 +240,11 @@ class Batch:
         keys: list[bytes] = []
         owners: list[tuple[tuple[str, str], str]] = []
         for key, touched in wanted.items():
-            modality = self._rules.modalities.get(key[1])
-            if modality is None:
+            shape = shapes.get(key[1])
+            if shape is None:
                 raise ValueError(f"modality {key[1]!r} is not configured")
             prefix = prefixes[key] = modality_prefix(*key)
-            if modality.kind is ModalityKind.EVENTS:
+            if shape[0]:
                 for event in touched:
                     keys.append(prefix + event.event_id.encode())
                     owners.append((key, event.event_id))
@@ -264,23 +269,23 @@ class Batch:
         for key in keys:
             if key not in self._prefixes:
                 self._prefixes[key] = modality_prefix(*key)
+        scan = self._reader.scan
         stored = self._reader.summaries([self._prefixes[key] for key in keys])
         for key, packed in zip(keys, stored, strict=True):
             if packed is None and not new:
                 continue
-            modality = rules.modalities[key[1]]
-            prefix, width = self._prefixes[key], number_width(modality)
+            sequence, max_events, width = rules.shapes[key[1]]
+            prefix = self._prefixes[key]
             if packed is None:
                 totals = Totals.empty(rules.dim, width)
             else:
-                totals = Totals.of(packed, width) or self._reader.totals_by_scan(prefix, modality, packed)
+                found = Totals.of(packed, width)
+                totals = found or self._reader.totals_by_scan(prefix, rules.modalities[key[1]], packed)
             update: WindowUpdate
-            if modality.kind is ModalityKind.EVENTS:
-                update = EventWindow(
-                    prefix, modality.max_events, totals, self._reader.scan, ids.get(key, {}), expected.get(key, 1)
-                )
+            if sequence:
+                update = EventWindow(prefix, max_events, totals, scan, ids.get(key) or {}, expected.get(key, 1))
             else:
-                update = TabularWindow(prefix, modality.max_events, totals, self._reader.scan)
+                update = TabularWindow(prefix, max_events, totals, scan)
             self._updates[key] = update
             if packed is not None:
                 self._old_due[key] = rules.due(key[1], totals, occupied=update.occupied)

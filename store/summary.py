@@ -126,8 +126,10 @@ class Totals:
 
     def count_numbers(self, numbers: Sequence[float], sign: int) -> None:
         """Count the numbers of one row in (1) or out (-1)."""
-        sums, counts = self.sums, self.counts
-        for i, number in zip(range(len(sums)), numbers, strict=False):
+        sums, counts, width = self.sums, self.counts, len(self.sums)
+        for i, number in enumerate(numbers):
+            if i == width:
+                break
             log = signed_log(number)
             if log is not None:
                 sums[i] += sign * log
@@ -199,8 +201,13 @@ def add_up(changes: Sequence[Arrivals], dim: int) -> None:
         if busy.size:
             flat = arrived if step is np.add else b"".join([vector for group in groups for vector in group])
             rows = np.frombuffer(flat, "<f2").reshape(-1, dim).astype(np.float32)
-            starts = np.concatenate(([0], np.cumsum(lengths[busy])[:-1]))
-            sums[busy] = step(sums[busy], np.add.reduceat(rows, starts, axis=0))
+            starts = np.cumsum(lengths)[busy] - lengths[busy]
+            sums[busy] = step(sums[busy], rows[starts])
+            if len(rows) > len(busy):  # the few windows with more than one
+                more = busy[lengths[busy] > 1]
+                rest = np.delete(rows, starts, axis=0)
+                starts = np.cumsum(lengths[more] - 1) - (lengths[more] - 1)
+                sums[more] = step(sums[more], np.add.reduceat(rest, starts, axis=0))
     size, packed = 4 * dim, sums.tobytes()
     for i, change in enumerate(changes):
         change.totals.vector = packed[i * size : (i + 1) * size]

@@ -163,18 +163,18 @@ class EventWindow:
             totals.oldest = 0
         else:
             totals.oldest = int.from_bytes(self._head()[:8], "big") if self._oldest is None else self._oldest
-        arrived, departed = [], []
+        arrived, departed, prefix = [], [], self._key_prefix
+        counted = bool(totals.sums)
         for rest, event in self._added.items():
             numbers = event.numbers
             vector = event.vector.tobytes()
             arrived.append(vector)
-            head = pack_event_head(event.digest, numbers.size)
-            if numbers.size:
+            if counted:
                 totals.count_numbers(numbers.tolist(), 1)
-                head += numbers.tobytes()
-            self._packed.append((self._key_prefix + rest, head + vector))
+            head = pack_event_head(event.digest, len(numbers))
+            self._packed.append((prefix + rest, head + numbers.tobytes() + vector))
         for value in self._departed:
-            if value[1]:
+            if counted:
                 totals.count_numbers(event_numbers(value), -1)
             departed.append(event_vector(value))
         return Arrivals(totals, arrived, departed)
@@ -240,9 +240,12 @@ class TabularWindow:
         return bool(self._fields)
 
     def known(self, event: EncodedEvent) -> Outcome | None:
-        """A duplicate if no field would change and at least one holds this very event. Without fields there is
-        nothing to be new: it must leave no trace in times either, which a restore could not find again."""
+        """A duplicate if no field would change and at least one holds this very event.
+
+        An event without fields changes nothing. It does not move the stream time, which a restore finds in the rows.
+        """
         if not event.fields:
+            self.totals.newest = max(self.totals.newest, event.ts)
             return Outcome.EVICTED
         found, changes = False, False
         for field in event.fields or ():

@@ -62,6 +62,7 @@ class BufferModel:
         self._trim(event.user_id, event.modality)
         fields = [(event.event_id, None)] if event.fields is None else [(f.name, f) for f in event.fields]
         if not fields:
+            window.newest = max(window.newest, event.ts)
             return "evicted"
         mine = [(window.items[name], f) for name, f in fields
                 if name in window.items and window.items[name][0].event_id == event.event_id]  # fmt: skip
