@@ -47,3 +47,14 @@ class EventClock:
             self._newest.pop(source, None)
         else:
             self._newest[source] = newest
+
+
+def write_clock(clock: int | None) -> str:
+    """Metadata of a committed offset."""
+    return "" if clock is None else f"clock={clock}"
+
+
+def read_clock(metadata: str | None) -> int | None:
+    """Inverse of `write_clock`; None for anything else, such as an offset set by hand."""
+    name, _, value = (metadata or "").partition("=")
+    return int(value) if name == "clock" and value.isascii() and value.isdigit() else None

@@ -22,7 +22,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from store import logs, metrics
 from store.settings import ModalitySettings
 from stream.client import Connection
-from stream.clock import EventClock, Source
+from stream.clock import EventClock, Source, read_clock, write_clock
 from stream.consumer_errors import ConsumerErrors
 from stream.dead_letter import MAX_MESSAGE_BYTES, dead_letter
 from stream.event import Event
@@ -39,11 +39,12 @@ from stream.validate import Validator
 MAX_IN_FLIGHT = 16
 """Batches sent and not yet acknowledged; beyond this, reading waits."""
 COMMIT_INTERVAL_SECONDS = 0.1
+COMMIT_ANSWER_SECONDS = 10.0
 LOG_INTERVAL_SECONDS = 1.0
 DRAIN_SECONDS = 30.0
 READ_SECONDS = 0.01
 IDLE_SECONDS = 0.2
-POSITION_SECONDS = 10.0
+POSITION_SECONDS = 30.0
 
 
 class _Stopped(Exception):
@@ -111,7 +112,6 @@ class Ingest:
             BrokerError: the broker refuses us, or a message could not be delivered.
         """
         self._stopping = stop.is_set
-        _log.info(logs.ROLE_STARTED, topics=self._raw_topics)
         self._consumer.subscribe(
             self._raw_topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
@@ -125,7 +125,6 @@ class Ingest:
             raise
         finally:
             self._consumer.close()
-        _log.info(logs.ROLE_STOPPED)
 
     def _round(self) -> None:
         """Steps 1 to 4 for one batch."""
@@ -207,7 +206,8 @@ class Ingest:
     def _commit(self) -> None:
         """Step 4, at most every COMMIT_INTERVAL_SECONDS and one at a time; the answer arrives in `_on_commit`."""
         now = time.monotonic()
-        if self._committing or now < self._committed_at + COMMIT_INTERVAL_SECONDS:
+        # an answer that never comes must not end all commits
+        if now < self._committed_at + (COMMIT_ANSWER_SECONDS if self._committing else COMMIT_INTERVAL_SECONDS):
             return
         if offsets := self._committable():
             self._committed_at = now
@@ -258,16 +258,27 @@ class Ingest:
             _log.info(logs.INPUT_RESUMED)
 
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
-        positions = resume_positions(consumer, partitions, from_zero=self._connection.embedded)
-        for tp in consumer.committed(partitions, timeout=POSITION_SECONDS):
-            self._clock.restore((tp.topic, tp.partition), read_clock(tp.metadata))
-        consumer.incremental_assign(positions)
+        consumer.incremental_assign(self._positions(consumer, partitions))
         self._assigned.update((tp.topic, tp.partition) for tp in partitions)
         _log.info(logs.PARTITIONS_ASSIGNED, partitions=[f"{tp.topic}:{tp.partition}" for tp in partitions])
         if not self._ready:
             self._ready = True
-            _log.info(logs.ROLE_READY)
             self._on_ready()
+
+    def _positions(self, consumer: Any, partitions: list[TopicPartition]) -> list[TopicPartition]:
+        """Where to read on; restores the clocks. Outlives a broker that is just coming back."""
+        deadline = time.monotonic() + POSITION_SECONDS
+        while True:
+            try:
+                positions = resume_positions(consumer, partitions, from_zero=self._connection.embedded)
+                for tp in consumer.committed(partitions, timeout=10.0):
+                    self._clock.restore((tp.topic, tp.partition), read_clock(tp.metadata))
+                return positions
+            except KafkaException as exc:
+                if time.monotonic() > deadline or self._stopping():
+                    raise
+                self._errors.passing(exc.args[0], what="positions")
+                time.sleep(0.2)
 
     def _on_revoke(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         self._drain()
@@ -289,14 +300,3 @@ class Ingest:
             _log.warning(logs.EVENT_DEAD_LETTERED, **self._refused)
             self._refusals_logged_at = now
             self._refused.clear()
-
-
-def write_clock(clock: int | None) -> str:
-    """Metadata of a committed offset."""
-    return "" if clock is None else f"clock={clock}"
-
-
-def read_clock(metadata: str | None) -> int | None:
-    """Inverse of `write_clock`; None for anything else, such as an offset set by hand."""
-    name, _, value = (metadata or "").partition("=")
-    return int(value) if name == "clock" and value.isascii() and value.isdigit() else None

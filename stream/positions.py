@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 
 from store.errors import DataLossError
 
@@ -55,7 +55,7 @@ def resume_positions(
     resumed = []
     for tp in consumer.committed([TopicPartition(p.topic, p.partition) for p in partitions], timeout=timeout_s):
         if tp.error is not None:
-            raise tp.error
+            raise KafkaException(tp.error)  # a KafkaError itself cannot be caught as an exception
         offset = tp.offset
         if offset < 0 and not from_zero:
             offset = consumer.get_watermark_offsets(tp, timeout=timeout_s, cached=False)[0]

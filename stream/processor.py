@@ -54,20 +54,21 @@ class Processor:
         *,
         on_ready: Callable[[], None] = lambda: None,
         metrics_port: int = 0,
+        metrics_host: str = "127.0.0.1",
     ) -> None:
         """Create the clients; nothing is read yet.
 
         Args:
             data_dir: of this instance alone; one sub-directory per partition.
             on_ready: called once, when the first partitions are assigned.
-            metrics_port: serves Prometheus text at every path, so /livez too; 0 = none.
+            metrics_port, metrics_host: where Prometheus text is served, at every path, so /livez too; port 0 = none.
         """
         self._connection = connection
         self._topics = topics
         self._settings = settings
         self._data_dir = data_dir
         self._on_ready: Callable[[], None] | None = on_ready
-        self._metrics_port = metrics_port
+        self._metrics = (metrics_port, metrics_host)
         self._encoder = encoder
         granularity_ms = int(settings.expiry_granularity_seconds * 1000)
         self._config = PartitionConfig(connection, topics, modalities, granularity_ms, data_dir, resources)
@@ -84,8 +85,8 @@ class Processor:
         """
         self._stop = stop
         self._writer = BatchWriter(self._config, self._encoder, stop, group=self._topics.group_processor)
-        if self._metrics_port:
-            start_http_server(self._metrics_port)
+        if self._metrics[0]:
+            start_http_server(*self._metrics)
         try:
             asyncio.run(self._consume())
         finally:

@@ -20,8 +20,9 @@ from confluent_kafka import TopicPartition
 from deploy.brokers.process import EmbeddedBroker
 from store.settings import ModalitySettings
 from stream.client import Connection
+from stream.clock import read_clock, write_clock
 from stream.event import Event, unpack
-from stream.ingest import Ingest, read_clock, write_clock
+from stream.ingest import Ingest
 from stream.partitioner import partition_of
 from stream.settings import Clock, IngestSettings, KafkaSettings
 from stream.topics import Topics
