@@ -94,7 +94,9 @@ class UserEncoder:
         self.card: Card | None = None
         if settings.checkpoint is not None:
             self.card = load_into(self.model, settings.checkpoint, weights_id=pretrained.weights_id)
-        self._weights = f"{pretrained.weights_id}|{self.card.id if self.card else f'seed={settings.seed}'}"
+        # every modality has a summary token, and its numbers enter in their order
+        inputs = ",".join(f"{name}({' '.join(m.numbers)})" for name, m in sorted(modalities.items()))
+        self._weights = f"{pretrained.weights_id}|{self.card.id if self.card else f'seed={settings.seed}'}|{inputs}"
         self.model.eval().requires_grad_(False).to(self.device)
         self.model.lm.to(getattr(torch, dtype))
         self.pool = self._new_pool()

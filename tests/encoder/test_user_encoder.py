@@ -259,6 +259,10 @@ def test_model_id_follows_what_changes_embeddings(tiny: UserEncoder, causal: Use
     assert len(ids) == 4
     again = UserEncoder(ModelSettings(device="cpu", kv_pool_bytes=0), MODALITIES, SCENARIOS, DIM)
     assert again.model_id("churn") == tiny.model_id("churn")
+    fewer = {name: m for name, m in MODALITIES.items() if name != "search"}
+    assert UserEncoder(ModelSettings(device="cpu", kv_pool_bytes=0), fewer, SCENARIOS, DIM).model_id(
+        "churn"
+    ) != tiny.model_id("churn")
     assert not tiny.trained
     with pytest.raises(NotFoundError):
         tiny.model_id("unknown")
