@@ -85,6 +85,7 @@ def _processor(context: Context) -> None:
         BufferResources.of(settings.store),
         on_ready=context.on_ready,
         metrics_port=settings.metrics.port,
+        metrics_host=settings.metrics.host,
     )
     role.run(context.stop)
 
