@@ -11,9 +11,12 @@ from typing import NamedTuple
 from deploy import brokers
 from deploy.config import Settings
 from deploy.ready import clear_ready, ready_path, write_ready
+from store import logs
 from store.errors import BrokerError, ConfigError
 from stream.client import Connection
 from stream.topics import Topics
+
+log = logs.get(__name__)
 
 
 class Context(NamedTuple):
@@ -43,6 +46,11 @@ def run_role(role: str, settings: Settings, *, instance: str, stop: threading.Ev
     data_dir = settings.store.data_dir.absolute()
     ready = ready_path(data_dir, role, instance)
     clear_ready(ready)
+    log.info(logs.ROLE_STARTED, instance=instance)
+
+    def on_ready() -> None:
+        write_ready(ready)
+        log.info(logs.ROLE_READY, instance=instance)
 
     def waiting() -> None:
         if stop.is_set():
@@ -51,9 +59,10 @@ def run_role(role: str, settings: Settings, *, instance: str, stop: threading.Ev
     try:
         connection = brokers.connect(settings, waiting=waiting)
         topics = Topics(settings.kafka)
-        ROLES[role](Context(settings, connection, topics, data_dir / role / instance, stop, lambda: write_ready(ready)))
+        ROLES[role](Context(settings, connection, topics, data_dir / role / instance, stop, on_ready))
     finally:
         clear_ready(ready)
+        log.info(logs.ROLE_STOPPED, instance=instance)
 
 
 def _ingest(context: Context) -> None:

@@ -124,7 +124,6 @@ class Worker:
             BrokerError: embeddings were not acknowledged. KafkaException: the broker failed for good.
             DataLossError, StateError: the replica cannot be continued.
         """
-        log.info(logs.ROLE_STARTED)
         self._stop = stop
         self._consumer = self._connection.consumer(self._topics.group_worker)
         self._reader = LogReader(self._consumer, self._topics.tokens)
@@ -140,7 +139,6 @@ class Worker:
             log.info(logs.ROLE_STOPPING)
             self._release(list(self._reader.buffers), commit=True)
             self._consumer.close()
-            log.info(logs.ROLE_STOPPED)
 
     def _leave_if_stopped(self) -> None:
         if self._stop.is_set():

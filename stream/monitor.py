@@ -80,7 +80,6 @@ class Monitor:
 
     def run(self, stop: threading.Event) -> None:
         """Block until `stop` is set."""
-        _log.info(logs.ROLE_STARTED)
         try:
             while not stop.is_set():
                 if self.step():
@@ -88,7 +87,6 @@ class Monitor:
                 stop.wait(self._interval)
         finally:
             self._reader.close()
-            _log.info(logs.ROLE_STOPPED)
 
     def step(self) -> bool:
         """One reading; whether it succeeded."""
@@ -122,5 +120,4 @@ class Monitor:
     def _say_ready(self) -> None:
         if not self._said_ready:
             self._said_ready = True
-            _log.info(logs.ROLE_READY)
             self._on_ready()

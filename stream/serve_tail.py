@@ -109,9 +109,7 @@ class ServeTail:
             BrokerError: the broker refuses us, or did not answer at the start.
             StateError: a snapshot cannot be written.
         """
-        _log.info(logs.ROLE_STARTED)
         with ExitStack() as closing:
-            closing.callback(_log.info, logs.ROLE_STOPPED)
             reading = self._connection.consumer(self._topics.group_serve, **_READING)
             closing.callback(reading.close)
             serve = OffsetCommitter(self._connection, self._topics.group_serve)
@@ -205,7 +203,7 @@ class ServeTail:
             }
         if not self._behind and not self.ready.is_set():
             self.ready.set()
-            _log.info(logs.ROLE_READY, pending_events=len(self._tracker))
+            _log.info(logs.CAUGHT_UP, pending_events=len(self._tracker))
 
     def _step(self, consumer: Any) -> None:
         """S3."""
