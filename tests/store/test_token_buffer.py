@@ -330,3 +330,42 @@ def test_checkpoint_is_a_buffer_of_its_own(opened: Open, tmp_path: Path) -> None
     copy = opened("copy")
     assert dict(copy.rows()) == before
     assert copy.source_offset == 0
+
+
+def test_a_batch_done_again_without_reading_the_log_first_leaves_nothing_behind(opened: Open) -> None:
+    """The first attempt ended earlier and sent rows that come and go within the second: they are deleted."""
+    buffer, log = opened(), Log()
+    log.write(buffer, events_of(1000, 1010, 1020), 0)
+    tabular = [event("u", "t", 1030 + i, f"p{i}", fields={name: True}, offset=i) for i, name in enumerate("fghi")]
+    first = buffer.prepare([*events_of(1030), *tabular[:1]], source_offset=1)
+    log.append(first.rows, sweep=False)
+    buffer.close()
+    buffer = opened()
+    log.write(buffer, [*events_of(1030, 1040, 1050, 1060), *tabular], 2)
+    replica = opened("replica", replica=True)
+    log.replay(replica)
+    assert dict(replica.rows()) == dict(buffer.rows())
+
+
+def test_a_late_event_expires_at_its_own_time(opened: Open) -> None:
+    """The expiry index learns of an oldest row that came after younger ones."""
+    buffer, log = opened(), Log()
+    log.write(buffer, events_of(1080), 0)
+    log.write(buffer, events_of(1010), 1)
+    log.write(buffer, events_of(1010 + WINDOW_MS + GRANULARITY_MS, user="v"), 2)
+    assert names(buffer) == ["e1080"]
+
+
+def test_an_id_that_came_back_at_another_time_survives_the_old_rows_deletion(opened: Open) -> None:
+    """A log may hold the put of a later batch's first attempt before the delete of an earlier one."""
+    old, new = event("u", "a", 1000, "x", offset=0), event("u", "a", 1090, "x", content=1, offset=1)
+    source = opened("source")
+    (old_key, old_value), (new_key, new_value) = (
+        source.prepare([each], source_offset=0).puts[0] for each in (old, new)
+    )  # fmt: skip
+    buffer = opened()
+    buffer.apply_log([(old_key, old_value)], next_offset=1)
+    buffer.apply_log([(new_key, new_value)], next_offset=2)
+    buffer.apply_log([(old_key, None)], next_offset=3)
+    buffer.finish_restore()
+    assert buffer.prepare([new], source_offset=0).outcomes.duplicate == 1
