@@ -16,6 +16,12 @@ TEXTS_ENCODED = Counter("anchorstream_texts_encoded_total", "Texts run through t
 TEXT_CACHE_HITS = Counter("anchorstream_text_cache_hits_total", "Texts answered from the cache.")
 BATCH_SECONDS = Histogram("anchorstream_batch_seconds", "Duration of one batch.", ["role"], buckets=_SECONDS)
 BATCH_EVENTS = Histogram("anchorstream_batch_events", "Events in one batch.", ["role"], buckets=_POWERS)
+REBALANCE_SECONDS = Histogram(
+    "anchorstream_rebalance_seconds",
+    "One partition: taken from this process, or given to it → usable again, its state restored.",
+    ["role"],
+    buckets=_SECONDS,
+)
 RESTORED_ROWS = Counter("anchorstream_restored_rows_total", "Rows applied from the `tokens` log.")
 DIRTY_USERS = Gauge("anchorstream_dirty_users", "Users waiting for a refresh.")
 PENDING_TOKENS = Gauge("anchorstream_pending_tokens", "Tokens waiting to be computed.")

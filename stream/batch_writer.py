@@ -29,6 +29,7 @@ from stream.pacing import SafeProducer
 from stream.partition import Partition, PartitionConfig, open_partition
 from stream.positions import check_position
 from stream.read_packs import read_packs
+from stream.rebalance import Rebalance
 
 LOG_INTERVAL_SECONDS = 10.0
 _log = logs.get(__name__)
@@ -61,6 +62,7 @@ class BatchWriter:
             while_waiting=self._obey_stop,
             config={"message.max.bytes": MAX_MESSAGE_BYTES},
         )
+        self.rebalance = Rebalance("processor")
         self._events = 0
         self._logged_at = time.monotonic()
 
@@ -108,13 +110,14 @@ class BatchWriter:
 
     def _read(self, messages: Sequence[Message]) -> list[tuple[Partition, list[EncodedEvent], int]]:
         """Step 2: (partition, encoded events, last offset), without what is already durable."""
+        began = time.monotonic()
         by_partition: dict[int, list[Message]] = {}
         for message in messages:
             by_partition.setdefault(message.partition, []).append(message)
         events = []
         slices = []
         for number, fresh in by_partition.items():
-            partition = self._open(number)
+            partition = self._open(number, began)
             fresh = [m for m in fresh if m.offset > partition.buffer.source_offset]
             if not fresh:
                 continue
@@ -152,7 +155,8 @@ class BatchWriter:
                     metrics.EVENTS_APPLIED.labels(outcome).inc(count)
             fault.point("processor.5")
 
-    def _open(self, number: int) -> Partition:
+    def _open(self, number: int, began: float) -> Partition:
+        """began: when the batch was taken up; its partitions are opened one after the other."""
         if (partition := self._partitions.get(number)) is None:
             partition = open_partition(self._config, number, self._encoder, self._producer, self._stop)
             if partition is None:
@@ -161,6 +165,7 @@ class BatchWriter:
             known = partition.buffer.source_offset
             # with a new disk Kafka's position counts: what lies below it is in `tokens`
             self._next[number] = self._position(number, known + 1 if known >= 0 else -1)
+            self.rebalance.usable(number, opening=time.monotonic() - began)
         return partition
 
     def _position(self, number: int, known: int) -> int:

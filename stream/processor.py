@@ -134,13 +134,15 @@ class Processor:
 
     async def assigned(self, partitions: Sequence[int]) -> None:
         """Partitions are opened with their first batch: Faust does not wait for this handler."""
-        _log.info(logs.PARTITIONS_ASSIGNED, partitions=list(partitions))
+        seconds = round(self._writer.rebalance.given(), 3)
+        _log.info(logs.PARTITIONS_ASSIGNED, partitions=list(partitions), seconds=seconds)
         if self._on_ready is not None:
             self._on_ready()
             self._on_ready = None
 
     async def revoked(self, partitions: Sequence[int]) -> None:
         """Close the buffers, so that another process may restore what they logged."""
+        self._writer.rebalance.lost()
         _log.info(logs.PARTITIONS_REVOKED, partitions=list(partitions))
         await self._in_thread(self._writer.close, partitions)
 

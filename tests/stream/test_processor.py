@@ -268,6 +268,7 @@ def test_two_processors_share_the_partitions_and_survive_one_being_killed(kafka:
             send(400, 800)
             wait_until(kafka.done, "second third")
             assert "partition_owned" in second.output()
+            assert "partition_usable" in second.output(), "how long it took is reported"
             send(800, 1000)
             second.kill()
         send(1000, len(events))
