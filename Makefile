@@ -26,10 +26,10 @@ demo: setup ## real households end to end on this machine; ARGS="--exit --json o
 	$(BIN)/anchorstream demo $(ARGS)
 
 test: setup ## everything that needs no GPU; real Kafka where Java 17 and Maven are found
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 test-fast: setup ## without real Kafka, crash and slow tests
-	$(BIN)/python -m pytest -m "not kafka and not crash and not slow and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not kafka and not crash and not slow and not gpu" $(ARGS)
 
 check: setup ## ruff and mypy --strict
 	$(BIN)/ruff check .

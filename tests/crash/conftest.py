@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,13 @@ from encoder.text_encoder import TextEncoder
 from encoder.user_encoder import UserEncoder
 from tests.conftest import NO_KAFKA
 from tests.support.behaviour import CONFIG
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each starts a whole system: one after the other, beside all other tests."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("crash"))
 
 
 @pytest.fixture(autouse=True)
