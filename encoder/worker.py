@@ -176,7 +176,8 @@ class Worker:
     def _pause_or_resume(self) -> None:
         """While refreshes fall behind, rows wait on the broker: lag shows it, and nothing grows here."""
         now_ms = _now_ms()
-        paused = self._scheduler.should_pause(now_ms)
+        # behind, nobody is refreshed until the rest has been read
+        paused = self._scheduler.should_pause(now_ms) and not self._behind()
         self._scheduler.pending(now_ms)
         if paused is not self._paused:
             self._paused = paused
@@ -287,6 +288,7 @@ class Worker:
             for user in buffer.dirty():
                 (self._scheduler.mark_low if user.mark.sweep else self._scheduler.mark)(user.user_id, now_ms)
         consumer.assign(positions)
+        consumer.resume(positions)  # librdkafka keeps a partition paused over its next assignment
         self._paused = False
         log.info(logs.PARTITIONS_ASSIGNED, partitions=[tp.partition for tp in partitions])
         if not self._ready:

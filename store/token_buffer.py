@@ -301,10 +301,9 @@ class TokenBuffer:
         return out
 
     def mark_dirty(self, users: Iterable[str], *, sweep: bool = False) -> None:
-        """Mark users as dirty without a log record (back-fill), as of the log's position."""
-        at = max(self.log_offset - 1, 0)
+        """Mark users as dirty without a log record (back-fill): no offset of the log is in their embeddings."""
         batch = self._db.batch()
-        self._write_marks(batch, self._dirty.mark(users, at, at, sweep=sweep))
+        self._write_marks(batch, self._dirty.mark(users, 0, max(self.log_offset - 1, 0), sweep=sweep))
         self._db.write(batch)
 
     def clear_dirty(self, users: Iterable[str], *, upto: int) -> None:

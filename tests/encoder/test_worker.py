@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from confluent_kafka import TopicPartition
 
+import encoder.worker as worker_module
 from deploy.brokers.process import EmbeddedBroker
 from encoder.settings import ModelSettings
 from encoder.user_encoder import UserEncoder
@@ -95,18 +96,44 @@ def connection(start_embedded: Callable[[dict[str, int]], EmbeddedBroker], topic
     return start_embedded({s.name: s.partitions for s in topics.specs(MODALITIES, SCENARIOS)}).connection
 
 
+def make_worker(
+    connection: Connection,
+    topics: Topics,
+    encoder: UserEncoder,
+    state: Path,
+    on_ready: Callable[[], None] = lambda: None,
+    model: ModelSettings = MODEL,
+) -> Worker:
+    return Worker(
+        connection, topics, MODALITIES, encoder, model=model,
+        store=StoreSettings(block_cache_bytes=8 << 20, write_buffer_bytes=8 << 20), state=state,
+        text_encoder_id="e", event_dim=DIM, expiry_granularity_ms=3_600_000, on_ready=on_ready,
+    )  # fmt: skip
+
+
 @contextmanager
-def running(connection: Connection, topics: Topics, encoder: UserEncoder, state: Path) -> Iterator[None]:
+def by_hand(connection: Connection, topics: Topics, encoder: UserEncoder, state: Path) -> Iterator[Worker]:
+    """A worker whose group assigns nothing: the test plays the group."""
+    worker = make_worker(connection, topics, encoder, state)
+    worker._consumer = connection.consumer(topics.group_worker)
+    worker._reader = LogReader(worker._consumer, topics.tokens)
+    try:
+        yield worker
+    finally:
+        worker._release(list(worker._reader.buffers), commit=True)
+        worker._consumer.close()
+
+
+@contextmanager
+def running(
+    connection: Connection, topics: Topics, encoder: UserEncoder, state: Path, model: ModelSettings = MODEL
+) -> Iterator[None]:
     ready, stop = threading.Event(), threading.Event()
     failures: list[BaseException] = []
 
     def run() -> None:
         try:
-            Worker(
-                connection, topics, MODALITIES, encoder, model=MODEL,
-                store=StoreSettings(block_cache_bytes=8 << 20, write_buffer_bytes=8 << 20), state=state,
-                text_encoder_id="e", event_dim=DIM, expiry_granularity_ms=3_600_000, on_ready=ready.set,
-            ).run(stop)  # fmt: skip
+            make_worker(connection, topics, encoder, state, ready.set, model).run(stop)
         except BaseException as exc:
             failures.append(exc)
             ready.set()
@@ -262,3 +289,60 @@ def test_a_replica_left_behind_by_another_member_publishes_nothing_old(
         time.sleep(1)
         wait_for_lag_zero(connection, topics)
     check(connection, topics, source, encoder)
+
+
+def test_a_replica_that_is_behind_never_pauses(
+    connection: Connection, topics: Topics, encoder: UserEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is refreshed until the replica has caught up: had it paused for those who wait, it never would."""
+    monkeypatch.setattr(worker_module, "POLL_ROWS", 2)
+    source = Source(connection, topics, tmp_path / "source")
+    source.send(40)
+    impatient = MODEL.model_copy(update={"max_staleness_ms": 0})
+    with running(connection, topics, encoder, tmp_path / "w", impatient):
+        wait_for_lag_zero(connection, topics)
+    check(connection, topics, source, encoder)
+
+
+def test_a_partition_that_was_paused_is_read_when_it_comes_back(
+    connection: Connection, topics: Topics, encoder: UserEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """librdkafka keeps a partition paused over its next assignment."""
+    source = Source(connection, topics, tmp_path / "source")
+    source.send(12)
+    tps = [TopicPartition(topics.tokens, p) for p in range(PARTITIONS)]
+    with by_hand(connection, topics, encoder, tmp_path / "w") as worker:
+        worker._assigned(worker._consumer, tps)
+        deadline = time.monotonic() + 30
+        while worker._behind() and time.monotonic() < deadline:
+            worker._poll(0.1)
+        monkeypatch.setattr(worker._scheduler, "should_pause", lambda now_ms: True)
+        worker._pause_or_resume()
+        worker._revoked(worker._consumer, tps)
+        worker._consumer.unassign()
+        source.send(12)
+        monkeypatch.setattr(worker._scheduler, "should_pause", lambda now_ms: False)
+        worker._assigned(worker._consumer, tps)
+        deadline = time.monotonic() + 10
+        while worker._behind() and time.monotonic() < deadline:
+            worker._poll(0.1)
+            worker._pause_or_resume()
+        assert not worker._behind()
+
+
+def test_a_back_fill_that_was_cut_short_is_done_by_the_next_owner(
+    connection: Connection, topics: Topics, encoder: UserEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The committed offset says whose embeddings by these models are published: of a back-fill, nobody's yet."""
+    source = Source(connection, topics, tmp_path / "source")
+    source.send(12)
+    with running(connection, topics, encoder, tmp_path / "w"):
+        wait_for_lag_zero(connection, topics)
+    other = UserEncoder(MODEL.model_copy(update={"seed": 1}), MODALITIES, SCENARIOS, DIM)
+    with monkeypatch.context() as nobody_is_due:
+        nobody_is_due.setattr(worker_module.RefreshScheduler, "next_batch", lambda self, now_ms: None)
+        with running(connection, topics, other, tmp_path / "w"):
+            pass  # it commits as it leaves
+    with running(connection, topics, other, tmp_path / "other disk"):
+        wait_for_lag_zero(connection, topics)
+    check(connection, topics, source, other)
