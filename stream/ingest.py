@@ -140,6 +140,7 @@ class Ingest:
         self._producer.check()
         while len(self._in_flight) >= MAX_IN_FLIGHT and not self._stopping():
             self._producer.poll(0.01)
+            self._producer.check()  # a batch that lost a message is never done
             self._commit()
         self._commit()
 
@@ -259,6 +260,7 @@ class Ingest:
 
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         consumer.incremental_assign(self._positions(consumer, partitions))
+        consumer.resume(partitions)  # librdkafka keeps a partition paused over its next assignment
         self._assigned.update((tp.topic, tp.partition) for tp in partitions)
         _log.info(logs.PARTITIONS_ASSIGNED, partitions=[f"{tp.topic}:{tp.partition}" for tp in partitions])
         if not self._ready:

@@ -15,6 +15,7 @@ from confluent_kafka import TopicPartition
 
 import encoder.worker as worker_module
 from deploy.brokers.process import EmbeddedBroker
+from encoder.scheduler import RefreshScheduler
 from encoder.settings import ModelSettings
 from encoder.user_encoder import UserEncoder
 from encoder.worker import Worker
@@ -73,7 +74,7 @@ class Source:
 
     def expected(self, encoder: UserEncoder) -> dict[tuple[str, str], Any]:
         """Embeddings from scratch, by (user, scenario)."""
-        out = {}
+        out: dict[tuple[str, str], Any] = {}
         for buffer in self.buffers:
             for user in buffer.users():
                 vectors = encoder.encode_from_scratch([buffer.window(user)], list(SCENARIOS))[0]
@@ -340,7 +341,7 @@ def test_a_back_fill_that_was_cut_short_is_done_by_the_next_owner(
         wait_for_lag_zero(connection, topics)
     other = UserEncoder(MODEL.model_copy(update={"seed": 1}), MODALITIES, SCENARIOS, DIM)
     with monkeypatch.context() as nobody_is_due:
-        nobody_is_due.setattr(worker_module.RefreshScheduler, "next_batch", lambda self, now_ms: None)
+        nobody_is_due.setattr(RefreshScheduler, "next_batch", lambda self, now_ms: None)
         with running(connection, topics, other, tmp_path / "w"):
             pass  # it commits as it leaves
     with running(connection, topics, other, tmp_path / "other disk"):
