@@ -34,6 +34,7 @@ from store.window import UserWindow
 from stream.client import Connection
 from stream.pacing import SafeProducer
 from stream.partitioner import partition_of
+from stream.rebalance import Rebalance
 from stream.token_log import LogReader
 from stream.topics import Topics
 
@@ -114,6 +115,7 @@ class Worker:
         self._reader: LogReader = LogReader(None, topics.tokens)
         self._committed: dict[int, int] = {}
         self._restoring: dict[int, int] = {}
+        self._rebalance = Rebalance("worker")
         self._committed_at = 0.0
         self._polled_at = time.monotonic()
 
@@ -161,6 +163,8 @@ class Worker:
             buffer = self._reader.buffers.get(partition)
             if buffer is None or buffer.log_offset >= end:
                 del self._restoring[partition]
+                if buffer is not None:
+                    self._rebalance.usable(partition)
         return bool(self._restoring)
 
     def _poll(self, seconds: float) -> None:
@@ -259,6 +263,7 @@ class Worker:
     # Partitions come and go
 
     def _assigned(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        away = round(self._rebalance.given(), 3)
         asked = [TopicPartition(tp.topic, tp.partition) for tp in partitions]
         positions = []
         for tp in consumer.committed(asked, timeout=30):
@@ -290,7 +295,7 @@ class Worker:
         consumer.assign(positions)
         consumer.resume(positions)  # librdkafka keeps a partition paused over its next assignment
         self._paused = False
-        log.info(logs.PARTITIONS_ASSIGNED, partitions=[tp.partition for tp in partitions])
+        log.info(logs.PARTITIONS_ASSIGNED, partitions=[tp.partition for tp in partitions], seconds=away)
         if not self._ready:
             self._ready = True
             self._on_ready()
@@ -302,6 +307,7 @@ class Worker:
         self._release([tp.partition for tp in partitions], commit=False)
 
     def _release(self, partitions: Sequence[int], *, commit: bool) -> None:
+        self._rebalance.lost()
         if commit:
             self._commit_positions([p for p in partitions if p in self._reader.buffers])
         for partition in partitions:
