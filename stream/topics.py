@@ -10,6 +10,7 @@ from stream.dead_letter import MAX_MESSAGE_BYTES
 from stream.settings import KafkaSettings
 
 DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +53,16 @@ class Topics:
             "delete.retention.ms": str(7 * DAY_MS),
             "min.compaction.lag.ms": "0",
         }
+        # a new owner of a partition finds a late row of the former one beside the row it replaces (commit-protocol.md),
+        # if the partition was taken within this time
+        log = compact | {"min.compaction.lag.ms": str(HOUR_MS)}
         plain = {"cleanup.policy": "delete", "retention.ms": str(7 * DAY_MS)}
         n = self.partitions
         raw = sorted({m.topic for m in modalities.values()})
         return [
             *(TopicSpec(topic, n, readers=(self.group_ingest,), ours=False) for topic in raw),
             TopicSpec(self.events, n, plain, (self.group_processor, self.group_freshness)),
-            TopicSpec(self.tokens, n, compact, (self.group_worker,)),
+            TopicSpec(self.tokens, n, log, (self.group_worker,)),
             *(TopicSpec(self.embeddings(s), n, compact, (self.group_serve,)) for s in scenarios),
             # never deleted by age: a person decides (dead-letters replay)
             TopicSpec(
