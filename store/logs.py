@@ -108,7 +108,7 @@ def configure(role: str, *, level: str | None = None, json: bool | None = None, 
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=False,  # lines are few, and a later `configure` must hold for all
     )
 
 
