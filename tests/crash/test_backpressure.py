@@ -1,0 +1,86 @@
+"""A role that does not read lets the backlog wait on the broker: nobody else's memory grows for it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from encoder.text_encoder import TextEncoder
+from encoder.user_encoder import UserEncoder
+from stream.lag import LagReader, plan
+from tests.crash.system import System, system
+from tests.support.behaviour import DAY_MS, NOW, Message, behaviour
+from tests.support.memory import resident_bytes
+
+EVENTS = 20_000
+PADDING = 4_000
+"""Characters of one word in each event's text: what is kept of a backlog somewhere is seen."""
+GROWTH = 1.05
+CONSTANT = 16 << 20
+ALL = ("ingest", "processor", "worker", "serve")
+READING = {"worker": {"ingest", "processor"}, "serve": {"ingest", "processor", "worker"}}
+"""frozen role → who goes on reading meanwhile."""
+
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(420)]
+
+
+def test_a_frozen_role_grows_nobodys_memory(tmp_path: Path, texts: TextEncoder, users: UserEncoder) -> None:
+    with system(tmp_path) as s:
+        s.send(stream(0, EVENTS))
+        usual = until_read(s, ALL, {})
+        for number, (frozen, reading) in enumerate(READING.items(), start=1):
+            s.wait_drained()
+            began = time.monotonic()
+            s.launcher.kill(frozen, signal.SIGSTOP)
+            try:
+                s.send(stream(number, EVENTS))
+                most = until_read(s, reading, {frozen})
+            finally:
+                s.launcher.kill(frozen, signal.SIGCONT)
+            figures = ", ".join(f"{name} {usual[name] / 1e6:.0f} → {most[name] / 1e6:.0f}" for name in sorted(most))
+            print(f"{frozen} frozen for {time.monotonic() - began:.0f} s, most MB resident: {figures}", flush=True)  # noqa: T201
+            for name, size in most.items():
+                assert size <= GROWTH * usual[name] + CONSTANT, f"{name} while {frozen} was frozen: {figures}"
+        s.wait_drained()
+        s.check(texts, users)
+
+
+def stream(number: int, events: int) -> list[Message]:
+    """Later than the stream before; its accepted events have long texts."""
+    made = behaviour(number, users=30, events=events, start_ms=NOW + number * 2 * DAY_MS, label=f"s{number}e")
+    return [heavy(message) for message in made.messages]
+
+
+def heavy(message: Message) -> Message:
+    if message.fate not in ("accepted", "duplicate"):
+        return message
+    event = json.loads(message.value or b"")
+    for field in event.keys() & {"page", "shop"}:
+        event[field] += " " + "x" * PADDING
+    return replace(message, value=json.dumps(event).encode())
+
+
+def until_read(s: System, reading: Collection[str], frozen: Collection[str]) -> dict[str, int]:
+    """Wait until these roles have read everything; returns the most bytes that each process took meanwhile, frozen
+    ones left out."""
+    raw = {m.topic for m in s.settings.modalities.values()}
+    most: dict[str, int] = {}
+    deadline = time.monotonic() + 90
+    groups = [group for group in plan(s.topics, raw, s.settings.scenarios) if group.role in reading]
+    with contextlib.closing(LagReader(s.launcher.connection, groups)) as lag:
+        while True:
+            for name, pid in s.launcher.pids().items():
+                if name.rsplit("-", 1)[0] not in frozen:
+                    most[name] = max(most.get(name, 0), resident_bytes(pid))
+            report = lag.read(max_age_seconds=0)
+            if report.whole and not report.lag_messages:
+                return most
+            assert time.monotonic() < deadline, f"{report.lag_messages} messages left, {report.status}"
+            time.sleep(0.1)
