@@ -35,7 +35,7 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("lag", "deploy.commands.lag:lag", _OPERATE, "How far each role is behind, in messages and seconds."),
     ("doctor", "deploy.commands.doctor:doctor", _OPERATE, "Check configuration, broker, state, device and weights."),
     ("verify", "deploy.commands.verify:verify", _OPERATE, "Recompute embeddings from stored tokens and compare."),
-    ("dead-letters", "deploy.commands.dead_letters:app", _OPERATE, "Refused events: list, show."),
+    ("dead-letters", "deploy.commands.dead_letters:app", _OPERATE, "Refused events: list, show, replay."),
     ("buffer", "deploy.commands.buffer:app", _OPERATE, "What the token buffer holds of a user."),
     ("bench", "deploy.commands.bench:bench", _OPERATE, "Measure; prints a table with ratios."),
 )

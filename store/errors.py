@@ -9,6 +9,7 @@ AnchorstreamError
 ├── PartitionTaken           partition_taken         another processor owns the partition now
 ├── DataDirLocked        data_dir_locked         another `anchorstream up` owns the data directory
 ├── WeightsError         weights_missing …       model weights cannot be found or do not fit
+├── ScriptError          script_failed           an operator's script failed, hung or answered something else
 ├── RoleError            role_failed …           a role started by `up` keeps dying or does not get ready
 └── NotFoundError        not_found               an unknown user, scenario or file
 """
@@ -86,6 +87,12 @@ class RoleError(AnchorstreamError):
     """A role that `up` started keeps dying, or did not get ready in time. The message ends with its last log lines."""
 
     code = "role_failed"
+
+
+class ScriptError(AnchorstreamError):
+    """A script that was given to a command failed, hung or answered what cannot be read."""
+
+    code = "script_failed"
 
 
 class NotFoundError(AnchorstreamError):

@@ -1,18 +1,23 @@
-"""Reading the dead-letter topic: what was refused, why, its original bytes. `stream/dead_letter.py` has its form."""
+"""Reading the dead-letter topic: what was refused, why, its original bytes, and what of it was replayed since.
+
+`stream/dead_letter.py` has the form of a letter, `stream/replay_marks.py` that of a mark.
+"""
 
 from __future__ import annotations
 
 import heapq
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaException, TopicPartition
 
 from store.errors import BrokerError, NotFoundError
+from stream import replay_marks
 from stream.client import Connection
+from stream.replay_marks import LetterTable, Range
 
 _SILENCE_SECONDS = 10.0
 _PROGRESS_EVERY = 500
@@ -43,6 +48,10 @@ class RefusedEvent:
         """`partition:offset`, as `dead-letters show` takes it."""
         return f"{self.partition}:{self.offset}"
 
+    def matches(self, error: str | None, source_topic: str | None) -> bool:
+        """Whether the letter has this code and came from this topic; None = any."""
+        return error in (None, self.error) and source_topic in (None, self.source_topic)
+
     def to_dict(self, *, preview_bytes: int = 200) -> dict[str, Any]:
         """For `--json` and people: bytes as text where they are text, cut to `preview_bytes`."""
         return {
@@ -59,13 +68,22 @@ class RefusedEvent:
         }
 
 
+class Mark(NamedTuple):
+    """Letters of this partition that were replayed: they came earlier."""
+
+    partition: int
+    ranges: list[Range]
+
+
 class Listing(NamedTuple):
     """What `find` answers. letters: newest first unless asked otherwise, at most the limit. counts: of all that match,
-    by error code; `total` is their sum."""
+    by error code; `total` is their sum. replayed: of these, by error code; replayed_ids: of the letters shown."""
 
     letters: list[RefusedEvent]
     counts: dict[str, int]
     total: int
+    replayed: dict[str, int]
+    replayed_ids: frozenset[str]
 
 
 def preview(data: bytes | None, limit: int) -> str | None:
@@ -87,20 +105,25 @@ def find(
     oldest_first: bool = False,
     on_progress: Callable[[int, int], object] = lambda _done, _all: None,
 ) -> Listing:
-    """Read the whole topic as it is now, and keep the newest (or oldest) letters that match. Memory: `limit` letters.
+    """Read the whole topic as it is now, and keep the newest (or oldest) letters that match.
+
+    Memory: `limit` letters, and two bytes for each letter there is.
 
     Raises:
         NotFoundError: there is no such topic. BrokerError: the broker stopped answering.
     """
     counts: Counter[str] = Counter()
     kept: list[tuple[tuple[int, int, int], RefusedEvent]] = []
+    table = LetterTable()
     sign = -1 if oldest_first else 1
-    for letter in read(connection, topic, on_progress=on_progress):
-        if (error is not None and letter.error != error) or (
-            source_topic is not None and letter.source_topic != source_topic
-        ):
+    for letter in scan(connection, topic, on_progress=on_progress):
+        if isinstance(letter, Mark):
+            table.mark(*letter)
+            continue
+        if not letter.matches(error, source_topic):
             continue
         counts[letter.error] += 1
+        table.note(letter.partition, letter.offset, letter.error)
         # heap keys are unique by (partition, offset), so letters are never compared
         entry = ((sign * letter.at, sign * letter.partition, sign * letter.offset), letter)
         if len(kept) < limit:
@@ -108,7 +131,9 @@ def find(
         elif limit:
             heapq.heappushpop(kept, entry)
     letters = [letter for _, letter in sorted(kept, key=lambda entry: entry[0], reverse=True)]
-    return Listing(letters, dict(counts.most_common()), sum(counts.values()))
+    replayed = frozenset(letter.id for letter in letters if table.replayed(letter.partition, letter.offset))
+    done = dict(table.replayed_counts().most_common())
+    return Listing(letters, dict(counts.most_common()), sum(counts.values()), done, replayed)
 
 
 def get(connection: Connection, topic: str, partition: int, offset: int) -> RefusedEvent:
@@ -117,9 +142,8 @@ def get(connection: Connection, topic: str, partition: int, offset: int) -> Refu
     Raises:
         NotFoundError: there is none at that place. BrokerError: the broker stopped answering.
     """
-    for letter in read(connection, topic, only=(partition, offset)):
-        if letter.offset == offset:
-            return letter
+    for letter in read(connection, topic, within={partition: (offset, offset + 1)}):
+        return letter
     raise NotFoundError(
         f"no dead letter at {partition}:{offset} in {topic}", action="`anchorstream dead-letters list` shows the ids"
     )
@@ -129,23 +153,39 @@ def read(
     connection: Connection,
     topic: str,
     *,
-    only: tuple[int, int] | None = None,
+    within: Mapping[int, tuple[int, int]] | None = None,
     on_progress: Callable[[int, int], object] = lambda _done, _all: None,
 ) -> Iterator[RefusedEvent]:
-    """Every letter from the oldest to the end as of now; in offset order within a partition.
+    """The letters of `scan`, without the marks."""
+    for found in scan(connection, topic, within=within, on_progress=on_progress):
+        if isinstance(found, RefusedEvent):
+            yield found
+
+
+def scan(
+    connection: Connection,
+    topic: str,
+    *,
+    within: Mapping[int, tuple[int, int]] | None = None,
+    on_progress: Callable[[int, int], object] = lambda _done, _all: None,
+) -> Iterator[RefusedEvent | Mark]:
+    """Every letter and mark from the oldest to the end as of now; in offset order within a partition.
 
     Args:
-        only: (partition, offset) = just that place.
+        within: partition → (first offset, end): just these. A part that is no longer there is passed over.
         on_progress: called with (messages read, messages there are).
+
+    Raises:
+        NotFoundError: there is no such topic. BrokerError: the broker stopped answering.
     """
     consumer = connection.consumer("anchorstream-dead-letters")  # only a name: it is never joined
     try:
-        spans = _spans(consumer, topic, _partitions(consumer, topic, connection), only)
+        spans = _spans(consumer, topic, _partitions(consumer, topic, connection), within)
         total = sum(end - begin for _, begin, end in spans)
         for done, message in enumerate(_messages(consumer, topic, spans), start=1):
             if done % _PROGRESS_EVERY == 0:
                 on_progress(done, total)
-            yield parse(message)
+            yield _mark(message) or parse(message)
         on_progress(total, total)
     except KafkaException as exc:
         raise BrokerError(
@@ -182,6 +222,13 @@ def parse(message: Any) -> RefusedEvent:
     )
 
 
+def _mark(message: Any) -> Mark | None:
+    if all(name != replay_marks.HEADER for name, _ in message.headers() or ()):
+        return None
+    ranges = replay_marks.unpack_mark(message.value())
+    return None if ranges is None else Mark(message.partition(), ranges)
+
+
 def _partitions(consumer: Any, topic: str, connection: Connection) -> list[int]:
     # all topics, not this one: asking by name may create it
     found = consumer.list_topics(timeout=_SILENCE_SECONDS).topics.get(topic)
@@ -194,16 +241,16 @@ def _partitions(consumer: Any, topic: str, connection: Connection) -> list[int]:
 
 
 def _spans(
-    consumer: Any, topic: str, partitions: Sequence[int], only: tuple[int, int] | None
+    consumer: Any, topic: str, partitions: Sequence[int], within: Mapping[int, tuple[int, int]] | None
 ) -> list[tuple[int, int, int]]:
     """(partition, first offset, end) of what is to be read."""
     spans = []
     for partition in partitions:
+        if within is not None and partition not in within:
+            continue
         low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_SILENCE_SECONDS)
-        if only is not None:
-            if partition != only[0] or not low <= only[1] < high:
-                continue
-            low, high = only[1], only[1] + 1
+        if within is not None:
+            low, high = max(low, within[partition][0]), min(high, within[partition][1])
         if low < high:
             spans.append((partition, low, high))
     return spans

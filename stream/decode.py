@@ -25,6 +25,11 @@ def decode(value: bytes | None, max_bytes: int) -> dict[str, Any] | Rejection:
     return _from_msgpack(value) if value[0] in _MSGPACK_MAP else _from_json(value)
 
 
+def is_msgpack(value: bytes) -> bool:
+    """Whether `decode` takes these bytes for a msgpack map; otherwise for JSON."""
+    return bool(value) and value[0] in _MSGPACK_MAP
+
+
 def encodable(value: Any) -> bool:
     """Whether every string inside has a UTF-8 form, that is, no lone surrogate."""
     try:

@@ -17,6 +17,7 @@ from store.settings import ModalityKind, ModalitySettings
 from stream.clock import EventClock
 from stream.decode import decode
 from stream.event import Event, FieldValue
+from stream.event_id import derived_id
 from stream.rejection import ErrorCode, Rejection, quote
 from stream.settings import IngestSettings
 
@@ -73,7 +74,7 @@ class Validator:
         try:
             user_id = _user_id(raw)
             rules = self._modality(raw, topic)
-            event_id = _event_id(raw) or f"{topic}/{partition}/{offset}"
+            event_id = _event_id(raw) or derived_id(topic, partition, offset)
             ts = self._ts(raw, rules, (topic, partition), wall_ms)
             text, numbers, fields = rules.content(raw)
         except Refused as refused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
@@ -13,8 +14,9 @@ from deploy.commands.common import Common
 if TYPE_CHECKING:
     from deploy.config import Settings
     from stream.client import Connection
+    from stream.dead_letter_replay import Report
 
-app = App(name="dead-letters", help="Refused events: list, show.")
+app = App(name="dead-letters", help="Refused events: list, show, replay.")
 
 PREVIEW_BYTES = 60
 
@@ -45,20 +47,26 @@ def list_letters(
             on_progress=lambda done, of: bar.update(done / max(of, 1), f"{done:,} of {of:,}"),
         )
     if common.json:
-        letters = [letter.to_dict() for letter in found.letters]
-        output.write_json({"total": found.total, "counts": found.counts, "letters": letters})
+        letters = [{**letter.to_dict(), "replayed": letter.id in found.replayed_ids} for letter in found.letters]
+        output.write_json(
+            {"total": found.total, "counts": found.counts, "replayed": found.replayed, "letters": letters}
+        )
         return
     if found.letters:
         output.write_table(
-            ("id", "refused (UTC)", "error", "source", "detail", "value"),
+            ("id", "refused (UTC)", "error", "replayed", "source", "detail", "value"),
             [
-                (letter.id, output.moment(letter.at), letter.error, shown["source"], letter.detail, shown["value"])
+                (
+                    letter.id, output.moment(letter.at), letter.error, "yes" if letter.id in found.replayed_ids else "",
+                    shown["source"], letter.detail, shown["value"],
+                )
                 for letter in found.letters
                 for shown in [letter.to_dict(preview_bytes=PREVIEW_BYTES)]
             ],
-        )
-    output.write_table(("error", "events"), found.counts.items(), right=("events",))
-    output.write_pairs({"total": found.total})
+        )  # fmt: skip
+    rows = [(code, n, found.replayed.get(code, 0)) for code, n in found.counts.items()]
+    output.write_table(("error", "events", "replayed"), rows, right=("events", "replayed"))
+    output.write_pairs({"total": found.total, "replayed": sum(found.replayed.values())})
 
 
 @app.command(name="show")
@@ -90,6 +98,91 @@ def show_letter(
         output.write_json(shown)
         return
     output.write_pairs({**shown, "at": output.moment(found.at)})
+
+
+@app.command(name="replay")
+def replay_letters(
+    *,
+    fixed_by: Annotated[
+        Path | None,
+        Parameter(help="An executable that mends them: JSON Lines in and out (docs/operations.md)."),
+    ] = None,
+    error: Annotated[str | None, Parameter(help="Only this code (docs/errors.md).")] = None,
+    topic: Annotated[str | None, Parameter(help="Only from this raw topic.")] = None,
+    limit: Annotated[int | None, Parameter(validator=Number(gte=1), help="Send at most this many.")] = None,
+    again: Annotated[bool, Parameter(negative="", help="Also those that were replayed before.")] = False,
+    dry_run: Annotated[bool, Parameter(negative="", help="Do everything but send.")] = False,
+    timeout: Annotated[
+        float, Parameter(validator=Number(gt=0), help="Seconds in which the script may neither read nor answer.")
+    ] = 60.0,
+    common: Common | None = None,
+) -> int:
+    """Send refused events to their raw topics again, once what refused them is mended.
+
+    What ingest would refuse again stays, and is counted by the reason. Each is sent once; repeating is safe.
+    """
+    from contextlib import ExitStack
+
+    from deploy import output
+    from deploy.interrupt import stop_on_signals
+    from stream.dead_letter_replay import Choice, DeadLetterReplay
+    from stream.letter_script import LetterScript
+    from stream.topics import Topics
+
+    common = common or Common()
+    settings = common.settings()
+    with ExitStack() as stack:
+        stop = stack.enter_context(stop_on_signals())
+        script = LetterScript(fixed_by, stop=stop, timeout_seconds=timeout) if fixed_by else None
+        connection, _ = _open(settings)
+        bar = stack.enter_context(output.progress("dead letters", quiet=common.json))
+        replay = DeadLetterReplay(
+            connection,
+            Topics(settings.kafka),
+            settings.modalities,
+            settings.ingest,
+            stop=stop,
+            on_progress=lambda what, done, of: bar.update(done / max(of, 1), f"{what}: {done:,} of {of:,}"),
+        )
+        report = replay.run(Choice(error, topic, limit, again), mender=script, dry_run=dry_run)
+    _show(report, dry_run=dry_run, as_json=common.json)
+    if report.interrupted:
+        return 130
+    return 0 if report.complete else 1
+
+
+def _show(report: Report, *, dry_run: bool, as_json: bool) -> None:
+    from deploy import output
+
+    shown = [{"id": name, "code": why.code, "detail": why.detail} for name, why in report.shown]
+    if as_json:
+        output.write_json(
+            {
+                "dry_run": dry_run,
+                "matched": report.matched,
+                "replayed": report.replayed,
+                "already_replayed": report.already,
+                "left": dict(report.left.most_common()),
+                "first_left": shown,
+                "not_reached": report.not_reached,
+                "seconds": round(report.seconds, 3),
+                "interrupted": report.interrupted,
+            }
+        )
+        return
+    if report.left:
+        output.write_table(("left", "events"), report.left.most_common(), right=("events",))
+    for left in shown:
+        output.note(f"left {left['id']}: {left['code']}: {left['detail']}")
+    output.write_pairs(
+        {
+            "matched": report.matched,
+            "would be replayed" if dry_run else "replayed": report.replayed,
+            "replayed before": report.already,
+            "left": report.left.total(),
+            "not reached": report.not_reached,
+        }
+    )
 
 
 def _open(settings: Settings) -> tuple[Connection, str]:

@@ -48,7 +48,7 @@ def test_all_are_read_once_and_counted(connection: Connection) -> None:
     assert steps[-1] == (33, 33)
     listing = find(connection, TOPIC, limit=0)
     assert listing == (
-        [], {"missing_ts": 20, "invalid_json": 10, "null_value": 1, "too_large": 1, "unknown": 1}, 33,
+        [], {"missing_ts": 20, "invalid_json": 10, "null_value": 1, "too_large": 1, "unknown": 1}, 33, {}, frozenset(),
     )  # fmt: skip
 
 
