@@ -42,6 +42,8 @@ BATCH_MESSAGES = 1000
 IDLE_SECONDS = 0.05
 COMMIT_SECONDS = 0.25
 """On an embedded broker writers wait for these commits."""
+MAX_PENDING_EVENTS = 250_000
+"""Of 200 to 300 bytes each. Beyond it the rest of `events` waits on the broker, until half of them are covered."""
 EMBEDDED_SNAPSHOT_SECONDS = 2.0
 EMBEDDED_SNAPSHOT_BYTES = 1 << 20
 """An embedded broker's writers stop 3 MiB a partition past the last snapshot."""
@@ -99,6 +101,7 @@ class ServeTail:
         self._behind: dict[tuple[str, int], int] = {}
         self._events_end: dict[int, int] = {}
         self._catching_up = True
+        self._held = False
         self._commit_at = 0.0
 
     def run(self, stop: threading.Event) -> None:
@@ -231,9 +234,21 @@ class ServeTail:
         fresh += self._tracker.advance(touched, now_ms=now_ms)
         self._mark(reached)
         self._report(fresh, now_ms)
+        self._hold_or_read_on(consumer)
         if self._behind:
-            self._behind = {tp: end for tp, end in self._behind.items() if reached.get(tp, -1) < end}
+            # held: the rest of `events` is pending anyway
+            self._behind = {tp: e for tp, e in self._behind.items() if reached.get(tp, -1) < e and not self._held}
             self._caught_up(consumer)
+
+    def _hold_or_read_on(self, consumer: Any) -> None:
+        """Too many pending events: the rest wait on the broker, where lag counts them, and nothing grows here."""
+        held = len(self._tracker) >= (MAX_PENDING_EVENTS // 2 if self._held else MAX_PENDING_EVENTS)
+        if held is self._held:
+            return
+        self._held = held
+        topic = self._topics.events
+        (consumer.pause if held else consumer.resume)([TopicPartition(topic, p) for p in self._events_end])
+        _log.info(logs.INPUT_PAUSED if held else logs.INPUT_RESUMED, topic=topic, pending_events=len(self._tracker))
 
     def _entry(self, message: Any) -> Entry | None:
         key, value = message.key(), message.value()

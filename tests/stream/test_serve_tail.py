@@ -175,6 +175,26 @@ def test_an_event_is_pending_until_every_scenario_covers_it(world: World) -> Non
         assert visible < 1.0
 
 
+def test_a_backlog_of_pending_events_waits_on_the_broker(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream.serve_tail.MAX_PENDING_EVENTS", 20)
+    monkeypatch.setattr("stream.serve_tail.BATCH_MESSAGES", 4)
+    users = [u for u in (f"u{i}" for i in range(50)) if partition_of(u, 2) == 0][:3]
+    with running(world) as tail:
+        for i in range(60):
+            last = world.event(users[i % 3])
+        until(lambda: len(tail.tracker) >= 20)
+        time.sleep(0.5)
+        assert len(tail.tracker) <= 25
+        assert tail.tracker.low_water()[0] == 0
+    with running(world) as tail:  # ready in spite of the backlog
+        assert 20 <= len(tail.tracker) <= 25
+        for user in users:
+            world.record(user, last)
+        world.flush()
+        until(lambda: world.committed(world.topics.group_freshness, world.topics.events)[0] == 60)
+        assert len(tail.tracker) == 0
+
+
 def test_low_water_mark_is_committed_and_survives_a_restart(world: World) -> None:
     users = [u for u in (f"u{i}" for i in range(50)) if partition_of(u, 2) == 0][:3]
     with running(world) as tail:
