@@ -18,6 +18,7 @@ import pytest
 from confluent_kafka import TopicPartition
 
 from deploy import topics as deploy_topics
+from deploy.brokers.local import LocalKafka
 from deploy.brokers.process import EmbeddedBroker
 from store.buffer_resources import BufferResources
 from store.errors import BrokerError, ScriptError
@@ -436,3 +437,23 @@ def test_many_letters_in_portions(world: World, monkeypatch: pytest.MonkeyPatch)
     assert world.replay().replayed == count
     assert world.replay().already == count
     assert Counter(m.partition() for m in world.read(world.shop)) == {0: (count + 1) // 2, 1: count // 2}
+
+
+@pytest.mark.kafka
+def test_on_apache_kafka_and_after_a_purge(kafka_broker: LocalKafka, tmp_path: Path) -> None:
+    """Marks outlive their letters where somebody deletes these, and mean nothing then."""
+    world = World(kafka_broker.connection, tmp_path)
+    for n in range(20):
+        world.letter(n, event(n, amount=str(n)), partition=n % 2)
+    assert world.replay(script=MEND_AMOUNT, limit=8).replayed == 8
+    assert world.listing().replayed == {"unknown_modality": 8}
+    purge = [TopicPartition(world.topics.dead_letters, p, 3) for p in range(PARTITIONS)]
+    admin = world.connection.admin()
+    for done in admin.delete_records(purge).values():
+        done.result(20)
+    assert world.listing().total == 14
+    assert world.listing().replayed == {"unknown_modality": 2}
+    report = world.replay(script=MEND_AMOUNT)
+    assert (report.matched, report.already, report.replayed) == (14, 2, 12)
+    ids = Counter(json.loads(m.value())["event_id"] for m in world.read(world.shop))
+    assert ids == Counter(f"{world.shop}/0/{n}" for n in range(20))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import threading
 import time
@@ -150,3 +151,14 @@ def test_the_event_is_shown_decoded_and_taken_back_in_its_own_encoding() -> None
 def test_bad_answers(answer: str) -> None:
     with pytest.raises(ValueError, match=r"value|skip"):
         parse_answer(answer.encode(), as_msgpack=True)
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="the documented script needs jq")
+def test_the_documented_script_works(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    path = tmp_path / "mend"
+    path.write_text("#!" + text.split("```sh\n#!")[1].split("```")[0])
+    path.chmod(0o700)
+    bad = [Group(letter(n, json.dumps({"user_id": "u", "amount": f"{n}.5"}).encode()), ((0, n),)) for n in range(3)]
+    mended = [answer.value for _, answer in LetterScript(path, stop=threading.Event()).mend(iter(bad))]
+    assert [json.loads(value or b"") for value in mended] == [{"user_id": "u", "amount": n + 0.5} for n in range(3)]
