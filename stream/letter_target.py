@@ -96,13 +96,13 @@ class Targets:
             return self._pack(letter, value)
         if not value:
             return Left(ErrorCode.NULL_VALUE, "the message has no value")
-        topic: str | None = letter.source_topic
+        topic = letter.source_topic
         partition, offset = letter.source_partition, letter.source_offset
         if partition is None or offset is None:  # a line of a file: `anchorstream replay` could not tell its topic
-            topic = self._named_topic(value)
-            if topic is None:
+            named = self._named_topic(value)
+            if named is None:
                 return Left(ErrorCode.MISSING_MODALITY, f"names none of {', '.join(self._modalities)}")
-            partition, place = -1, (self._topics.dead_letters, letter.partition, letter.offset)
+            topic, partition, place = named, -1, (self._topics.dead_letters, letter.partition, letter.offset)
         else:
             place = (topic, partition, offset)
         value = with_event_id(value, derived_id(*place))
