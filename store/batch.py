@@ -9,7 +9,7 @@ from store import logs
 from store.buffer_layout import expiry_key, parse_expiry_key, unpack_id
 from store.changes import Changes, Outcomes
 from store.encoded_event import EncodedEvent
-from store.rows import Summary, modality_prefix
+from store.rows import Summary, modality_prefix, unpack_summary
 from store.settings import ModalityKind, ModalitySettings
 from store.summary import Totals, add_up, number_width
 from store.window_update import EventWindow, Outcome, Row, TabularWindow, WindowUpdate
@@ -66,10 +66,15 @@ class WindowRules:
     def due(self, modality: str, totals: Totals | Summary, *, occupied: bool) -> int:
         """Event time that the floor must pass before a (user, modality) has something to expire.
 
-        A summary without rows is kept for one more window after its newest event expired, then dropped: late
-        duplicates still find what was covered, and memory follows the users of two windows, not all ever seen.
+        A summary without rows is kept for one more window after its newest event expired, then dropped, but only
+        together with all others of its user: late duplicates still find what was covered, an embedding goes on
+        covering what it covered, and memory follows the users of two windows, not all ever seen.
         """
         return totals.oldest if occupied else totals.newest + self._windows[modality]
+
+    def due_with(self, modality: str, other: str, newest: int) -> int:
+        """The same of a modality that is kept for another one of its user, whose newest event is `newest`."""
+        return newest + 2 * self._windows[other] - self._windows[modality]
 
 
 class Batch:
@@ -206,12 +211,14 @@ class Batch:
         self._swept.add(window)
         gone: list[bytes] = []
         dropped = False
+        due = 0
         if not update.covered:
             del self._updates[window]
             update.expire(floor)
             add_up([update.finish()], self._rules.dim)
             gone, _ = update.rows()
-            dropped = not update.occupied and self._rules.due(modality, update.totals, occupied=False) < floor
+            if not update.occupied and self._rules.due(modality, update.totals, occupied=False) < floor:
+                dropped, due = self._drop_others(user_id, modality, floor)
             if gone or dropped or relog:
                 self._sweep_deletes += [(key, None) for key in gone]
                 self._sweep_summaries.append(
@@ -220,8 +227,37 @@ class Batch:
                 self._sweep_ids += update.ids()
                 self._swept_users[user_id] = None
         if not dropped:
-            self._index(modality, self._rules.due(modality, update.totals, occupied=update.occupied), user_id)
+            due = max(due, self._rules.due(modality, update.totals, occupied=update.occupied))
+            self._index(modality, due, user_id)
         return len(gone)
+
+    def _drop_others(self, user_id: str, modality: str, floor: int) -> tuple[bool, int]:
+        """Drop the user's other summaries, or none if one has to stay; then also when to look again."""
+        others = [(user_id, name) for name in self._rules.modalities if name != modality]
+        stored = self._reader.summaries([modality_prefix(*other) for other in others])
+        found: list[tuple[str, str]] = []
+        due, busy = 0, False
+        for other, packed in zip(others, stored, strict=True):
+            if (update := self._updates.get(other)) is not None:
+                newest, occupied = update.totals.newest, update.covered or update.occupied
+            elif packed is not None:
+                summary = unpack_summary(packed)
+                newest = summary.newest
+                # swept in this batch: what is stored is the state before
+                occupied = summary.rows > 0 or summary.oldest > 0 or other in self._swept
+            else:
+                continue
+            found.append(other)
+            busy = busy or occupied
+            due = max(due, self._rules.due_with(modality, other[1], newest))
+        if due >= floor or busy:
+            self._sweep_left = self._sweep_left or due < floor  # the other one's rows go first
+            return False, due
+        for other in found:
+            self._swept.add(other)
+            self._updates.pop(other, None)
+            self._sweep_summaries.append((modality_prefix(*other) + b"\x00", None))
+        return True, 0
 
     def _index(self, modality: str, due: int, user_id: str) -> None:
         due = max(due, 1)  # 0 asks for more than a look
@@ -287,5 +323,5 @@ class Batch:
             else:
                 update = TabularWindow(prefix, max_events, totals, scan)
             self._updates[key] = update
-            if packed is not None:
-                self._old_due[key] = rules.due(key[1], totals, occupied=update.occupied)
+            if packed is not None and update.occupied:  # else its entry may be later, see `_drop_others`
+                self._old_due[key] = rules.due(key[1], totals, occupied=True)

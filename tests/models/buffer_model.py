@@ -48,12 +48,14 @@ class BufferModel:
     def batch(self, events: list[EncodedEvent]) -> list[str]:
         """Apply a batch and sweep; returns the outcomes."""
         outcomes = [self._apply(event) for event in events]
-        for user, modality in list(self.windows):
+        for user, modality in self.windows:
             self._trim(user, modality)
-            window = self.windows[user, modality]
-            if not window.items and window.newest + self.modalities[modality].window_ms < self.floor(modality):
-                del self.windows[user, modality]
+        stay = {user for (user, modality), window in self.windows.items() if not self._idle(modality, window)}
+        self.windows = {key: window for key, window in self.windows.items() if key[0] in stay}
         return outcomes
+
+    def _idle(self, modality: str, window: _Window) -> bool:
+        return not window.items and window.newest + self.modalities[modality].window_ms < self.floor(modality)
 
     def _apply(self, event: EncodedEvent) -> str:
         window = self.windows.setdefault((event.user_id, event.modality), _Window())
