@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from store.buffer_layout import Mark
 
+_SLACK = 1000
+
 
 class DirtyUser(NamedTuple):
     """A dirty user; `mark` says since when and why."""
@@ -43,7 +45,7 @@ class DirtyMarks:
             old = self._fresh.get(user) or self._swept.pop(user, None)
             mark = Mark(first, last, sweep) if old is None else Mark(old.first, last, old.sweep and sweep)
             if old is None:
-                heappush(self._firsts, (first, user))
+                self._push(first, user)
             (self._swept if mark.sweep else self._fresh)[user] = mark
             out.append((user, mark))
         return out
@@ -64,7 +66,7 @@ class DirtyMarks:
             rest = Mark(max(mark.first, upto), mark.last, mark.sweep)
             (self._swept if rest.sweep else self._fresh)[user] = rest
             if rest.first != mark.first:
-                heappush(self._firsts, (rest.first, user))
+                self._push(rest.first, user)
             out.append((user, rest))
         return out
 
@@ -77,3 +79,10 @@ class DirtyMarks:
                 return first
             heappop(self._firsts)
         return None
+
+    def _push(self, first: int, user: str) -> None:
+        # what was cleared stays in the heap until it is the lowest; one user who waits long would keep all of it there
+        if len(self._firsts) > 2 * len(self) + _SLACK:
+            self._firsts = [(mark.first, name) for name, mark in (*self._fresh.items(), *self._swept.items())]
+            heapify(self._firsts)
+        heappush(self._firsts, (first, user))
