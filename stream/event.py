@@ -7,7 +7,7 @@ Packing is why the processor is not bound by Faust's cost per message (docs/adr/
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import msgpack
@@ -66,3 +66,24 @@ def unpack(value: bytes) -> Pack:
     if version != VERSION:
         raise ValueError(f"event pack v{version}; this version reads v{VERSION}")
     return Pack(now, [Event(*row) for row in rows])
+
+
+def check_types(events: Iterable[Event]) -> None:
+    """Raise TypeError unless every part has its type. One expression per event: this runs for each."""
+    for user_id, modality, ts, event_id, text, numbers, fields, topic, partition, offset, _, ingested_at in events:
+        if not (
+            user_id.__class__ is modality.__class__ is event_id.__class__ is text.__class__ is topic.__class__ is str
+            and ts.__class__ is partition.__class__ is offset.__class__ is ingested_at.__class__ is int
+            and numbers.__class__ is tuple
+            and (fields is None or fields.__class__ is dict)
+            and 0 <= ts < 2**63
+        ):
+            raise TypeError("an event's part has the wrong type")
+        for number in numbers:
+            if number.__class__ is not float and number is not None:
+                raise TypeError("a number is not a float")
+        if fields is not None and not all(
+            name.__class__ is str and (value is None or value.__class__ in (str, float))
+            for name, value in fields.items()
+        ):
+            raise TypeError("a field is neither text nor number")

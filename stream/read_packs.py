@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from stream.dead_letter import DeadLetter, dead_letter
-from stream.event import Event, pack, unpack
+from stream.event import Event, check_types, pack, unpack
 from stream.faust_app import Message
 from stream.rejection import ErrorCode, Rejection, quote
 
@@ -30,7 +30,7 @@ def read_packs(messages: Sequence[Message], topic: str, modalities: Collection[s
     for message in messages:
         try:
             now, found = unpack(message.value)
-            _check(found)
+            check_types(found)
         except (ValueError, TypeError) as exc:  # wrong bytes, wrong shape, wrong types
             why = Rejection(ErrorCode.INVALID_PACK, quote(str(exc)))
             refused.append(dead_letter(why, None, message.value, topic, message.partition, message.offset))
@@ -43,24 +43,3 @@ def read_packs(messages: Sequence[Message], topic: str, modalities: Collection[s
                 key, value = event.user_id.encode(), pack(now, [event])
                 refused.append(dead_letter(why, key, value, topic, message.partition, message.offset))
     return Contents(events, refused)
-
-
-def _check(events: Iterable[Event]) -> None:
-    """Raise TypeError unless every part has its type. One expression per event: this runs for each."""
-    for user_id, modality, ts, event_id, text, numbers, fields, topic, partition, offset, _, ingested_at in events:
-        if not (
-            user_id.__class__ is modality.__class__ is event_id.__class__ is text.__class__ is topic.__class__ is str
-            and ts.__class__ is partition.__class__ is offset.__class__ is ingested_at.__class__ is int
-            and numbers.__class__ is tuple
-            and (fields is None or fields.__class__ is dict)
-            and 0 <= ts < 2**63
-        ):
-            raise TypeError("an event's part has the wrong type")
-        for number in numbers:
-            if number.__class__ is not float and number is not None:
-                raise TypeError("a number is not a float")
-        if fields is not None and not all(
-            name.__class__ is str and (value is None or value.__class__ in (str, float))
-            for name, value in fields.items()
-        ):
-            raise TypeError("a field is neither text nor number")

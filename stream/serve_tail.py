@@ -32,7 +32,7 @@ from store.snapshot import Header, SnapshotStore
 from store.snapshotter import Snapshotter
 from stream.client import Connection
 from stream.consumer_errors import ConsumerErrors
-from stream.event import unpack
+from stream.event import check_types, unpack
 from stream.offset_committer import OffsetCommitter
 from stream.patience import patiently
 from stream.positions import check_position, resume_positions
@@ -280,6 +280,7 @@ class ServeTail:
             partition, offset = message.partition(), message.offset()
             try:
                 events = unpack(message.value()).events
+                check_types(events)
                 accepted = [
                     AcceptedEvent(e.user_id, e.source, e.source_offset, e.produced_at, e.ingested_at)
                     for e in events
