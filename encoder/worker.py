@@ -127,7 +127,11 @@ class Worker:
             DataLossError, StateError: the replica cannot be continued.
         """
         self._stop = stop
-        self._consumer = self._connection.consumer(self._topics.group_worker)
+        self._consumer = self._connection.consumer(
+            # a position that is lost while reading must not be skipped in silence
+            self._topics.group_worker,
+            **{"auto.offset.reset": "error"},
+        )
         self._reader = LogReader(self._consumer, self._topics.tokens)
         self._consumer.subscribe(
             [self._topics.tokens], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
@@ -228,7 +232,7 @@ class Worker:
         log.debug(logs.USERS_REFRESHED, users=len(windows), seconds=round(time.monotonic() - started, 3))
 
     def _make_sure_of_ownership(self) -> None:
-        """Hear of lost partitions before publishing. A process that was stopped (SIGSTOP, a laptop's lid) may have lost
+        """Hear of lost partitions before publishing. A process that was stopped (SIGSTOP) may have lost
         them; their new owner's embeddings must not be followed by older ones."""
         if time.monotonic() - self._polled_at > self._connection.session_timeout_ms / 2000:
             # long enough for the group coordinator to answer a heartbeat

@@ -23,6 +23,7 @@ APPLY_ROWS = 2000
 """Rows per WriteBatch: writing one holds the interpreter lock, some milliseconds."""
 CONSUME_MESSAGES = 5000
 _RESTORE_CONFIG: dict[str, Any] = {
+    "auto.offset.reset": "error",  # a position that is lost while reading must not be skipped in silence
     "enable.partition.eof": True,
     "fetch.message.max.bytes": 8 * 1024 * 1024,
     "fetch.max.bytes": 64 * 1024 * 1024,
