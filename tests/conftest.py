@@ -18,6 +18,14 @@ from deploy.brokers.process import EmbeddedBroker
 NO_KAFKA = "REAL KAFKA NOT TESTED: this test needs Java 17 (`java`) and Maven (`mvn`) on PATH"
 
 
+def need_kafka() -> None:
+    """Skip the test where real Kafka cannot run; in CI that is a failure."""
+    if not (shutil.which("java") and shutil.which("mvn")):
+        if os.environ.get("CI", "").lower() in ("1", "true"):
+            pytest.fail(NO_KAFKA + "; CI must have them")
+        pytest.skip(NO_KAFKA)
+
+
 @pytest.fixture(autouse=True)
 def _logs_as_before() -> Iterator[None]:
     """A test that configures logs must not change what the next one captures."""
@@ -64,10 +72,7 @@ def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafk
 
     Skips the test without Java and Maven; where the environment says CI=true that is a failure.
     """
-    if not (shutil.which("java") and shutil.which("mvn")):
-        if os.environ.get("CI", "").lower() in ("1", "true"):
-            pytest.fail(NO_KAFKA + "; CI must have them")
-        pytest.skip(NO_KAFKA)
+    need_kafka()
     broker = LocalKafka(tmp_path_factory.mktemp("kafka"))
     yield broker
     broker.stop()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ import pytest
 from deploy.config import load
 from encoder.text_encoder import TextEncoder
 from encoder.user_encoder import UserEncoder
-from tests.conftest import NO_KAFKA
+from tests.conftest import need_kafka
 from tests.support.behaviour import CONFIG
 
 
@@ -24,10 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _needs_kafka() -> None:
-    if not (shutil.which("java") and shutil.which("mvn")):
-        if os.environ.get("CI", "").lower() in ("1", "true"):
-            pytest.fail(NO_KAFKA + "; CI must have them")
-        pytest.skip(NO_KAFKA)
+    need_kafka()
 
 
 @pytest.fixture(scope="session")
