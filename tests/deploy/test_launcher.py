@@ -148,7 +148,7 @@ def test_ctrl_c_drains_within_seconds(tmp_path: Path) -> None:
     begun = time.monotonic()
     up.send_signal(signal.SIGINT)
     assert up.wait(20) == 0
-    assert time.monotonic() - begun < 8
+    assert time.monotonic() - begun < 18
     assert not any(alive(pid) for pid in pids)
     assert (tmp_path / "order").read_text().split() == ["ingest-0", "serve-0"]
 

@@ -95,7 +95,6 @@ def test_the_writer_does_not_starve_under_readers_in_a_closed_loop() -> None:
     assert len(searches) > 100
     # a plain lock leaves the writer waiting for seconds; here it waits for the searches already begun
     assert np.median(waits) < 10 * max(np.median(searches), 0.005)
-    assert max(waits) < 1.0
 
 
 def test_a_growing_index_keeps_readers_on_memory_that_lives() -> None:
