@@ -19,6 +19,7 @@ class EmbeddingRecord:
 
     as_of: ms, newest event covered. covers: {"topic:partition": last raw offset covered for this user}.
     events: rows in the window per modality. ingested_at, computed_at: ms.
+    registration: of the scenario (store/scenario_record.py); on the wire only where it is not 0.
     vector: float32 (dim,), L2-normalised; float16 on the wire (norm error below 1.3e-4).
     """
 
@@ -31,11 +32,14 @@ class EmbeddingRecord:
     vector: NDArray[np.float32]
     covers: dict[str, int] = field(default_factory=dict)
     events: dict[str, int] = field(default_factory=dict)
+    registration: int = 0
 
     def pack(self) -> bytes:
         """Message value."""
+        registration = {"registration": self.registration} if self.registration else {}
         return msgpack.packb(  # type: ignore[no-any-return]
             {
+                **registration,
                 "v": VERSION,
                 "user_id": self.user_id,
                 "scenario": self.scenario,
@@ -61,6 +65,6 @@ class EmbeddingRecord:
                 raise ValueError(f"version, dtype and bytes are {found}; this version reads {VERSION}, f2, 2 x dim")
             vector = np.frombuffer(raw["vector"], "<f2").astype(np.float32)
             names = ("user_id", "scenario", "model", "as_of", "ingested_at", "computed_at", "covers", "events")
-            return cls(vector=vector, **{name: raw[name] for name in names})
+            return cls(vector=vector, registration=raw.get("registration", 0), **{name: raw[name] for name in names})
         except (KeyError, TypeError, ValueError, msgpack.UnpackException) as exc:
             raise ValueError(f"not an embedding record: {exc}") from exc

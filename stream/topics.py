@@ -11,6 +11,12 @@ from stream.settings import KafkaSettings
 
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
+COMPACT = {
+    "cleanup.policy": "compact",
+    # a reader that was away for less than a week sees every deletion
+    "delete.retention.ms": str(7 * DAY_MS),
+    "min.compaction.lag.ms": "0",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,10 @@ class Topics:
         self.events = f"{self.prefix}.events"
         self.tokens = f"{self.prefix}.tokens"
         self.dead_letters = f"{self.prefix}.dead-letters"
+        self.scenarios = f"{self.prefix}.scenarios"
+        self.back_fills = f"{self.prefix}.back-fills"
+        self.embed_requests = f"{self.prefix}.embed-requests"
+        self.embed_replies = f"{self.prefix}.embed-replies"
         self.group_ingest = f"{self.prefix}.ingest"
         self.group_processor = f"{self.prefix}.processor"
         self.group_worker = f"{self.prefix}.worker"
@@ -42,28 +52,32 @@ class Topics:
         """serve's reading of `events`; its committed offset = everything below is queryable."""
 
     def embeddings(self, scenario: str) -> str:
-        """Topic of one scenario's embeddings."""
-        return f"{self.prefix}.embeddings.{scenario}"
+        """Topic of one scenario's embeddings; `scenario@candidate`: of a candidate model's."""
+        return f"{self.prefix}.embeddings.{scenario.replace('@', '-')}"
+
+    def embeddings_spec(self, scenario: str) -> TopicSpec:
+        """What a scenario's topic must look like."""
+        return TopicSpec(self.embeddings(scenario), self.partitions, COMPACT, (self.group_serve,))
 
     def specs(self, modalities: Mapping[str, ModalitySettings], scenarios: Iterable[str]) -> list[TopicSpec]:
         """Every topic of a configuration."""
-        compact = {
-            "cleanup.policy": "compact",
-            # a reader that was away for less than a week sees every deletion
-            "delete.retention.ms": str(7 * DAY_MS),
-            "min.compaction.lag.ms": "0",
-        }
         # a new owner of a partition finds a late row of the former one beside the row it replaces (commit-protocol.md),
         # if the partition was taken within this time
-        log = compact | {"min.compaction.lag.ms": str(HOUR_MS)}
+        log = COMPACT | {"min.compaction.lag.ms": str(HOUR_MS)}
         plain = {"cleanup.policy": "delete", "retention.ms": str(7 * DAY_MS)}
+        brief = {"cleanup.policy": "delete", "retention.ms": str(HOUR_MS)}
         n = self.partitions
         raw = sorted({m.topic for m in modalities.values()})
         return [
             *(TopicSpec(topic, n, readers=(self.group_ingest,), ours=False) for topic in raw),
             TopicSpec(self.events, n, plain, (self.group_processor, self.group_freshness)),
             TopicSpec(self.tokens, n, log, (self.group_worker,)),
-            *(TopicSpec(self.embeddings(s), n, compact, (self.group_serve,)) for s in scenarios),
+            *(self.embeddings_spec(s) for s in scenarios),
+            # one partition each: few records, and every reader reads them all
+            TopicSpec(self.scenarios, 1, COMPACT),
+            TopicSpec(self.back_fills, 1, COMPACT),
+            TopicSpec(self.embed_requests, n, brief),
+            TopicSpec(self.embed_replies, 1, brief),
             # never deleted by age: a person decides (dead-letters replay)
             TopicSpec(
                 self.dead_letters,

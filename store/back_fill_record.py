@@ -1,0 +1,49 @@
+"""Records of `{prefix}.back-fills` (compacted, key = "scenario|partition"): how far a worker's back-fill has come."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import msgpack
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class BackFillRecord:
+    """Of one scenario in one partition.
+
+    registration: see store/scenario_record.py. model: id of the model that the users are brought to.
+    done, total: users; total as counted when the back-fill began. complete: nothing is left.
+    updated_at: ms.
+    """
+
+    scenario: str
+    partition: int
+    registration: int
+    model: str
+    done: int
+    total: int
+    complete: bool
+    updated_at: int
+
+    @property
+    def key(self) -> bytes:
+        """Message key."""
+        return f"{self.scenario}|{self.partition}".encode()
+
+    def pack(self) -> bytes:
+        """Message value."""
+        return msgpack.packb({"v": VERSION, **asdict(self)})  # type: ignore[no-any-return]
+
+    @classmethod
+    def unpack(cls, value: bytes) -> BackFillRecord:
+        """Inverse of `pack`; unknown keys are ignored. Raises ValueError on what it cannot read."""
+        try:
+            raw: dict[str, Any] = msgpack.unpackb(value)
+            if raw["v"] != VERSION:
+                raise ValueError(f"version {raw['v']}; this version reads {VERSION}")
+            return cls(**{name: raw[name] for name in cls.__dataclass_fields__})
+        except (KeyError, TypeError, ValueError, msgpack.UnpackException) as exc:
+            raise ValueError(f"not a back-fill record: {exc}") from exc

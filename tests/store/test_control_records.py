@@ -1,0 +1,64 @@
+"""What goes over the control topics comes back as it was; anything else is refused with ValueError."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from store.back_fill_record import BackFillRecord
+from store.embed_messages import EmbedReply, EmbedRequest
+from store.embedding_record import DIM, EmbeddingRecord
+from store.scenario_record import Registered
+from store.settings import ScenarioSettings
+
+text = st.text(max_size=40)
+whole = st.integers(0, 2**53)
+record = st.builds(
+    EmbeddingRecord,
+    user_id=text,
+    scenario=text,
+    model=text,
+    as_of=whole,
+    ingested_at=whole,
+    computed_at=whole,
+    vector=st.just(np.eye(1, DIM, dtype=np.float32)[0]),
+    registration=whole,
+)
+
+
+@given(st.builds(Registered, st.builds(ScenarioSettings, query=st.text(min_size=1), prompt=st.none() | text), whole))
+def test_scenario(registered: Registered) -> None:
+    assert Registered.unpack(registered.pack()) == registered
+
+
+@given(st.builds(BackFillRecord, text, whole, whole, text, whole, whole, st.booleans(), whole))
+def test_back_fill(found: BackFillRecord) -> None:
+    assert BackFillRecord.unpack(found.pack()) == found
+
+
+@given(st.builds(EmbedRequest, text, text, text, st.none() | text, whole))
+def test_embed_request(request: EmbedRequest) -> None:
+    assert EmbedRequest.unpack(request.pack()) == request
+
+
+@given(text, record)
+def test_embed_reply(name: str, answer: EmbeddingRecord) -> None:
+    found = EmbedReply.unpack(EmbedReply(name, answer).pack())
+    assert (found.id, found.error) == (name, "")
+    assert found.record is not None
+    assert found.record.pack() == answer.pack()
+    assert found.record.registration == answer.registration
+    assert EmbedReply.unpack(EmbedReply("x", None, "code", "d").pack()) == EmbedReply("x", None, "code", "d")
+
+
+@pytest.mark.parametrize(
+    "unpack", [Registered.unpack, BackFillRecord.unpack, EmbedRequest.unpack, EmbedReply.unpack, EmbeddingRecord.unpack]
+)
+@given(value=st.binary(max_size=30) | st.sampled_from([b"\x80", b"\x81\xa1v\x01", b"\x81\xa1v\x02"]))
+def test_anything_else_is_refused(unpack: Callable[[bytes], object], value: bytes) -> None:
+    with pytest.raises(ValueError, match=r"not an? |lacks"):
+        unpack(value)
