@@ -16,7 +16,7 @@ class BackFillRecord:
 
     registration: see store/scenario_record.py. model: id of the model that the users are brought to.
     done, total: users; total as counted when the back-fill began. complete: nothing is left.
-    updated_at: ms.
+    updated_at: ms. revision: of the scenario, as the worker knew it (store/scenario_record.py).
     """
 
     scenario: str
@@ -27,6 +27,7 @@ class BackFillRecord:
     total: int
     complete: bool
     updated_at: int
+    revision: int = 0
 
     @property
     def key(self) -> bytes:
@@ -44,6 +45,7 @@ class BackFillRecord:
             raw: dict[str, Any] = msgpack.unpackb(value)
             if raw["v"] != VERSION:
                 raise ValueError(f"version {raw['v']}; this version reads {VERSION}")
-            return cls(**{name: raw[name] for name in cls.__dataclass_fields__})
+            names = cls.__dataclass_fields__.keys() - {"revision"}
+            return cls(**{name: raw[name] for name in names}, revision=raw.get("revision", 0))
         except (KeyError, TypeError, ValueError, msgpack.UnpackException) as exc:
             raise ValueError(f"not a back-fill record: {exc}") from exc

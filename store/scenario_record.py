@@ -24,10 +24,13 @@ class Registered:
 
     registration: ms, when the name was registered after it had not been; a changed query keeps it. Embedding records
     carry it, so that those of an earlier life of the name, erased users among them, are told apart.
+    revision: where its record lies in the topic (offset + 1; not on the wire), 0 = configured. A later record of the
+    name has a higher one: reports on a back-fill name it, so that one of an earlier query is not taken for the newest.
     """
 
     settings: ScenarioSettings
     registration: int = CONFIGURED
+    revision: int = 0
 
     def pack(self) -> bytes:
         """Message value."""
