@@ -19,6 +19,7 @@ from pydantic_settings import (
 
 from encoder.settings import ModelSettings
 from store.errors import ConfigError
+from store.scenario_name import every
 from store.settings import NAME, ModalitySettings, ScenarioSettings, ServeSettings, StoreSettings
 from stream.settings import IngestSettings, KafkaSettings, MetricsSettings, ProcessorSettings
 
@@ -61,11 +62,12 @@ class Settings(BaseSettings):
     ingest: IngestSettings = Field(default_factory=IngestSettings)
     processor: ProcessorSettings = Field(default_factory=ProcessorSettings)
     model: ModelSettings = Field(default_factory=ModelSettings)
+    candidates: dict[str, ModelSettings] = Field(default_factory=dict, max_length=8)
     store: StoreSettings = Field(default_factory=StoreSettings)
     serve: ServeSettings = Field(default_factory=ServeSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
 
-    @field_validator("modalities", "scenarios")
+    @field_validator("modalities", "scenarios", "candidates")
     @classmethod
     def _names(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
@@ -82,6 +84,11 @@ class Settings(BaseSettings):
                     f"modalities.{name}.topic: {modality.topic!r} lies under the prefix {own!r} of our own topics"
                 )
         return self
+
+    @property
+    def scenario_names(self) -> list[str]:
+        """The configured scenarios as the model computes them, and as each candidate does (`churn@NAME`)."""
+        return every(self.scenarios, self.candidates)
 
     @classmethod
     def settings_customise_sources(

@@ -37,7 +37,7 @@ def raw_producer(
             raise Stopped
 
     topics = Topics(settings.kafka)
-    specs = topics.specs(settings.modalities, settings.scenarios)
+    specs = topics.specs(settings.modalities, settings.scenario_names)
     return SafeProducer(connection, specs, while_waiting=waiting), topics
 
 
@@ -63,7 +63,7 @@ def publish_files(
 
     connection = connect(settings, timeout_s=5.0)
     producer, topics = raw_producer(connection, settings, stop=stop)
-    topic_setup.ensure(connection, topics.specs(settings.modalities, settings.scenarios))
+    topic_setup.ensure(connection, topics.specs(settings.modalities, settings.scenario_names))
     progress = Progress()
     router = Router(settings.modalities, topics.dead_letters)
     messages = read(files, router, progress, skip=skip, merge=merge, max_bytes=MAX_MESSAGE_BYTES)

@@ -37,8 +37,12 @@ _BOUNDS = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
 def tables() -> str:
     """Markdown: one table per section."""
     parts = []
+    first: dict[type[BaseModel], str] = {}
     for name, section in sections():
         summary = " ".join((section.__doc__ or "").split())
+        if (same := first.setdefault(section, name)) != name:
+            parts += [f"### `[{name}]`", "", f"Keys as in `[{same}]`.", ""]
+            continue
         parts += [f"### `[{name}]`", "", summary, "", "| key | default | allowed | meaning |", "|---|---|---|---|"]
         for key, field in section.model_fields.items():
             if not field.description:

@@ -19,6 +19,9 @@ class ModelSettings(Section):
     """Directory of a Llama- or Qwen-type causal LM; overrides the preset's own weights."""
     checkpoint: Path | None = None
     """Adapters, head and soft prompts (safetensors + card). None = seeded, untrained."""
+    prompts_dir: Path | None = None
+    """Soft prompts beside the checkpoint's, `<name>.safetensors` with one tensor (tokens, hidden). Read when a scenario
+    names one that the checkpoint lacks, and again when the scenario is registered again."""
     seed: int = 0
     """Of weights that no checkpoint provides."""
     layout: Literal["chunked", "causal"] = "chunked"

@@ -74,7 +74,7 @@ class RunningBroker:
 
 def specs(settings: Settings) -> list[TopicSpec]:
     """Every topic of the configuration."""
-    return Topics(settings.kafka).specs(settings.modalities, settings.scenarios)
+    return Topics(settings.kafka).specs(settings.modalities, settings.scenario_names)
 
 
 def start(settings: Settings) -> RunningBroker:

@@ -35,7 +35,7 @@ def lag(
     common = common or Common()
     settings = common.settings()
     raw = {modality.topic for modality in settings.modalities.values()}
-    targets = plan(Topics(settings.kafka), raw, settings.scenarios)
+    targets = plan(Topics(settings.kafka), raw, settings.scenario_names)
     reader = LagReader(connect(settings, timeout_s=5.0), targets, freshness=lambda: served_freshness(settings))
     try:
         while True:

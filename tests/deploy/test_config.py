@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from deploy import brokers
 from deploy.config import load
 from store.errors import ConfigError
+from store.scenario_name import split
 from store.settings import ModalityKind
 
 GOOD = """
@@ -101,3 +103,19 @@ def test_secrets_come_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no config file"):
         load(tmp_path / "nope.toml")
+
+
+def test_candidates_are_models_of_every_scenario(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(
+        '[scenarios.churn]\nquery = "q"\n[candidates.next]\nseed = 7\n[candidates.big]\npreset = "smollm2-135m"\n'
+    )
+    settings = load(path)
+    assert settings.candidates["next"].seed == 7
+    assert settings.scenario_names == ["churn", "churn@next", "churn@big"]
+    assert [split(name) for name in settings.scenario_names] == [("churn", ""), ("churn", "next"), ("churn", "big")]
+    topics = {spec.name for spec in brokers.specs(settings)}
+    assert {"anchorstream.embeddings.churn", "anchorstream.embeddings.churn-next"} <= topics
+    path.write_text('[candidates."a@b"]\n')
+    with pytest.raises(ConfigError, match="is not a name"):
+        load(path)
