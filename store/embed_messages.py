@@ -6,7 +6,9 @@ replies and keeps those it asked for. Both topics live minutes: who asks waits f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 import msgpack
@@ -36,11 +38,8 @@ class EmbedRequest:
     @classmethod
     def unpack(cls, value: bytes) -> EmbedRequest:
         """Inverse of `pack`; unknown keys are ignored. Raises ValueError on what it cannot read."""
-        raw = _unpacked(value)
-        try:
-            return cls(*(raw[n] for n in ("id", "user_id", "query", "prompt", "expires_at")))
-        except KeyError as exc:
-            raise ValueError(f"an embed request lacks {exc}") from exc
+        raw = _unpacked(value, {"id": str, "user_id": str, "query": str, "prompt": (str, NoneType), "expires_at": int})
+        return cls(*(raw[n] for n in ("id", "user_id", "query", "prompt", "expires_at")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +61,21 @@ class EmbedReply:
     @classmethod
     def unpack(cls, value: bytes) -> EmbedReply:
         """Inverse of `pack`; unknown keys are ignored. Raises ValueError on what it cannot read."""
-        raw = _unpacked(value)
-        try:
-            record = None if raw["record"] is None else EmbeddingRecord.unpack(raw["record"])
-            return cls(raw["id"], record, raw["error"], raw["detail"])
-        except KeyError as exc:
-            raise ValueError(f"an embed reply lacks {exc}") from exc
+        raw = _unpacked(value, {"id": str, "record": (bytes, NoneType), "error": str, "detail": str})
+        if (raw["record"] is None) is not bool(raw["error"]):
+            raise ValueError("not an embed message: a reply has either a record or an error")
+        record = None if raw["record"] is None else EmbeddingRecord.unpack(raw["record"])
+        return cls(raw["id"], record, raw["error"], raw["detail"])
 
 
-def _unpacked(value: bytes) -> dict[str, Any]:
+def _unpacked(value: bytes, members: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:
     try:
         raw: dict[str, Any] = msgpack.unpackb(value)
         if raw["v"] != VERSION:
             raise ValueError(f"version {raw['v']}; this version reads {VERSION}")
+        for name, types in members.items():
+            if not isinstance(raw[name], types):
+                raise ValueError(f"{name} is a {type(raw[name]).__name__}")
     except (KeyError, TypeError, ValueError, msgpack.UnpackException) as exc:
         raise ValueError(f"not an embed message: {exc}") from exc
     return raw

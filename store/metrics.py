@@ -31,6 +31,12 @@ REFRESH_SECONDS = Histogram("anchorstream_refresh_seconds", "Duration of one ref
 KV_PAGES = Counter("anchorstream_kv_pages_total", "KV pages asked for, by result.", ["result"])
 KV_POOL_BYTES = Gauge("anchorstream_kv_pool_bytes", "Bytes of KV pages held.")
 EMBEDDINGS_PUBLISHED = Counter("anchorstream_embeddings_published_total", "Embedding records published.", ["scenario"])
+EMBED_REQUESTS = Counter(
+    "anchorstream_embed_requests_total",
+    "Ad-hoc queries that reached the worker: answered, expired, unreadable, or the code of the refusal.",
+    ["outcome"],
+)
+EMBED_REPLIES_LOST = Counter("anchorstream_embed_replies_lost_total", "Answers to ad-hoc queries not delivered.")
 INDEX_VECTORS = Gauge("anchorstream_index_vectors", "Live vectors.", ["scenario"])
 INDEX_UPSERTS = Counter("anchorstream_index_upserts_total", "Records applied to the index.", ["scenario"])
 INDEX_REFUSED = Counter(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
+import msgpack
 import numpy as np
 import pytest
 from hypothesis import given
@@ -62,3 +64,27 @@ def test_embed_reply(name: str, answer: EmbeddingRecord) -> None:
 def test_anything_else_is_refused(unpack: Callable[[bytes], object], value: bytes) -> None:
     with pytest.raises(ValueError, match=r"not an? |lacks"):
         unpack(value)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["id", "user_id", "query", "prompt", "expires_at", "record", "error", "detail"]),
+        st.none() | st.booleans() | st.text(max_size=3) | st.binary(max_size=3) | st.lists(whole, max_size=2),
+    )
+)
+def test_an_embed_message_of_other_types_is_refused_or_has_the_right_ones(members: dict[str, object]) -> None:
+    packed = msgpack.packb({"v": 1, **members})
+    with suppress(ValueError):
+        request = EmbedRequest.unpack(packed)
+        assert all(isinstance(value, str) for value in (request.id, request.user_id, request.query))
+        assert isinstance(request.expires_at, int)
+    with suppress(ValueError):
+        reply = EmbedReply.unpack(packed)
+        assert all(isinstance(value, str) for value in (reply.id, reply.error, reply.detail))
+        assert (reply.record is None) is bool(reply.error)
+
+
+def test_a_reply_without_record_or_error_is_refused() -> None:
+    packed = msgpack.packb({"v": 1, "id": "x", "record": None, "error": "", "detail": ""})
+    with pytest.raises(ValueError, match="either a record or an error"):
+        EmbedReply.unpack(packed)
