@@ -56,14 +56,13 @@ def from_snapshot(settings: Settings, scenarios: Iterable[str]) -> Records:
     """
     from deploy.brokers.files import read_json
     from deploy.brokers.state import IDENTITY_FILE
-    from store.embedding_record import DIM
-    from store.snapshot import SnapshotStore
+    from store.snapshot import SnapshotStore, Wanted
 
     data_dir = settings.store.data_dir.absolute()
     state = read_json(data_dir / IDENTITY_FILE)
     store = SnapshotStore(data_dir / "serve", identity="" if state is None else str(state["identity"]))
     names = list(scenarios)
-    indexes = store.load(dict.fromkeys(names, DIM), now_ms=int(time.time() * 1000), accept=lambda _header: "")
+    indexes = store.load(dict.fromkeys(names, Wanted()), now_ms=int(time.time() * 1000), accept=lambda _header: "")
     if lacking := [name for name in names if name not in indexes]:
         raise NotFoundError(
             f"no service runs, and no snapshot in {data_dir / 'serve'} holds {', '.join(lacking)}",

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.embedding_record import EmbeddingRecord
+from store.scenario_record import CONFIGURED
 
 
 class Refusal(StrEnum):
@@ -24,6 +25,8 @@ class Refusal(StrEnum):
     ZERO_NORM = "zero_norm"
     PARTITION = "partition"
     """The user's earlier records came from another partition: their offsets cannot be compared."""
+    REGISTRATION = "registration"
+    """Of an earlier life of the scenario's name (store/scenario_record.py), or of a later one."""
 
 
 class Entry(NamedTuple):
@@ -62,15 +65,18 @@ class Checked:
     superseded: int = 0
 
 
-def check(batch: Sequence[Entry], *, scenario: str, dim: int) -> Checked:
-    """Unpack, verify, normalise and deduplicate a batch; a refused entry does not hide an older good one."""
+def check(batch: Sequence[Entry], *, scenario: str, dim: int, registration: int = CONFIGURED) -> Checked:
+    """Unpack, verify, normalise and deduplicate a batch; a refused entry does not hide an older good one.
+
+    registration: of the scenario; records of another are refused. Erasures carry none and always hold.
+    """
     out = Checked()
     newest: dict[str, tuple[Entry, EmbeddingRecord | None, NDArray[np.float32]]] = {}
     zero = np.zeros(dim, np.float32)
     for entry in batch:
         record, vector = None, zero
         if entry.value is not None:
-            accepted = _accept(entry, entry.value, scenario, dim)
+            accepted = _accept(entry, entry.value, scenario, dim, registration)
             if isinstance(accepted, Refused):
                 out.refused.append(accepted)
                 continue
@@ -93,7 +99,7 @@ def check(batch: Sequence[Entry], *, scenario: str, dim: int) -> Checked:
 
 
 def _accept(
-    entry: Entry, value: bytes, scenario: str, dim: int
+    entry: Entry, value: bytes, scenario: str, dim: int, registration: int
 ) -> tuple[EmbeddingRecord, NDArray[np.float32]] | Refused:
     try:
         record = EmbeddingRecord.unpack(value)
@@ -102,6 +108,8 @@ def _accept(
         return Refused(entry, Refusal.FORMAT, str(exc))
     if record.user_id != entry.user_id or record.scenario != scenario:
         return Refused(entry, Refusal.FORMAT, f"key or topic differs from the record's user or {record.scenario!r}")
+    if record.registration != registration:
+        return Refused(entry, Refusal.REGISTRATION, f"of registration {record.registration}, not {registration}")
     if record.vector.shape != (dim,):
         return Refused(entry, Refusal.DIM, f"{len(record.vector)} values instead of {dim}")
     # float16 values: their squares cannot overflow float32, so only a value not finite makes the norm so
@@ -115,9 +123,9 @@ def _accept(
 
 
 def _check_types(record: EmbeddingRecord) -> None:
-    times = (record.as_of, record.ingested_at, record.computed_at)
-    if not isinstance(record.model, str) or not all(isinstance(time, int) for time in times):
-        raise ValueError("model must be a string, as_of, ingested_at and computed_at integers")
+    numbers = (record.as_of, record.ingested_at, record.computed_at, record.registration)
+    if not isinstance(record.model, str) or not all(isinstance(number, int) for number in numbers):
+        raise ValueError("model must be a string, as_of, ingested_at, computed_at and registration integers")
     for name, part in (("covers", record.covers), ("events", record.events)):
         if not isinstance(part, dict) or not all(
             isinstance(key, str) and isinstance(n, int) for key, n in part.items()

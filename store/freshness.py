@@ -1,8 +1,9 @@
 """Which accepted events are not yet queryable, and how long events take to become so. Pure: clocks are passed in.
 
 An event is covered in a scenario when the user's record there has `covers[source] >= offset`. It is pending until it is
-covered in every scenario. What was accepted before its user was erased will never be covered, and counts as settled.
-Memory follows the pending events only.
+covered in every scenario that counts: a scenario registered at run time does so once its back-fill is over. What was
+accepted before its user was erased will never be covered, and counts as settled. Memory follows the pending events
+only.
 
 The low-water mark of a partition of `events` is its lowest offset that still has a pending event, or else the position.
 Committed by serve, it makes the lag of that group the number of accepted messages not yet queryable, and a restart
@@ -61,12 +62,12 @@ class PendingEvents:
     """The pending events of all users. Thread-safe; one thread observes and advances, others ask.
 
     Args:
-        scenarios: every scenario that must cover an event.
+        scenarios: every scenario that must cover an event; see `require`.
         coverage: (scenario, user) → what is queryable now, None if nothing is. Called under this object's lock.
     """
 
     def __init__(self, scenarios: Sequence[str], coverage: Callable[[str, str], Coverage | None]) -> None:
-        self.scenarios = tuple(scenarios)
+        self._scenarios = tuple(scenarios)
         self.samples = FreshnessSamples()
         self._coverage = coverage
         self._lock = threading.Lock()
@@ -78,6 +79,22 @@ class PendingEvents:
     def __len__(self) -> int:
         """Pending events."""
         return self._total
+
+    @property
+    def scenarios(self) -> tuple[str, ...]:
+        """Those that must cover an event."""
+        return self._scenarios
+
+    def require(self, scenarios: Iterable[str]) -> None:
+        """From now on these must cover an event. What was settled stays so; what only the others lacked is settled.
+
+        The freshness of the latter is not known, and no sample. For the thread that observes.
+        """
+        with self._lock:
+            before, self._scenarios = self._scenarios, tuple(scenarios)
+            if set(before) - set(self._scenarios):
+                for user_id, sources in list(self._users.items()):
+                    self._advance(user_id, sources, 0, [])
 
     def start(self, positions: Mapping[int, int]) -> None:
         """Reading of `events` begins at these offsets."""
@@ -95,7 +112,7 @@ class PendingEvents:
         with self._lock:
             self._positions[partition] = max(offset + 1, self._positions.get(partition, 0))
             for event in events:
-                found = [self._coverage(scenario, event.user_id) for scenario in self.scenarios]
+                found = [self._coverage(scenario, event.user_id) for scenario in self._scenarios]
                 item = _Pending(event.offset, event.ingested_at, event.produced_at, partition, offset)
                 if not _settled(found, event.source, item):
                     self._add(event.user_id, event.source, item)
@@ -169,7 +186,7 @@ class PendingEvents:
         self._total += 1
 
     def _advance(self, user_id: str, sources: dict[str, list[_Pending]], now_ms: int, fresh: list[float]) -> None:
-        found = [self._coverage(scenario, user_id) for scenario in self.scenarios]
+        found = [self._coverage(scenario, user_id) for scenario in self._scenarios]
         for source, pending in list(sources.items()):
             covered = _covers(found, source)
             first = _first_above(pending, covered)

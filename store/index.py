@@ -24,6 +24,7 @@ from store.embedding_record import DIM, EmbeddingRecord
 from store.read_write_lock import ReadWriteLock
 from store.row_meta import Coverage, pack_meta
 from store.row_table import RowChunk, RowTable, StoredRecord
+from store.scenario_record import CONFIGURED
 from store.search import Answer, Filters, nearest
 
 SCAN_ROWS = 2_000_000
@@ -67,11 +68,15 @@ class SearchResult:
 
 
 class ScenarioIndex:
-    """Embeddings of one scenario. `apply`, `mark_applied`, `restore_*`, `prune_tombstones`: the writer thread only."""
+    """Embeddings of one scenario. `apply`, `mark_applied`, `restore_*`, `prune_tombstones`: the writer thread only.
 
-    def __init__(self, scenario: str, *, dim: int = DIM, capacity: int = 1024) -> None:
+    registration: of the scenario; records of another life of its name are refused.
+    """
+
+    def __init__(self, scenario: str, *, dim: int = DIM, capacity: int = 1024, registration: int = CONFIGURED) -> None:
         self.scenario = scenario
         self.dim = dim
+        self.registration = registration
         self._lock = ReadWriteLock()
         self._table = RowTable(dim, capacity)
         self._tombstones: dict[str, Tombstone] = {}
@@ -267,7 +272,7 @@ class ScenarioIndex:
         return [Answer(user, near, model, count) for user, (near, count) in zip(asked, found, strict=True)]
 
     def _apply(self, batch: Sequence[Entry], now_ms: int, out: Applied) -> None:
-        checked = check(batch, scenario=self.scenario, dim=self.dim)
+        checked = check(batch, scenario=self.scenario, dim=self.dim, registration=self.registration)
         out.superseded += checked.superseded
         out.refused += checked.refused
         chosen = [i for i, entry in enumerate(checked.entries) if self._admit(entry, checked.records[i], out)]

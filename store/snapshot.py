@@ -3,13 +3,14 @@
 A snapshot is fuzzy and still right: the offsets are taken first and the rows copied afterwards, in chunks, while writes
 go on. Rows newer than the offsets are read again from the topic and change nothing (last write wins by offset).
 
-    frame 0        msgpack {identity, created_at, scenarios: {name: {dim, topic_id, applied, models, users}}}
+    frame 0        msgpack {identity, created_at, scenarios: {name: [dim, topic_id, applied, models, users,
+                   registration]}}; files of before have no registration: all scenarios were configured
     row frames     msgpack ["rows", scenario, users, partitions, offsets, metas, vectors]
     per scenario   msgpack ["tombstones", scenario, {user: [partition, offset, covers, erased_at]}], after its rows
 
-A snapshot that cannot be trusted is refused with its reason and the topic is read from the beginning: a file that is
-not whole, of another format or broker, older than the topic keeps deletions (erased users would return), or at offsets
-that the topic does not have.
+The rows of a scenario that has been retired, or registered anew since, are left out. A snapshot that cannot be trusted
+is refused with its reason and the topic is read from the beginning: a file that is not whole, of another format or
+broker, older than the topic keeps deletions (erased users would return), or at offsets that the topic does not have.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ import msgpack
 import numpy as np
 
 from store import frames, logs
+from store.embedding_record import DIM
 from store.frames import FrameError
 from store.index import ScenarioIndex, Tombstone
 from store.row_table import RowChunk
+from store.scenario_record import CONFIGURED
 
 FORMAT = 1
 MAGIC = b"ANCHRIDX"
@@ -46,6 +49,7 @@ class ScenarioPosition(NamedTuple):
     applied: dict[int, int]
     models: dict[str, int]
     users: int
+    registration: int = CONFIGURED
 
 
 class Header(NamedTuple):
@@ -54,6 +58,13 @@ class Header(NamedTuple):
     identity: str
     created_at: int
     scenarios: dict[str, ScenarioPosition]
+
+
+class Wanted(NamedTuple):
+    """What an index out of a snapshot must be."""
+
+    dim: int = DIM
+    registration: int = CONFIGURED
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +100,9 @@ class SnapshotStore:
         self.directory.mkdir(parents=True, exist_ok=True)
         # step 1: offsets
         positions = {
-            name: ScenarioPosition(index.dim, topic_ids.get(name, ""), index.applied(), index.models(), len(index))
+            name: ScenarioPosition(
+                index.dim, topic_ids.get(name, ""), index.applied(), index.models(), len(index), index.registration
+            )
             for name, index in indexes.items()
         }
         header = Header(self.identity, now_ms, positions)
@@ -106,13 +119,14 @@ class SnapshotStore:
         return Written(path, size, {name: position.applied for name, position in positions.items()}, seconds)
 
     def load(
-        self, scenarios: Mapping[str, int], *, now_ms: int, accept: Callable[[Header], str]
+        self, scenarios: Mapping[str, Wanted], *, now_ms: int, accept: Callable[[Header], str]
     ) -> dict[str, ScenarioIndex]:
         """Indexes out of the newest snapshot that can be trusted; {} if there is none. Refusals are logged.
 
         Args:
-            scenarios: name → dim; others in the snapshot are left out, and what it does not have is not returned.
-            accept: the reason why these positions do not fit the topics, "" if they do.
+            scenarios: others in the snapshot are left out, and those of another registration; what it does not have
+                is not returned.
+            accept: the reason why the positions (of those wanted) do not fit the topics, "" if they do.
         """
         for path in self.paths():
             try:
@@ -126,15 +140,22 @@ class SnapshotStore:
         return {}
 
     def _read(
-        self, path: Path, scenarios: Mapping[str, int], now_ms: int, accept: Callable[[Header], str]
+        self, path: Path, scenarios: Mapping[str, Wanted], now_ms: int, accept: Callable[[Header], str]
     ) -> dict[str, ScenarioIndex]:
         content = frames.read_frames(path, MAGIC, FORMAT)
         header = _unpack_header(next(content, b""))
+        found = {
+            name: position
+            for name, position in header.scenarios.items()
+            if name in scenarios and scenarios[name].registration == position.registration
+        }
+        header = header._replace(scenarios=found)
         if refused := self._refusal(header, scenarios, now_ms) or accept(header):
             raise FrameError(refused)
-        found = {name: position for name, position in header.scenarios.items() if name in scenarios}
         indexes = {
-            name: ScenarioIndex(name, dim=position.dim, capacity=max(1024, position.users))
+            name: ScenarioIndex(
+                name, dim=position.dim, capacity=max(1024, position.users), registration=position.registration
+            )
             for name, position in found.items()
         }
         for payload in content:
@@ -148,15 +169,15 @@ class SnapshotStore:
                 indexes[name].restore_tombstones(tombstones, found[name].applied)
         return indexes
 
-    def _refusal(self, header: Header, scenarios: Mapping[str, int], now_ms: int) -> str:
+    def _refusal(self, header: Header, scenarios: Mapping[str, Wanted], now_ms: int) -> str:
         if header.identity != self.identity:
             return f"written for broker {header.identity}, this is {self.identity}"
         age = now_ms - header.created_at
         if age > self.max_age_ms:
             return f"{age // 3_600_000} h old: the topics keep deletions for {self.max_age_ms // 3_600_000} h only"
         for name, position in header.scenarios.items():
-            if name in scenarios and position.dim != scenarios[name]:
-                return f"{name} has dim {position.dim} instead of {scenarios[name]}"
+            if position.dim != scenarios[name].dim:
+                return f"{name} has dim {position.dim} instead of {scenarios[name].dim}"
         return ""
 
 

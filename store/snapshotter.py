@@ -14,7 +14,7 @@ class Snapshotter:
     """Writes a snapshot when there is something to save and the interval has passed, or enough was read.
 
     Args:
-        indexes: by scenario; may be filled later, but not after the first `step`.
+        indexes: by scenario; changed by the tail's thread only.
         interval_seconds: between the beginnings of two snapshots.
         max_bytes: begin one earlier when this much has been read since the last; None = never earlier.
     """
@@ -43,6 +43,11 @@ class Snapshotter:
     def read(self, size: int) -> None:
         """So many bytes of records were read."""
         self._bytes += size
+
+    def retired(self, scenario: str) -> None:
+        """Its index is gone, and its rows are to leave the disk."""
+        self.durable = {name: applied for name, applied in self.durable.items() if name != scenario}
+        self.erased()
 
     def erased(self) -> None:
         """Rows were erased: as many snapshots follow as are kept, so that none holds those rows for long."""

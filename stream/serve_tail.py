@@ -28,7 +28,7 @@ from store.door import Entry, Refusal
 from store.errors import BrokerError
 from store.freshness import AcceptedEvent, PendingEvents
 from store.index import Applied, ScenarioIndex
-from store.snapshot import Header, SnapshotStore
+from store.snapshot import Header, SnapshotStore, Wanted
 from store.snapshotter import Snapshotter
 from stream.client import Connection
 from stream.consumer_errors import ConsumerErrors
@@ -164,7 +164,7 @@ class ServeTail:
                         return f"its offset {offset} of {topic}:{partition} is not within [{low}, {high}]"
             return ""
 
-        dims = {scenario: index.dim for scenario, index in self._indexes.items()}
+        dims = {scenario: Wanted(index.dim) for scenario, index in self._indexes.items()}
         restored = self._snapshots.load(dims, now_ms=self._wall_ms(), accept=fits)
         self._indexes.update(restored)
         positions = []

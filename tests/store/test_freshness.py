@@ -33,6 +33,7 @@ class Twin:
     rows: dict[tuple[str, str], Coverage] = field(default_factory=dict)
     events: list[Known] = field(default_factory=list)
     positions: dict[int, int] = field(default_factory=lambda: {0: 0, 1: 0})
+    required: tuple[str, ...] = SCENARIOS
     now: int = 1000
 
     def coverage(self, scenario: str, user: str) -> Coverage | None:
@@ -47,7 +48,7 @@ class Twin:
 
     def settle(self) -> None:
         for known in self.events:
-            known.settled |= all(self._settles(scenario, known.event) for scenario in SCENARIOS)
+            known.settled |= all(self._settles(scenario, known.event) for scenario in self.required)
 
     def pending(self) -> list[Known]:
         return [known for known in self.events if not known.settled]
@@ -68,7 +69,7 @@ def test_equals_the_twin(data: st.DataObject) -> None:
     newest = dict.fromkeys(SOURCES, 0)
     for _ in range(data.draw(st.integers(1, 15), "steps")):
         twin.now += 1
-        action = data.draw(st.sampled_from(["accept", "accept", "record", "record", "erase", "gap"]))
+        action = data.draw(st.sampled_from(["accept", "accept", "record", "record", "erase", "gap", "require"]))
         if action == "accept":
             partition = data.draw(st.integers(0, 1))
             position = twin.positions[partition]
@@ -87,6 +88,9 @@ def test_equals_the_twin(data: st.DataObject) -> None:
             partition = data.draw(st.integers(0, 1))
             twin.positions[partition] += 2
             tracker.skip_to(partition, twin.positions[partition])
+        elif action == "require":
+            twin.required = data.draw(st.sampled_from([("a",), ("b",), ("a", "b")]))
+            tracker.require(twin.required)
         else:
             user, scenario = data.draw(users), data.draw(st.sampled_from(SCENARIOS))
             if action == "erase":
@@ -147,6 +151,22 @@ def test_an_erasure_is_no_freshness_and_a_later_event_is_pending() -> None:
     assert tracker.advance(["u"], now_ms=2100) == []
     assert len(tracker) == 0
     tracker.observe(0, 1, [event(2, produced_at=2001)])
+    assert len(tracker) == 1
+
+
+def test_a_scenario_that_counts_no_more_settles_what_only_it_lacked_without_a_sample() -> None:
+    twin = Twin()
+    tracker = PendingEvents(("a",), twin.coverage)
+    tracker.observe(0, 0, [event(1)])
+    tracker.require(("a", "b"))
+    twin.rows["a", "u"] = Coverage({"raw:0": 1}, 1800)
+    assert tracker.advance(["u"], now_ms=1800) == []
+    tracker.require(("a",))
+    assert len(tracker) == 0
+    assert tracker.low_water() == {0: 1}
+    assert tracker.samples.report(now_ms=2000)["all"]["count"] == 0
+    tracker.require(("a", "b"))
+    tracker.observe(0, 1, [event(1)])
     assert len(tracker) == 1
 
 

@@ -1,4 +1,4 @@
-"""Any interleaving of upserts, erasures, restores and searches equals a dict and brute force."""
+"""Any interleaving of upserts, erasures, restores, new registrations and searches equals a dict and brute force."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from store import search
 from store.door import Entry
 from store.index import ScenarioIndex
 from store.search import Filters
-from store.snapshot import SnapshotStore
+from store.snapshot import SnapshotStore, Wanted
 from tests.support.index_twin import DIM, Twin, entry, partition_of
 
 USERS = [f"u{i}" for i in range(24)]
@@ -40,6 +40,7 @@ class IndexMachine(RuleBasedStateMachine):
     def start(self) -> None:
         self.twin = Twin()
         self.index = ScenarioIndex("s", dim=DIM, capacity=2)
+        self.registration = 0
         self.offset = 10
         self.folder = tempfile.TemporaryDirectory()
         self.snapshots = SnapshotStore(Path(self.folder.name), identity="kafka:test")
@@ -52,17 +53,25 @@ class IndexMachine(RuleBasedStateMachine):
 
     @rule(
         items=st.lists(
-            st.tuples(users, vectors, st.integers(-6, 3), st.integers(0, 4), st.sampled_from(["m1", "m1", "m2"])),
+            st.tuples(
+                users,
+                vectors,
+                st.integers(-6, 3),
+                st.integers(0, 4),
+                st.sampled_from(["m1", "m1", "m2"]),
+                st.sampled_from([0, 0, 0, -1]),
+            ),
             min_size=1,
             max_size=8,
         )
     )
-    def apply(self, items: list[tuple[str, np.ndarray | None, int, int, str]]) -> None:
+    def apply(self, items: list[tuple[str, np.ndarray | None, int, int, str, int]]) -> None:
         batch = []
-        for user, vector, step, covered, model in items:
+        for user, vector, step, covered, model, life in items:
             self.offset = max(self.offset, self.offset + step)
             at = max(0, self.offset + min(step, 0))
-            batch.append(entry(user, at, vector, covers={"t:0": covered}, model=model))
+            registration = self.registration + life
+            batch.append(entry(user, at, vector, covers={"t:0": covered}, model=model, registration=registration))
         for item in batch:
             self.twin.apply(item)
         self.index.apply(batch, now_ms=1)
@@ -75,7 +84,8 @@ class IndexMachine(RuleBasedStateMachine):
         for user in USERS[::every]:
             self.offset += 1
             direction = np.random.default_rng(rng.integers(6)).standard_normal(DIM).astype(np.float32)
-            batch.append(entry(user, self.offset, direction, covers={"t:0": self.offset}))
+            covers = {"t:0": self.offset}
+            batch.append(entry(user, self.offset, direction, covers=covers, registration=self.registration))
         for item in batch:
             self.twin.apply(item)
         self.index.apply(batch, now_ms=1)
@@ -87,9 +97,21 @@ class IndexMachine(RuleBasedStateMachine):
         self.saved = (len(self.log), [])
 
     @rule()
+    def register_anew(self) -> None:
+        """Retired and registered again: the topic is read from its beginning, with all of the earlier life."""
+        self.registration += 1
+        self.twin = Twin(registration=self.registration)
+        self.index = ScenarioIndex("s", dim=DIM, capacity=2, registration=self.registration)
+        for item in self.log:
+            self.twin.apply(item)
+        self.index.apply(self.log, now_ms=1)
+        self.saved = None
+
+    @rule()
     def restore(self) -> None:
         """What a restart does: the snapshot, then everything since it once more, and some of before as well."""
-        loaded = self.snapshots.load({"s": DIM}, now_ms=self.offset, accept=lambda _: "")
+        wanted = Wanted(DIM, self.registration)
+        loaded = self.snapshots.load({"s": wanted}, now_ms=self.offset, accept=lambda _: "")
         assert bool(loaded) == (self.saved is not None)
         since = max(0, self.saved[0] - 5) if self.saved is not None else 0
         if not loaded:

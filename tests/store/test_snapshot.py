@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from store import fault, snapshot
 from store.errors import StateError
 from store.index import ScenarioIndex
-from store.snapshot import Header, SnapshotStore
+from store.snapshot import Header, SnapshotStore, Wanted
 from store.snapshotter import Snapshotter
 from tests.support.index_twin import DIM, entry, partition_of
 
@@ -25,20 +25,20 @@ DAY_MS = 86_400_000
 NOW = 1_700_000_000_000
 
 
-def filled(users: int = 20) -> ScenarioIndex:
-    index = ScenarioIndex("s", dim=DIM)
-    rng = np.random.default_rng(5)
-    index.apply([entry(f"u{i}", i, v) for i, v in enumerate(rng.standard_normal((users, DIM), np.float32))], now_ms=1)
+def filled(users: int = 20, registration: int = 0) -> ScenarioIndex:
+    index = ScenarioIndex("s", dim=DIM, registration=registration)
+    vectors = np.random.default_rng(5).standard_normal((users, DIM), np.float32)
+    index.apply([entry(f"u{i}", i, v, registration=registration) for i, v in enumerate(vectors)], now_ms=1)
     index.apply([entry("u1", 100, None)], now_ms=1)
     return index
 
 
 def load(
-    store: SnapshotStore, *, now_ms: int = NOW, refuse: str = "", dim: int = DIM
+    store: SnapshotStore, *, now_ms: int = NOW, refuse: str = "", dim: int = DIM, registration: int = 0
 ) -> tuple[ScenarioIndex | None, str]:
     """The index and the last reason for a refusal."""
     with capture_logs() as lines:
-        found = store.load({"s": dim}, now_ms=now_ms, accept=lambda _: refuse)
+        found = store.load({"s": Wanted(dim, registration)}, now_ms=now_ms, accept=lambda _: refuse)
     reasons = [line["reason"] for line in lines if line["event"] == "snapshot_refused"]
     return found.get("s"), (reasons or [""])[-1]
 
@@ -131,6 +131,47 @@ def test_damage_anywhere_is_noticed(store: SnapshotStore, data: st.DataObject) -
         path.write_bytes(whole)
 
 
+def test_rows_of_another_registration_are_left_out_and_the_rest_is_used(store: SnapshotStore) -> None:
+    index = filled(registration=7)
+    store.write({"s": index, "other": filled()}, topic_ids={}, now_ms=NOW)
+    restored, reason = load(store, registration=7)
+    assert reason == ""
+    assert restored is not None
+    assert restored.registration == 7
+    assert same(index, restored)
+    for registration in (0, 8):
+        seen: list[Header] = []
+        found = store.load(
+            {"s": Wanted(DIM, registration), "other": Wanted(DIM)},
+            now_ms=NOW,
+            accept=lambda header, seen=seen: seen.append(header) or "",  # type: ignore[misc, func-returns-value]
+        )
+        assert found.keys() == seen[0].scenarios.keys() == {"other"}
+
+
+def test_a_file_from_before_registrations_is_read(store: SnapshotStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = filled()
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshot, "ScenarioPosition", _PositionOfBefore)
+        store.write({"s": index}, topic_ids={}, now_ms=NOW)
+    restored, reason = load(store)
+    assert reason == ""
+    assert restored is not None
+    assert same(index, restored)
+    assert load(store, registration=7)[0] is None
+
+
+class _PositionOfBefore(tuple[object, ...]):
+    """`ScenarioPosition` as it was: five members."""
+
+    def __new__(cls, *values: object) -> _PositionOfBefore:
+        return super().__new__(cls, values[:5])
+
+    @property
+    def applied(self) -> object:
+        return self[2]
+
+
 def test_header_says_where_reading_goes_on(store: SnapshotStore) -> None:
     store.write({"s": filled()}, topic_ids={"s": "abc"}, now_ms=NOW)
     seen: list[Header] = []
@@ -139,7 +180,7 @@ def test_header_says_where_reading_goes_on(store: SnapshotStore) -> None:
         seen.append(header)
         return ""
 
-    store.load({"s": DIM}, now_ms=NOW, accept=accept)
+    store.load({"s": Wanted(DIM)}, now_ms=NOW, accept=accept)
     position = seen[0].scenarios["s"]
     assert (seen[0].identity, seen[0].created_at, position.topic_id) == ("kafka:a", NOW, "abc")
     assert position.applied == filled().applied()
@@ -193,6 +234,23 @@ def test_erased_rows_leave_the_disk(store: SnapshotStore) -> None:
     snapshots.close()
     assert len(store.paths()) == 2
     assert not any(erased.record.vector.tobytes() in path.read_bytes() for path in store.paths())
+
+
+def test_a_retired_scenario_leaves_the_disk(store: SnapshotStore) -> None:
+    indexes = {"s": filled(registration=7), "other": filled()}
+    gone = indexes["s"].get("u7")
+    assert gone is not None
+    indexes["other"].apply([entry("u7", 900, None)], now_ms=1)
+    snapshots = Snapshotter(store, indexes, interval_seconds=1000)
+    snapshots.finish(now_ms=NOW)
+    assert any(gone.record.vector.tobytes() in path.read_bytes() for path in store.paths())
+    del indexes["s"]
+    snapshots.retired("s")
+    assert "s" not in snapshots.durable
+    snapshots.finish(now_ms=NOW)
+    snapshots.close()
+    assert not any(gone.record.vector.tobytes() in path.read_bytes() for path in store.paths())
+    assert "s" not in snapshots.durable
 
 
 def test_tombstones_are_forgotten_only_after_the_topic_forgets_them(store: SnapshotStore) -> None:

@@ -26,11 +26,14 @@ def entry(
     covers: dict[str, int] | None = None,
     model: str = "m1",
     scenario: str = "s",
+    registration: int = 0,
 ) -> Entry:
     """A message of the scenario's topic; vector None = erasure."""
     value = None
     if vector is not None:
-        record = EmbeddingRecord(user, scenario, model, 1, 2, 3, vector, covers or {"t:0": offset}, {"bill": 1})
+        record = EmbeddingRecord(
+            user, scenario, model, 1, 2, 3, vector, covers or {"t:0": offset}, {"bill": 1}, registration
+        )
         value = record.pack()
     return Entry(partition_of(user), offset, user, value, timestamp=offset)
 
@@ -39,6 +42,7 @@ def entry(
 class Twin:
     rows: dict[str, tuple[int, EmbeddingRecord]] = field(default_factory=dict)
     tombstones: dict[str, tuple[int, dict[str, int]]] = field(default_factory=dict)
+    registration: int = 0
 
     def apply(self, item: Entry) -> None:
         row, tombstone = self.rows.get(item.user_id), self.tombstones.get(item.user_id)
@@ -51,6 +55,8 @@ class Twin:
             self.tombstones[item.user_id] = (item.offset, covers)
             return
         record = EmbeddingRecord.unpack(item.value)
+        if record.registration != self.registration:
+            return
         if not np.isfinite(record.vector).all() or not record.vector.any() or len(record.vector) != DIM:
             return
         if tombstone and tombstone[1] and all(n <= tombstone[1].get(s, -1) for s, n in record.covers.items()):
