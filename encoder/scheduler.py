@@ -6,13 +6,15 @@ Rules:
   3. Live users are served first come, first served, by the time they became eligible. So a user with a thousand times
      the events takes one place per interval, and waits behind everyone who became eligible before.
   4. A batch takes users until `batch_tokens` are spent, at least one.
-  5. Low-priority work (window sweeps, back-fills) is served when no live user is eligible, in batches of a quarter of
-     the budget, because a batch cannot be interrupted. A live refresh of a user does its low-priority work as well.
-  6. Input should pause while live work is expected to take longer than `max_staleness_ms`, or someone has waited
+  5. Low-priority work (window sweeps, back-fills; when both wait, in turns) is served when no live user is eligible, in
+     batches of a quarter of the budget, because a batch cannot be interrupted.
+  6. Where live users leave no idle time, low-priority work gets one batch all the same once it has waited
+     LOW_WAIT_MS and nine times as long as its last batch took: about a tenth of the time, so that it ends some day.
+  7. Input should pause while live work is expected to take longer than `max_staleness_ms`, or someone has waited
      that long beyond eligibility; and go on when both are below half of it.
 
-A user's wait from mark to start is then at most `min_interval_ms`, plus one batch already running, plus the work of
-those eligible before it, which rule 6 keeps near `max_staleness_ms`.
+A user's wait from mark to start is then at most `min_interval_ms`, plus two batches (one running, one of rule 6), plus
+the work of those eligible before it, which rule 7 keeps near `max_staleness_ms`.
 """
 
 from __future__ import annotations
@@ -25,22 +27,29 @@ from typing import NamedTuple
 from store import metrics
 
 LOW_PRIORITY_SHARE = 4
+LOW_WAIT_MS = 500
+LOW_TIME_SHARE = 10
+"""Under full live load, low-priority work gets one part in this many of the time."""
 RATE_MEMORY = 0.2
 """Weight of the newest batch in the estimate of tokens per second."""
 
 
 class RefreshBatch(NamedTuple):
-    """Users to refresh together.
+    """Users to refresh together, in all scenarios.
 
-    scenarios: None = all of them. tokens: expected work. since_ms: when the longest waiting of them was marked.
-    live: caused by events; else by sweeps and back-fills.
+    tokens: expected work. since_ms: when the longest waiting of them was marked. live: by events, else by sweeps.
     """
 
     users: tuple[str, ...]
-    scenarios: frozenset[str] | None
     tokens: int
     since_ms: int
     live: bool
+
+
+class BackFillTurn(NamedTuple):
+    """The caller's back-fill may compute about so many tokens now, at least one user."""
+
+    tokens: int
 
 
 class Pending(NamedTuple):
@@ -68,11 +77,13 @@ class _Entry:
 class _LowEntry:
     since_ms: int
     new_tokens: int
-    scenarios: frozenset[str] | None
 
 
 class RefreshScheduler:
-    """Pending users of one worker. Single-threaded; `now_ms` never goes back."""
+    """Pending users of one worker. Single-threaded; `now_ms` never goes back.
+
+    tail_tokens: what a refresh computes beside new events; changes with the scenarios.
+    """
 
     def __init__(
         self,
@@ -83,7 +94,7 @@ class RefreshScheduler:
         max_staleness_ms: int,
         max_user_tokens: int = 1000,
     ) -> None:
-        """tail_tokens: what a refresh computes beside new events. max_user_tokens: event tokens of a full window."""
+        """max_user_tokens: event tokens of a full window."""
         self.tail_tokens = tail_tokens
         self._batch_tokens = batch_tokens
         self._min_interval_ms = min_interval_ms
@@ -98,6 +109,9 @@ class RefreshScheduler:
         self._arrivals = 0
         self._live_new = 0
         self._low_new = 0
+        self._low_since_ms: int | None = None
+        self._low_took_ms = 0.0
+        self._back_fill_next = False
         self._rate = 0.0
         self._paused = False
 
@@ -123,18 +137,16 @@ class RefreshScheduler:
             entry = self._eligible.get(user) or self._delayed[user]
         self._grow(entry, new_tokens)
 
-    def mark_low(self, user: str, now_ms: int, *, scenarios: frozenset[str] | None = None, new_tokens: int = 0) -> None:
-        """A user needs a refresh that can wait: its window was swept, or scenarios were added (None = all)."""
+    def mark_low(self, user: str, now_ms: int, *, new_tokens: int = 0) -> None:
+        """A user needs a refresh that can wait: its window was swept."""
         self._advance(now_ms)
         if (live := self._eligible.get(user) or self._delayed.get(user)) is not None:
             self._grow(live, new_tokens)
             return
-        entry = self._low.setdefault(user, _LowEntry(now_ms, 0, scenarios))
+        entry = self._low.setdefault(user, _LowEntry(now_ms, 0))
         more = min(new_tokens, self._max_user_tokens - entry.new_tokens)
         entry.new_tokens += more
         self._low_new += more
-        wide = entry.scenarios is None or scenarios is None
-        entry.scenarios = None if wide else frozenset(entry.scenarios or ()) | frozenset(scenarios or ())
 
     def remove(self, user: str) -> None:
         """Forget a user (erased, or its partition was revoked); no effect when it is not pending."""
@@ -144,17 +156,35 @@ class RefreshScheduler:
         if (low := self._low.pop(user, None)) is not None:
             self._low_new -= low.new_tokens
 
-    def next_batch(self, now_ms: int) -> RefreshBatch | None:
-        """Take the next users to refresh; None when nobody is eligible. Their refresh begins now."""
+    def next_batch(self, now_ms: int, *, back_fill: bool = False) -> RefreshBatch | BackFillTurn | None:
+        """Take the next users to refresh; None when nobody is eligible. Their refresh begins now.
+
+        Args:
+            back_fill: the caller has users to back-fill. Only then a BackFillTurn is returned.
+        """
         self._advance(now_ms)
-        return self._live_batch(now_ms) or self._low_batch(now_ms)
+        if not self._low and not back_fill:
+            self._low_since_ms = None
+            return self._live_batch(now_ms)
+        if self._low_since_ms is None:
+            self._low_since_ms = now_ms
+        waited = now_ms - self._low_since_ms
+        if waited < max(LOW_WAIT_MS, (LOW_TIME_SHARE - 1) * self._low_took_ms):
+            live = self._live_batch(now_ms)
+            if live is not None:
+                return live
+        if back_fill and (self._back_fill_next or not self._low):
+            self._back_fill_next = False
+            return BackFillTurn(self._batch_tokens // LOW_PRIORITY_SHARE)
+        self._back_fill_next = True
+        return self._low_batch(now_ms)
 
     def put_back(self, batch: RefreshBatch, now_ms: int) -> None:
         """A batch was not computed after all: its users are pending as before, without waiting for the interval."""
         for user in reversed(batch.users):
             self._begun_ms.pop(user, None)
             if not batch.live:
-                self.mark_low(user, now_ms, scenarios=batch.scenarios)
+                self.mark_low(user, now_ms)
                 continue
             entry = self._eligible.pop(user, None) or self._delayed.pop(user, None) or _Entry(batch.since_ms, 0, 0)
             entry.since_ms = min(entry.since_ms, batch.since_ms)
@@ -162,10 +192,12 @@ class RefreshScheduler:
             self._eligible[user] = entry
             self._eligible.move_to_end(user, last=False)
 
-    def done(self, batch: RefreshBatch, seconds: float, *, tokens: int | None = None) -> None:
-        """A batch was computed. tokens: really computed, if known; teaches the rate."""
-        if seconds > 0:
-            measured = (batch.tokens if tokens is None else tokens) / seconds
+    def done(self, batch: RefreshBatch | BackFillTurn, seconds: float, now_ms: int) -> None:
+        """A batch took so long; it ended now. Teaches the rate, and rule 6 what low-priority work costs."""
+        if not isinstance(batch, RefreshBatch) or not batch.live:
+            self._low_since_ms, self._low_took_ms = now_ms, 1000 * seconds
+        if isinstance(batch, RefreshBatch) and seconds > 0:  # a back-fill computes windows that nobody has seen lately
+            measured = batch.tokens / seconds
             self._rate = measured if not self._rate else self._rate + RATE_MEMORY * (measured - self._rate)
 
     def wait_ms(self, now_ms: int) -> int | None:
@@ -176,7 +208,7 @@ class RefreshScheduler:
         return self._delayed_order[0][0] - now_ms if self._delayed else None
 
     def should_pause(self, now_ms: int) -> bool:
-        """Whether input should wait (rule 6). Keeps its last answer between the two bounds."""
+        """Whether input should wait (rule 7). Keeps its last answer between the two bounds."""
         self._advance(now_ms)
         oldest = next(iter(self._eligible.values()), None)
         overdue = 0 if oldest is None else now_ms - oldest.eligible_ms
@@ -246,24 +278,20 @@ class RefreshScheduler:
             users.append(user)
             tokens += cost
             since_ms = min(since_ms, entry.since_ms)
-        return RefreshBatch(tuple(users), None, tokens, since_ms, live=True) if users else None
+        return RefreshBatch(tuple(users), tokens, since_ms, live=True) if users else None
 
-    def _low_batch(self, now_ms: int) -> RefreshBatch | None:
-        if not self._low:
-            return None
-        scenarios = next(iter(self._low.values())).scenarios
+    def _low_batch(self, now_ms: int) -> RefreshBatch:
         users: list[str] = []
         tokens, since_ms = 0, now_ms
         while self._low:
             user, entry = next(iter(self._low.items()))
             cost = self.tail_tokens + entry.new_tokens
-            if users and (tokens + cost > self._batch_tokens // LOW_PRIORITY_SHARE or entry.scenarios != scenarios):
+            if users and tokens + cost > self._batch_tokens // LOW_PRIORITY_SHARE:
                 break
             del self._low[user]
             self._low_new -= entry.new_tokens
-            if scenarios is None:
-                self._begin(user, now_ms)
+            self._begin(user, now_ms)
             users.append(user)
             tokens += cost
             since_ms = min(since_ms, entry.since_ms)
-        return RefreshBatch(tuple(users), scenarios, tokens, since_ms, live=False)
+        return RefreshBatch(tuple(users), tokens, since_ms, live=False)

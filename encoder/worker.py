@@ -153,7 +153,7 @@ class Worker:
     def _step(self) -> None:
         batch = None if self._behind() else self._scheduler.next_batch(_now_ms())
         self._poll(0.0 if batch else IDLE_SECONDS)
-        if batch:
+        if isinstance(batch, RefreshBatch):
             self._refresh(batch)
         self._pause_or_resume()
         self._commit()
@@ -226,7 +226,7 @@ class Worker:
             if self._reader.buffers.get(part.partition) is part.buffer:
                 part.buffer.clear_dirty(part.users, upto=part.upto)
         fault.point("worker.4")
-        self._scheduler.done(batch, computed - started)
+        self._scheduler.done(batch, computed - started, _now_ms())
         metrics.REFRESHED_USERS.inc(len(windows))
         metrics.REFRESH_SECONDS.observe(time.monotonic() - started)
         log.debug(logs.USERS_REFRESHED, users=len(windows), seconds=round(time.monotonic() - started, 3))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoder.scheduler import RefreshBatch, RefreshScheduler
+from encoder.scheduler import BackFillTurn, RefreshBatch, RefreshScheduler
 
 INTERVAL, STALENESS, TAIL, BUDGET = 200, 1000, 10, 100
 
@@ -17,6 +17,13 @@ INTERVAL, STALENESS, TAIL, BUDGET = 200, 1000, 10, 100
 def scheduler(**changes: int) -> RefreshScheduler:
     options = {"tail_tokens": TAIL, "batch_tokens": BUDGET, "min_interval_ms": INTERVAL, "max_staleness_ms": STALENESS}
     return RefreshScheduler(**(options | changes))
+
+
+def batch_of(s: RefreshScheduler, now_ms: int) -> RefreshBatch | None:
+    """The next batch where no back-fill waits."""
+    batch = s.next_batch(now_ms)
+    assert not isinstance(batch, BackFillTurn)
+    return batch
 
 
 @dataclass
@@ -37,7 +44,7 @@ class Simulation:
                 at, user = queue.pop()
                 self._marked.setdefault(user, at)
                 self.scheduler.mark(user, self.now, since_ms=at)
-            batch = self.scheduler.next_batch(self.now)
+            batch = batch_of(self.scheduler, self.now)
             if batch is None:
                 self.now += 1
                 continue
@@ -47,26 +54,26 @@ class Simulation:
                     self.waits.setdefault(user, []).append(self.now - self._marked.pop(user))
             took = max(1, round(batch.tokens / self.tokens_per_ms))
             self.now += took
-            self.scheduler.done(batch, took / 1000)
+            self.scheduler.done(batch, took / 1000, self.now)
 
 
 def test_first_refresh_is_immediate_and_marks_coalesce() -> None:
     s = scheduler()
     for now in (0, 1, 2):
         s.mark("a", now)
-    assert s.next_batch(2) == RefreshBatch(("a",), None, TAIL + 3, 0, live=True)
-    assert s.next_batch(3) is None
+    assert batch_of(s, 2) == RefreshBatch(("a",), TAIL + 3, 0, live=True)
+    assert batch_of(s, 3) is None
     assert s.wait_ms(3) is None
 
 
 def test_interval_is_kept() -> None:
     s = scheduler()
     s.mark("a", 0)
-    s.next_batch(0)
+    batch_of(s, 0)
     s.mark("a", 10)
-    assert s.next_batch(INTERVAL - 1) is None
+    assert batch_of(s, INTERVAL - 1) is None
     assert s.wait_ms(INTERVAL - 1) == 1
-    batch = s.next_batch(INTERVAL)
+    batch = batch_of(s, INTERVAL)
     assert batch is not None
     assert (batch.users, batch.since_ms) == (("a",), 10)
 
@@ -100,7 +107,7 @@ def test_budget_bounds_a_batch_but_a_single_user_always_fits() -> None:
     s.mark("huge", 0, new_tokens=10_000)
     for i in range(20):
         s.mark(f"u{i}", 0)
-    first, second = s.next_batch(0), s.next_batch(0)
+    first, second = batch_of(s, 0), batch_of(s, 0)
     assert first is not None
     assert first.users == ("huge",)
     assert first.tokens == TAIL + 1000  # a window holds no more
@@ -113,53 +120,39 @@ def test_low_priority_gets_idle_time_only_and_small_batches() -> None:
     for i in range(30):
         s.mark_low(f"low{i}", 0)
     s.mark("live", 0)
-    batches = [s.next_batch(0) for _ in range(3)]
+    batches = [batch_of(s, 0) for _ in range(3)]
     assert [b.live for b in batches if b] == [True, False, False]
     assert batches[1] is not None
     assert len(batches[1].users) == BUDGET // 4 // 5
     s.mark("live2", 1)
-    batch = s.next_batch(1)
+    batch = batch_of(s, 1)
     assert batch is not None
     assert batch.users == ("live2",)
 
 
 def test_live_refresh_absorbs_low_priority_work() -> None:
     s = scheduler()
-    s.mark_low("a", 0, scenarios=frozenset({"new"}))
+    s.mark_low("a", 0)
     s.mark("a", 0)
     s.mark_low("a", 0, new_tokens=4)
-    batch = s.next_batch(0)
+    batch = batch_of(s, 0)
     assert batch is not None
-    assert (batch.users, batch.scenarios, batch.tokens) == (("a",), None, TAIL + 5)
-    assert s.next_batch(0) is None
-
-
-def test_backfills_of_different_scenarios_do_not_mix() -> None:
-    s = scheduler()
-    s.mark_low("a", 0, scenarios=frozenset({"x"}))
-    s.mark_low("b", 0, scenarios=frozenset({"y"}))
-    s.mark_low("a", 0, scenarios=frozenset({"z"}))
-    s.mark_low("c", 0)
-    got = [s.next_batch(0) for _ in range(4)]
-    assert [(b.users, b.scenarios) for b in got if b] == [
-        (("a",), frozenset({"x", "z"})),
-        (("b",), frozenset({"y"})),
-        (("c",), None),
-    ]
+    assert (batch.users, batch.live, batch.tokens) == (("a",), True, TAIL + 5)
+    assert batch_of(s, 0) is None
 
 
 def test_pause_has_two_bounds() -> None:
     s = scheduler()
     s.mark("warm", 0)
-    batch = s.next_batch(0)
+    batch = batch_of(s, 0)
     assert batch is not None
-    s.done(batch, 1.0, tokens=1000)  # 1,000 tokens/s
+    s.done(batch._replace(tokens=1000), 1.0, 0)  # 1,000 tokens/s
     for i in range(120):
         s.mark(f"u{i}", 1)
     assert s.should_pause(1)  # 120 * 11 tokens = 1.3 s
     served = 0
     while s.should_pause(1):
-        batch = s.next_batch(1)
+        batch = batch_of(s, 1)
         assert batch is not None
         served += len(batch.users)
     assert 0.5 * 1000 >= (120 - served) * 11 > 0.5 * 1000 - BUDGET
@@ -171,12 +164,12 @@ def test_put_back_is_pending_as_before() -> None:
     s = scheduler()
     s.mark("a", 5)
     s.mark("b", 6)
-    batch = s.next_batch(10)
+    batch = batch_of(s, 10)
     assert batch is not None
     s.mark("b", 11)
     s.mark("c", 12)
     s.put_back(batch, 13)
-    again = s.next_batch(13)
+    again = batch_of(s, 13)
     assert again is not None
     assert again.users == ("a", "b", "c")
     assert again.since_ms == 5
@@ -186,14 +179,14 @@ def test_removed_users_are_gone() -> None:
     s = scheduler()
     s.mark("a", 0)
     s.mark_low("b", 0)
-    s.next_batch(0)
+    batch_of(s, 0)
     s.mark("a", 1, new_tokens=7)
     s.remove("a")
     s.remove("b")
     assert len(s) == 0
     assert s.pending(2)[:4] == (0, 0, 0, 0)
     s.mark("a", 3)
-    assert s.next_batch(INTERVAL) is not None
+    assert batch_of(s, INTERVAL) is not None
 
 
 @settings(max_examples=200, deadline=None)
@@ -220,7 +213,7 @@ def test_nobody_is_lost_and_counts_add_up(steps: list[tuple[int, str, int]]) -> 
         elif what == "remove":
             s.remove(user)
             waiting.discard(user)
-        elif (batch := s.next_batch(now)) is not None:
+        elif (batch := batch_of(s, now)) is not None:
             if batch.live:
                 assert all(now - begun.get(u, -INTERVAL) >= INTERVAL for u in batch.users)
             if what == "fail":
@@ -233,7 +226,7 @@ def test_nobody_is_lost_and_counts_add_up(steps: list[tuple[int, str, int]]) -> 
         assert len(s) == len(waiting)
     while len(s):
         now += INTERVAL
-        batch = s.next_batch(now)
+        batch = batch_of(s, now)
         assert batch is not None
         waiting -= set(batch.users)
     assert not waiting
@@ -242,9 +235,9 @@ def test_nobody_is_lost_and_counts_add_up(steps: list[tuple[int, str, int]]) -> 
 
 def test_rate_follows_what_was_measured() -> None:
     s = scheduler()
-    batch = RefreshBatch(("a",), None, 100, 0, live=True)
-    s.done(batch, 0.1)
+    batch = RefreshBatch(("a",), 100, 0, live=True)
+    s.done(batch, 0.1, 0)
     s.mark("a", 0, new_tokens=90)
     assert s.pending(0).seconds == pytest.approx(0.1)
-    s.done(batch, 0.1, tokens=200)
+    s.done(batch._replace(tokens=200), 0.1, 0)
     assert s.pending(0).seconds == pytest.approx(100 / 1200)
