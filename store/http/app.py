@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from store.http import console, operations, problems, scenarios, users
+from store.http import console, embed, operations, problems, scenarios, users
 from store.http.middleware import Observed
 from store.http.problems import Problem
 from store.http.service import Service
@@ -23,7 +23,14 @@ def create_app(service: Service) -> FastAPI:
     app.state.service = service
     problems.install(app)
     app.add_middleware(Observed)
-    for router in (operations.open_router, users.router, scenarios.router, operations.router, console.router):
+    for router in (
+        operations.open_router,
+        users.router,
+        embed.router,
+        scenarios.router,
+        operations.router,
+        console.router,
+    ):
         app.include_router(router)
     app.openapi = lambda: _description(app)  # type: ignore[method-assign]
     return app

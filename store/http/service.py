@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Request
 
+from store.embed_messages import EmbedReply
 from store.freshness import PendingEvents
 from store.http.problems import ProblemError
 from store.index import ScenarioIndex
@@ -26,9 +28,21 @@ class Readiness(Protocol):
     def is_set(self) -> bool: ...
 
 
+class QueryEmbedder(Protocol):
+    """Asks the worker of a user for the embedding of a query that nobody registered."""
+
+    def ask(self, user_id: str, query: str, prompt: str | None, timeout_ms: int) -> Future[EmbedReply]:
+        """Does not block and does not raise. The future ends within about `timeout_ms`, by an error reply if need be;
+        it may be cancelled."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
-    """indexes: one per scenario, looked up at each request. lag: body of `GET /v1/lag` but for freshness."""
+    """indexes: one per scenario, looked up at each request. lag: body of `GET /v1/lag` but for freshness.
+
+    embedder: None = no ad-hoc queries.
+    """
 
     settings: ServeSettings
     scenarios: Mapping[str, ScenarioSettings]
@@ -36,6 +50,7 @@ class Service:
     tracker: PendingEvents
     lag: LagReport
     ready: Readiness
+    embedder: QueryEmbedder | None = None
 
     def index(self, scenario: str) -> ScenarioIndex:
         """A scenario's index.
