@@ -17,6 +17,7 @@ class BackFillRecord:
     registration: see store/scenario_record.py. model: id of the model that the users are brought to.
     done, total: users; total as counted when the back-fill began. complete: nothing is left.
     updated_at: ms. revision: of the scenario, as the worker knew it (store/scenario_record.py).
+    error: why the worker cannot compute the scenario at all, `code: detail`; then model is "" and nobody is refreshed.
     """
 
     scenario: str
@@ -28,6 +29,7 @@ class BackFillRecord:
     complete: bool
     updated_at: int
     revision: int = 0
+    error: str = ""
 
     @property
     def key(self) -> bytes:
@@ -45,7 +47,8 @@ class BackFillRecord:
             raw: dict[str, Any] = msgpack.unpackb(value)
             if raw["v"] != VERSION:
                 raise ValueError(f"version {raw['v']}; this version reads {VERSION}")
-            names = cls.__dataclass_fields__.keys() - {"revision"}
-            return cls(**{name: raw[name] for name in names}, revision=raw.get("revision", 0))
+            names = cls.__dataclass_fields__.keys() - {"revision", "error"}
+            later = {"revision": raw.get("revision", 0), "error": raw.get("error", "")}
+            return cls(**{name: raw[name] for name in names}, **later)
         except (KeyError, TypeError, ValueError, msgpack.UnpackException) as exc:
             raise ValueError(f"not a back-fill record: {exc}") from exc

@@ -30,6 +30,9 @@ M_OWNER, M_RESTORING, M_OUTCOMES = b"owner", b"restoring", b"outcomes"
 M_STALE = b"stale/"
 """Prefix, followed by a row key: a former owner logged that row late, so ours has to be logged again."""
 
+M_BACK_FILL = b"back_fill/"
+"""Prefix, followed by a scenario's name: how far its back-fill has come (a worker's replica)."""
+
 _U64 = struct.Struct(">Q")
 _OUTCOMES = struct.Struct(">5Q")
 _ID = struct.Struct(">QQ")

@@ -15,11 +15,13 @@ The commit protocol (docs/commit-protocol.md; the steps have the same numbers th
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 from store import buffer_layout as layout
 from store import logs
+from store.back_fill_cursor import BackFillCursor
 from store.batch import Batch, WindowRules
 from store.buffer_database import BufferDatabase, Cursor
 from store.buffer_layout import Mark, pack_int, pack_mark, prefix_length, split_prefix, unpack_mark
@@ -29,7 +31,7 @@ from store.dirty_marks import DirtyMarks, DirtyUser
 from store.encoded_event import EncodedEvent, EncodedField
 from store.log_apply import LogBatch
 from store.restore_finish import finish
-from store.rows import FORMAT, KIND_SUMMARY, Summary, summary_key, unpack_summary, user_prefix
+from store.rows import FORMAT, KIND_SUMMARY, Summary, prefix_end, summary_key, unpack_summary, user_prefix
 from store.settings import ModalitySettings
 from store.summary import Totals
 from store.window import UserWindow
@@ -251,6 +253,19 @@ class TokenBuffer:
         self._version += 1
         return list(users)
 
+    @contextmanager
+    def bulk_load(self) -> Iterator[None]:
+        """For `apply_log` of very many rows: twice as fast, and only that may be called; opens the database anew.
+
+        Raises:
+            StateError: the database cannot be opened any more.
+        """
+        self._db.reopen(bulk=True)
+        try:
+            yield
+        finally:
+            self._db.reopen(bulk=False)
+
     def finish_restore(self) -> int:
         """Bring what is derived from the rows up to date: summaries of windows whose rows came without one (the log
         was cut inside a batch), and the expiry index. Summaries written here reach the log with the next sweep.
@@ -321,6 +336,27 @@ class TokenBuffer:
         """Lowest `tokens` offset that is not yet in an embedding; None when nobody is dirty."""
         return self._dirty.oldest()
 
+    # Back-fills (replica)
+
+    def back_fills(self) -> dict[str, BackFillCursor]:
+        """Cursors of the back-fills under way, by scenario."""
+        start = len(layout.M_BACK_FILL)
+        return {
+            key[start:].decode(): BackFillCursor.unpack(value)
+            for key, value in self._db.items(self._db.meta, layout.M_BACK_FILL)
+        }
+
+    def save_back_fills(self, cursors: Mapping[str, BackFillCursor | None]) -> None:
+        """Keep cursors, or drop them (None), by scenario; durable on return, all or none."""
+        batch = self._db.batch()
+        for scenario, cursor in cursors.items():
+            key = layout.M_BACK_FILL + scenario.encode()
+            if cursor is None:
+                batch.delete(key, self._db.h_meta)
+            else:
+                batch.put(key, cursor.pack(), self._db.h_meta)
+        self._db.write(batch)
+
     # Reading
 
     def window(self, user_id: str) -> UserWindow:
@@ -331,9 +367,13 @@ class TokenBuffer:
             user_id, db.items(db.summaries, prefix), db.items(db.rows, prefix), rules.modalities, rules.dim
         )
 
-    def users(self) -> Iterator[str]:
-        """Every user with a summary, in key order. The buffer may change meanwhile."""
-        start, last = b"", ""
+    def users(self, *, after: str = "") -> Iterator[str]:
+        """Every user with a summary, in key order. The buffer may change meanwhile.
+
+        Args:
+            after: only those behind this user; "" = all.
+        """
+        start, last = prefix_end(user_prefix(after)) if after else b"", ""
         while True:
             page = self._db.keys(self._db.summaries, start, _PAGE)
             for key in page:
@@ -344,6 +384,18 @@ class TokenBuffer:
             if len(page) < _PAGE:
                 return
             start = page[-1] + b"\x00"
+
+    def count_users(self, *, exact_keys: int = 100_000) -> int:
+        """How many users have a summary; beyond so many summaries estimated from these and the database's own count."""
+        users, keys, last = 0, 0, b""
+        for key in self._db.summaries.keys():  # noqa: SIM118 (not a dict)
+            prefix = key[: 2 + (key[0] << 8 | key[1])]
+            users += prefix != last
+            last, keys = prefix, keys + 1
+            if keys == exact_keys:
+                there = int(self._db.summaries.property_int_value("rocksdb.estimate-num-keys") or 0)
+                return max(users, users * there // keys)
+        return users
 
     def summary(self, user_id: str, modality: str) -> Summary | None:
         """One summary row."""

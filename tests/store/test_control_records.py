@@ -37,7 +37,7 @@ def test_scenario(registered: Registered) -> None:
     assert Registered.unpack(registered.pack()) == registered
 
 
-@given(st.builds(BackFillRecord, text, whole, whole, text, whole, whole, st.booleans(), whole, whole))
+@given(st.builds(BackFillRecord, text, whole, whole, text, whole, whole, st.booleans(), whole, whole, text))
 def test_back_fill(found: BackFillRecord) -> None:
     assert BackFillRecord.unpack(found.pack()) == found
 
