@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import uvicorn
@@ -36,6 +36,7 @@ class Serve:
 
     Args:
         port: 0 = any free one.
+        beside: what else must live as long as these; each blocks until `stop` is set, on a thread of its name.
         on_ready: called once, with the URL, when HTTP answers and the tail is ready.
 
     Raises:
@@ -43,9 +44,17 @@ class Serve:
     """
 
     def __init__(
-        self, app: FastAPI, tail: Tail, *, host: str, port: int, on_ready: Callable[[str], None] = lambda _: None
+        self,
+        app: FastAPI,
+        tail: Tail,
+        *,
+        host: str,
+        port: int,
+        on_ready: Callable[[str], None] = lambda _: None,
+        beside: Mapping[str, Callable[[threading.Event], None]] | None = None,
     ) -> None:
         self._tail = tail
+        self._parts = {"tail": tail.run, "http": self._http, **(beside or {})}
         self._on_ready = on_ready
         self._socket = _bind(host, port)
         self.url = _url(host, self._socket.getsockname()[1])
@@ -69,8 +78,7 @@ class Serve:
         """
         ending = threading.Event()
         threads = [
-            threading.Thread(target=self._guard, args=(self._tail.run, ending), name="tail"),
-            threading.Thread(target=self._guard, args=(self._http, ending), name="http"),
+            threading.Thread(target=self._guard, args=(run, ending), name=name) for name, run in self._parts.items()
         ]
         for thread in threads:
             thread.start()
@@ -92,7 +100,9 @@ class Serve:
             raise self._failures[0]
         if not asked:
             raise AnchorstreamError(
-                "the HTTP server or the tail ended by itself", action="see the log before this line", code="serve_ended"
+                "the HTTP server, the tail or what runs beside them ended by itself",
+                action="see the log before this line",
+                code="serve_ended",
             )
 
     def _http(self, _: threading.Event) -> None:

@@ -89,6 +89,24 @@ def test_a_dead_tail_ends_http_and_the_role_fails(what: str, error: type[Excepti
         httpx.get(f"{serve.url}/livez")
 
 
+@pytest.mark.parametrize(("what", "error"), [("fail", DataLossError), ("leave", AnchorstreamError)])
+def test_what_runs_beside_lives_and_dies_with_them(what: str, error: type[Exception]) -> None:
+    tail, beside = FakeTail(), FakeTail()
+    _, _, failures, thread, _ = started(tail, beside={"replies": beside.run})
+    assert beside.ready.is_set()
+    getattr(beside, what).set()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert isinstance(failures[0], error)
+    assert tail.stopped
+    beside = FakeTail()
+    _, stop, failures, thread, _ = started(FakeTail(), beside={"replies": beside.run})
+    stop.set()
+    thread.join(60)
+    assert not failures
+    assert beside.stopped
+
+
 def test_stopping_does_not_wait_for_a_client_that_waits() -> None:
     tail = FakeTail()
     serve, stop, failures, thread, _ = started(tail)
