@@ -26,6 +26,7 @@ from store.row_meta import Coverage, pack_meta
 from store.row_table import RowChunk, RowTable, StoredRecord
 from store.scenario_record import CONFIGURED
 from store.search import Answer, Filters, nearest
+from store.watchers import Watchers
 
 SCAN_ROWS = 2_000_000
 """Row × query products under one hold of the lock: about 30 ms, the longest the writer waits for a reader."""
@@ -83,6 +84,8 @@ class ScenarioIndex:
         self._applied: dict[int, int] = {}
         self._generation = 0
         self._sorted: tuple[int, list[str]] = (0, [])
+        self.watchers = Watchers()
+        """Told of the users of every batch, once it is visible."""
 
     # reading: any thread
 
@@ -199,6 +202,7 @@ class ScenarioIndex:
         out = Applied()
         for part in _parts(batch, self._tombstones):
             self._apply(part, now_ms, out)
+        self.watchers.tell(out.upserted | out.erased)
         return out
 
     def mark_applied(self, positions: Mapping[int, int]) -> None:

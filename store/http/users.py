@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated
 
 import anyio
@@ -18,8 +20,8 @@ from store.http.service import Current
 from store.index import ScenarioIndex
 from store.row_table import StoredRecord
 
-FIRST_WAIT_SECONDS = 0.01
-LONGEST_WAIT_SECONDS = 0.1
+LOOK_UP_SECONDS = 0.5
+"""How often a request that waits looks whether its client still does."""
 _MIN_OFFSET = re.compile(r"(?P<source>[a-zA-Z0-9._-]{1,249}:\d{1,9}):(?P<offset>\d{1,18})", re.ASCII)
 
 router = APIRouter(tags=["embeddings"], dependencies=[Depends(may_read)])
@@ -61,16 +63,18 @@ async def _wait(
 ) -> StoredRecord | None:
     """The record once it covers `wanted`; None if it does not in time, or nobody waits any more."""
     deadline = time.monotonic() + seconds
-    pause = FIRST_WAIT_SECONDS
-    while True:
-        stored = await run_sync(index.get, user)
-        if stored is not None and _covers(stored, wanted):
-            return stored
-        left = deadline - time.monotonic()
-        if left <= 0 or await request.is_disconnected():
-            return None
-        await anyio.sleep(min(pause, left))
-        pause = min(2 * pause, LONGEST_WAIT_SECONDS)
+    news = asyncio.Event()
+    with index.watchers.watch(user, partial(asyncio.get_running_loop().call_soon_threadsafe, news.set)):
+        while True:
+            news.clear()
+            stored = await run_sync(index.get, user)
+            if stored is not None and _covers(stored, wanted):
+                return stored
+            left = deadline - time.monotonic()
+            if left <= 0 or await request.is_disconnected():
+                return None
+            with anyio.move_on_after(min(left, LOOK_UP_SECONDS)):
+                await news.wait()
 
 
 def _covers(stored: StoredRecord, wanted: Mapping[str, int]) -> bool:
