@@ -22,6 +22,9 @@ EMBEDDED_SESSION_TIMEOUT_MS = 6_000
 """The embedded broker makes a joining member wait session timeout - 1 s, so it is as short as Kafka itself allows."""
 SESSION_TIMEOUT_MS = 10_000
 """How long a killed member's partitions stay unread."""
+EMBEDDED_FETCH_WAIT_MS = 100
+"""A fetch that finds nothing is answered after this. Kafka answers as soon as a message comes; the embedded broker does
+not, so there it is what a message waits for at most."""
 _log = logging.getLogger("librdkafka")
 
 
@@ -59,6 +62,7 @@ class Connection:
             "auto.offset.reset": "earliest",
             "session.timeout.ms": self.session_timeout_ms,
             "heartbeat.interval.ms": self.heartbeat_interval_ms,
+            **({"fetch.wait.max.ms": EMBEDDED_FETCH_WAIT_MS} if self.embedded else {}),
             **self.properties,
             **config,
             "bootstrap.servers": self.bootstrap,

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import faust
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.transport.drivers.aiokafka import Consumer as AioKafkaConsumer
 
-from stream.client import Connection
+from stream.client import EMBEDDED_FETCH_WAIT_MS, Connection
 
 COMMIT_INTERVAL_SECONDS = 0.5
 FETCH_BYTES = 4 * 1024 * 1024
@@ -87,7 +88,9 @@ def create(
         **connection.faust_options(),
     )
     app.finalize()
-    app.transport.Consumer = _consumer_class(handler.durable)
+    app.transport.Consumer = _consumer_class(
+        handler.durable, fetch_wait_ms=EMBEDDED_FETCH_WAIT_MS if connection.embedded else None
+    )
 
     async def consume(stream: Any) -> None:
         async for events in stream.take_events(batch_messages, within=batch_wait_seconds or None):
@@ -108,11 +111,25 @@ def create(
     return app
 
 
-def _consumer_class(durable: Callable[[int], int | None]) -> type[Any]:
+def _consumer_class(durable: Callable[[int], int | None], *, fetch_wait_ms: int | None) -> type[Any]:
+    class Thread(AIOKafkaConsumerThread):  # type: ignore[misc]
+        """Waits `fetch_wait_ms` for a fetch to find something; Faust itself always 1500 ms."""
+
+        __module__ = AIOKafkaConsumerThread.__module__
+
+        def _create_worker_consumer(self, transport: Any) -> Any:
+            consumer = super()._create_worker_consumer(transport)
+            if fetch_wait_ms is not None:
+                consumer._fetch_max_wait_ms = fetch_wait_ms  # noqa: SLF001
+            return consumer
+
     class DurableConsumer(AioKafkaConsumer):  # type: ignore[misc]
         """Commits what is durable instead of what was acknowledged."""
 
         __module__ = AioKafkaConsumer.__module__  # whose logger it uses
+
+        def _new_consumer_thread(self) -> Any:
+            return Thread(self, loop=self.loop, beacon=self.beacon)
 
         def _new_offset(self, tp: Any) -> int | None:
             acked = self._acked[tp]
