@@ -20,32 +20,45 @@ class BufferDatabase:
 
     def __init__(self, path: Path, resources: BufferResources) -> None:
         self.path = path
+        self._resources = resources
+        self._write_options = resources.write_options
+        self._unlogged = rocksdict.WriteOptions()
+        self._unlogged.disable_wal = True
+        self._unsettled = False
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._open(bulk=False)
+
+    def _open(self, *, bulk: bool) -> None:
         try:
-            self.db = _open(path, resources)
+            self.db = _open(self.path, self._resources, bulk=bulk)
         except Exception:  # rocksdict raises plain Exception
             gc.collect()  # an iterator that an abandoned generator still holds keeps the lock of a closed database
             try:
-                self.db = _open(path, resources)
+                self.db = _open(self.path, self._resources, bulk=bulk)
             except Exception as exc:
                 locked = "lock" in str(exc).lower()
                 raise StateError(
-                    f"the token buffer at {path} cannot be opened: {exc}",
+                    f"the token buffer at {self.path} cannot be opened: {exc}",
                     action="stop the other process that uses it"
                     if locked
                     else "remove the directory; it will be restored from the `tokens` topic",
                     code="state_locked" if locked else "state_unreadable",
                 ) from exc
-        self._write_options = resources.write_options
-        self._unlogged = rocksdict.WriteOptions()
-        self._unlogged.disable_wal = True
-        self._unsettled = False
         self.rows, self.summaries, self.ids, self.expiry, self.dirty, self.meta = (
             self.db.get_column_family(name) for name in layout.FAMILIES
         )
         self.h_rows, self.h_summaries, self.h_ids, self.h_expiry, self.h_dirty, self.h_meta = (
             self.db.get_column_family_handle(name) for name in layout.FAMILIES
         )
+
+    def reopen(self, *, bulk: bool) -> None:
+        """Open it anew, for a bulk load (see `BufferResources.family_options`) or for everything else.
+
+        Raises:
+            StateError: it cannot be opened any more; it stays closed.
+        """
+        self.close()
+        self._open(bulk=bulk)
 
     def check(self, expected: dict[bytes, str]) -> None:
         """Compare what the database was made for with what is asked of it; a new one takes it over.
@@ -153,8 +166,9 @@ class BufferDatabase:
         self.db = None
 
 
-def _open(path: Path, resources: BufferResources) -> Any:
-    return rocksdict.Rdict(str(path), resources.database_options(), column_families=resources.family_options())
+def _open(path: Path, resources: BufferResources, *, bulk: bool) -> Any:
+    options = resources.database_options(bulk=bulk)
+    return rocksdict.Rdict(str(path), options, column_families=resources.family_options(bulk=bulk))
 
 
 class Cursor:

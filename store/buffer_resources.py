@@ -11,6 +11,10 @@ from store import buffer_layout as layout
 from store.settings import StoreSettings
 
 KIB, MIB = 1024, 1024 * 1024
+_BULK_FILES = 48
+"""Table files on level 0 before a bulk load is compacted. It leaves that many, and some more while it compacts."""
+_UNSORTED = {layout.ROWS, layout.SUMMARIES}
+"""Families that a bulk load never reads: their memtables are plain arrays, sorted when they are flushed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +55,10 @@ class BufferResources:
             sync=settings.sync_writes,
         )
 
-    def database_options(self) -> Any:
-        """Options of the database itself."""
-        options = self._options(bloom=False)
+    def database_options(self, *, bulk: bool = False) -> Any:
+        """Options of the database itself. bulk: see `family_options`."""
+        options = self._options(bloom=False, bulk=bulk, unsorted=False)
+        options.set_allow_concurrent_memtable_write(not bulk)  # unsorted memtables do not support it
         options.create_if_missing(True)
         options.create_missing_column_families(True)
         options.set_max_background_jobs(2)
@@ -65,16 +70,31 @@ class BufferResources:
         options.set_stats_dump_period_sec(0)
         return options
 
-    def family_options(self) -> dict[str, Any]:
-        """Options per column family. Only families that are probed by exact key have a bloom filter."""
-        probed = {layout.IDS, layout.SUMMARIES}
-        return {name: self._options(bloom=name in probed) for name in layout.FAMILIES}
+    def family_options(self, *, bulk: bool = False) -> dict[str, Any]:
+        """Options per column family. Only families that are probed by exact key have a bloom filter.
 
-    def _options(self, *, bloom: bool) -> Any:
+        bulk: for applying much of a log: writes are cheap and nothing is compacted; reading rows or summaries is slow.
+        """
+        probed = {layout.IDS, layout.SUMMARIES}
+        return {
+            name: self._options(bloom=name in probed, bulk=bulk, unsorted=bulk and name in _UNSORTED)
+            for name in layout.FAMILIES
+        }
+
+    def _options(self, *, bloom: bool, bulk: bool, unsorted: bool) -> Any:
         options = rocksdict.Options(raw_mode=True)
+        options.set_level_zero_slowdown_writes_trigger(8 * _BULK_FILES)  # commits go on over what a bulk load left
+        options.set_level_zero_stop_writes_trigger(16 * _BULK_FILES)
+        if bulk:
+            options.set_level_zero_file_num_compaction_trigger(_BULK_FILES)
+            options.set_soft_pending_compaction_bytes_limit(0)
+            options.set_hard_pending_compaction_bytes_limit(0)
+        if unsorted:
+            options.set_memtable_factory(rocksdict.MemtableFactory.vector())
         options.set_write_buffer_manager(self.write_buffers)
         options.set_write_buffer_size(min(self.write_buffer_bytes // 2, 32 * MIB))
-        options.set_compression_type(rocksdict.DBCompressionType.lz4())
+        # what is bulk loaded is compressed when it is compacted
+        options.set_compression_type(rocksdict.DBCompressionType.none() if bulk else rocksdict.DBCompressionType.lz4())
         options.set_level_compaction_dynamic_level_bytes(True)
         table = rocksdict.BlockBasedOptions()
         table.set_block_cache(self.block_cache)

@@ -6,7 +6,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -22,6 +22,8 @@ _FETCH_SECONDS = 0.05
 APPLY_ROWS = 2000
 """Rows per WriteBatch: writing one holds the interpreter lock, some milliseconds."""
 CONSUME_MESSAGES = 5000
+BULK_RECORDS = 50_000
+"""From this many records on, opening the database twice more is worth it."""
 _RESTORE_CONFIG: dict[str, Any] = {
     "auto.offset.reset": "error",  # a position that is lost while reading must not be skipped in silence
     "enable.partition.eof": True,
@@ -29,6 +31,7 @@ _RESTORE_CONFIG: dict[str, Any] = {
     "fetch.max.bytes": 64 * 1024 * 1024,
     "queued.min.messages": 100_000,
     "queued.max.messages.kbytes": 64 * 1024,
+    "fetch.queue.backoff.ms": 5,  # the default, 1 s, leaves a full queue empty for most of it
     "check.crcs": False,
 }
 
@@ -92,16 +95,17 @@ def restore(
         consumer.assign([tp])
         ownership = Ownership(buffer.owner)
         complete = buffer.log_offset >= end
-        while not complete and not (stop is not None and stop.is_set()):
-            with _without_gc():
-                messages = consumer.consume(CONSUME_MESSAGES, _FETCH_SECONDS)
-                complete = _reached(messages, end)
-                for run in split_runs(messages, ownership, buffer.log_offset):
-                    _apply(buffer, run, mark_dirty=False)
-                    rows += len(run.rows)
-                    stale += len(run.stale)
-            if on_progress is not None:
-                on_progress(rows, max(0, end - buffer.log_offset))
+        with buffer.bulk_load() if end - buffer.log_offset >= BULK_RECORDS else nullcontext():
+            while not complete and not (stop is not None and stop.is_set()):
+                with _without_gc():
+                    messages = consumer.consume(CONSUME_MESSAGES, _FETCH_SECONDS)
+                    complete = _reached(messages, end)
+                    for run in split_runs(messages, ownership, buffer.log_offset):
+                        _apply(buffer, run, mark_dirty=False)
+                        rows += len(run.rows)
+                        stale += len(run.stale)
+                if on_progress is not None:
+                    on_progress(rows, max(0, end - buffer.log_offset))
         if complete and finish:
             recomputed = buffer.finish_restore()
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -137,13 +138,14 @@ class BufferMachine(RuleBasedStateMachine):
             self.log.write(self.buffer, events[start : start + split], self.offset)
         self.last = events
 
-    @rule(chunk=st.integers(1, 50))
-    def lose_the_disk(self, chunk: int) -> None:
+    @rule(chunk=st.integers(1, 50), bulk=st.booleans())
+    def lose_the_disk(self, chunk: int, bulk: bool) -> None:
         """Restored from the log alone; the last batch is read again, as Kafka's offset may lag."""
         self.buffer.close()
         self.n += 1
         self.buffer = open_buffer(self.dir / f"b{self.n}", SHARED)
-        self.log.replay(self.buffer, chunk=chunk)
+        with self.buffer.bulk_load() if bulk else nullcontext():
+            self.log.replay(self.buffer, chunk=chunk)
         assert self.buffer.finish_restore() == 0
         self.model.batch(self.last)
         self.log.write(self.buffer, self.last, self.offset)
