@@ -32,7 +32,7 @@ class Report:
 def names() -> list[str]:
     """Benchmarks there are."""
     package = import_module("deploy.benches")
-    return sorted(module.name for module in iter_modules(package.__path__) if module.name != "report")
+    return sorted(m.name for m in iter_modules(package.__path__) if not m.ispkg and m.name != "report")
 
 
 def select(name: str) -> list[str]:
@@ -43,9 +43,9 @@ def select(name: str) -> list[str]:
     return known if name == "all" else [name]
 
 
-def run(name: str, *, brief: bool) -> Report:
-    """Run one."""
-    report: Report = import_module(f"deploy.benches.{name}").run(brief=brief)
+def run(name: str, *, brief: bool, **options: Any) -> Report:
+    """Run one. options: of its own; see its `run`."""
+    report: Report = import_module(f"deploy.benches.{name}").run(brief=brief, **options)
     return report
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 if TYPE_CHECKING:
     from deploy.benches.report import Report
+
+_FRESHNESS = Group("Of bench freshness")
 
 
 def bench(
@@ -16,18 +18,27 @@ def bench(
     *,
     brief: Annotated[bool, Parameter(negative="", help="A quick look: shorter runs, larger errors.")] = False,
     json: Annotated[str | None, Parameter(name="--json", help="Write the results to this file; - = stdout.")] = None,
+    users_per_second: Annotated[int | None, Parameter(group=_FRESHNESS, help="Users updated a second; 50.")] = None,
+    seconds: Annotated[float | None, Parameter(group=_FRESHNESS, help="How long; 300, briefly 30.")] = None,
+    scenarios: Annotated[int | None, Parameter(group=_FRESHNESS, help="How many, 1 to 10; 4.")] = None,
 ) -> None:
     """Measure one part (or all, briefly) next to a baseline in the same run; print a table with ratios."""
     from deploy import output
     from deploy.benches import report as benches
     from store import logs
+    from store.errors import ConfigError
 
     logs.configure("bench", level="WARNING")
     chosen = benches.select(name)
+    options = {"users_per_second": users_per_second, "seconds": seconds, "scenarios": scenarios}
+    options = {key: value for key, value in options.items() if value is not None}
+    if options and name != "freshness":
+        given = ", ".join(f"--{key.replace('_', '-')}" for key in options)
+        raise ConfigError(f"bench {name} has no {given}", action="these are options of `bench freshness`")
     results: dict[str, Any] = {}
     for one in chosen:
         output.note(f"bench {one} …")
-        found = benches.run(one, brief=brief or name == "all")
+        found = benches.run(one, brief=brief or name == "all", **options)
         results[one] = found.to_dict()
         if json != "-":
             write(one, found)

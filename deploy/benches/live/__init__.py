@@ -1,0 +1,1 @@
+"""A whole system under a steady load, for benchmarks that measure what a client sees."""

@@ -1,0 +1,131 @@
+"""The roles as separate processes on a broker of their own: started, drained, weighed, stopped."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from deploy.attend import wait_ready
+from deploy.config import load
+from deploy.demo import counts
+from deploy.launcher import Launcher
+from deploy.service_client import Service
+from store.errors import AnchorstreamError
+from stream.lag import LagReader, plan
+from stream.topics import Topics
+
+QUIET_READINGS = 2
+"""So many readings in a row must say that all has arrived: one may fall between two topics."""
+DRAIN_SECONDS = 600.0
+_POLL_SECONDS = 0.3
+
+
+class BenchError(AnchorstreamError):
+    """What was measured cannot be trusted: the system lost something, or did not keep up at all."""
+
+    code = "bench_failed"
+
+
+class LiveSystem:
+    """Launcher and judge; a context manager.
+
+    Args:
+        folder: of all state; empty.
+        broker: `local` or `embedded`.
+        scenarios: name → query.
+    """
+
+    def __init__(self, folder: Path, *, broker: str, scenarios: Mapping[str, str], preset: str = "tiny") -> None:
+        overrides: dict[str, Any] = {
+            "kafka": {"bootstrap_servers": broker},
+            "scenarios": {name: {"query": query} for name, query in scenarios.items()},
+            "model": {"preset": preset, "device": "cpu"},
+            "store": {"data_dir": str(folder)},
+            "serve": {"port": 0},
+        }
+        self.launcher = Launcher(load(None, overrides=overrides))
+        self.settings = self.launcher.settings
+        self.topics = Topics(self.settings.kafka)
+
+    def __enter__(self) -> Self:
+        self.launcher.start()
+        try:
+            self._wait_ready()
+            raw = {modality.topic for modality in self.settings.modalities.values()}
+            self._lag = LagReader(self.launcher.connection, plan(self.topics, raw, self.settings.scenarios))
+        except BaseException:
+            self.launcher.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lag.close()
+        self.launcher.stop()
+
+    def restart_serve(self) -> Service:
+        """A new serve process, whose own figures begin now."""
+        self.launcher.remove_role("serve-0")
+        self.launcher.add_role("serve", 0)
+        self._wait_ready()
+        return Service.find(self.settings)
+
+    def drain(self) -> None:
+        """Wait until everything produced is queryable: every group's lag is 0.
+
+        Raises:
+            BenchError: that took longer than DRAIN_SECONDS.
+        """
+        deadline, quiet, waiting = time.monotonic() + DRAIN_SECONDS, 0, "nothing was read"
+        while quiet < QUIET_READINGS:
+            self.launcher.check()
+            report = self._lag.read(max_age_seconds=0)
+            quiet = quiet + 1 if report.whole and report.lag_messages == 0 else 0
+            waiting = ", ".join(f"{g.role} {g.lag_messages}" for g in report.groups() if g.lag_messages)
+            if time.monotonic() > deadline:
+                raise BenchError(
+                    f"not everything arrived within {DRAIN_SECONDS:g} s: {waiting}",
+                    action="the machine is too slow for this load, or busy: use fewer users a second",
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def account(self, sent: int) -> None:
+        """Every event sent was applied, once.
+
+        Raises:
+            BenchError: the processor's databases and the dead letters do not add up to `sent`.
+        """
+        connection = self.launcher.connection
+        found = counts.processed(self.settings.store.data_dir, connection.identity)
+        refused: Counter[str] = counts.refused(connection, self.topics.dead_letters)
+        applied = found.applied + found.expired + found.evicted
+        if applied != sent or refused or found.duplicate or found.conflicting:
+            raise BenchError(
+                f"sent {sent:,} events; the processor has {found}, dead letters hold {dict(refused)}",
+                action="a role that died meanwhile counts events again; otherwise report this",
+            )
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """CPU time used so far by each role and the broker; empty where the system does not tell (no /proc)."""
+        pids = {name.removesuffix("-0"): pid for name, pid in self.launcher.pids().items()}
+        if (process := self.launcher.broker.process) is not None:
+            pids["broker"] = process.pid
+        try:
+            return {name: _cpu_seconds(pid) for name, pid in pids.items()}
+        except OSError:
+            return {}
+
+    def _wait_ready(self) -> None:
+        wait_ready(self.launcher, threading.Event())
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
