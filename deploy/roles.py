@@ -130,27 +130,32 @@ def _worker(context: Context) -> None:
 
 def _serve(context: Context) -> None:
     from deploy.brokers.files import write_json
-    from store.embedding_record import DIM
+    from store.back_fill_board import BackFillBoard
+    from store.catalog import Catalog
     from store.freshness import PendingEvents
     from store.http.app import create_app
     from store.http.server import Serve
     from store.http.service import Service
-    from store.index import ScenarioIndex
     from store.snapshot import SnapshotStore
     from stream.lag import LagReader, plan
+    from stream.scenario_feed import ScenarioFeed
     from stream.serve_tail import ServeTail
 
     settings, topics = context.settings, context.topics
     data_dir = settings.store.data_dir.absolute()
-    indexes = {name: ScenarioIndex(name, dim=DIM) for name in settings.scenarios}
-    tracker = PendingEvents(tuple(indexes), lambda scenario, user: indexes[scenario].coverage(user))
+    catalog = Catalog()
+    board = BackFillBoard(topics.partitions)
+    feed = ScenarioFeed(context.connection, topics, settings.scenarios, settings.candidates, board)
+    tracker = PendingEvents(tuple(settings.scenarios), catalog.coverage)
     # `verify` finds the snapshots of the first instance without a broker
     folder = data_dir / "serve" if context.state.name == "0" else context.state
     tail = ServeTail(
         context.connection,
         topics,
         settings.modalities,
-        indexes,
+        feed,
+        catalog,
+        board,
         tracker,
         SnapshotStore(folder, identity=context.connection.identity),
         snapshot_interval_seconds=settings.store.snapshot_interval_seconds,
@@ -158,7 +163,7 @@ def _serve(context: Context) -> None:
     reader = LagReader(
         context.connection, plan(topics, {m.topic for m in settings.modalities.values()}, settings.scenarios)
     )
-    service = Service(settings.serve, settings.scenarios, indexes, tracker, lambda: reader.read().to_dict(), tail.ready)
+    service = Service(settings.serve, catalog, tracker, lambda: reader.read().to_dict(), tail.ready, board)
     state_file = data_dir / "run" / "serve.json"
 
     def on_ready(url: str) -> None:

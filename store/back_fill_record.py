@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import msgpack
 
 VERSION = 1
+_TYPES: dict[str, type] = {"str": str, "int": int, "bool": bool}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,9 @@ class BackFillRecord:
                 raise ValueError(f"version {raw['v']}; this version reads {VERSION}")
             names = cls.__dataclass_fields__.keys() - {"revision", "error"}
             later = {"revision": raw.get("revision", 0), "error": raw.get("error", "")}
-            return cls(**{name: raw[name] for name in names}, **later)
+            found = cls(**{name: raw[name] for name in names}, **later)
+            if wrong := [f.name for f in fields(cls) if type(getattr(found, f.name)) is not _TYPES[str(f.type)]]:
+                raise TypeError(f"of another type: {', '.join(wrong)}")
+            return found
         except (KeyError, TypeError, ValueError, msgpack.UnpackException) as exc:
             raise ValueError(f"not a back-fill record: {exc}") from exc

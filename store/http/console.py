@@ -17,7 +17,7 @@ from store.http.auth import may_read
 from store.http.models import Scenario
 from store.http.operations import read_lag
 from store.http.problems import ProblemError
-from store.http.scenarios import describe
+from store.http.scenarios import describe_all
 from store.http.service import Current, Service
 
 REFRESH_SECONDS = 5
@@ -49,7 +49,7 @@ router = APIRouter(dependencies=[Depends(may_read)])
 def console(
     service: Current,
     user: Annotated[str, Query(max_length=128)] = "",
-    scenario: Annotated[str, Query(max_length=63)] = "",
+    scenario: Annotated[str, Query(max_length=127)] = "",
     lookup: bool = False,
 ) -> HTMLResponse:
     """Scenarios, freshness and lag; with `user` (or `lookup`) the look-up, which does not renew itself."""
@@ -108,7 +108,7 @@ def _n(numeric: bool) -> str:
 def _form(service: Service, user: str, scenario: str) -> str:
     options = "".join(
         f'<option value="{escape(name)}"{" selected" if name == scenario else ""}>{escape(name)}</option>'
-        for name in sorted(service.scenarios)
+        for name in sorted(service.catalog)
     )
     return (
         f'<form action="/" method="get"><input name="user" maxlength="128" placeholder="user id" required '
@@ -119,17 +119,30 @@ def _form(service: Service, user: str, scenario: str) -> str:
 
 def _scenarios(service: Service) -> str:
     try:
-        found = [describe(service, name) for name in sorted(service.scenarios)]
+        found = describe_all(service)
     except ProblemError as exc:
         return _warning(exc)
     return "<h2>Scenarios</h2>" + _table(
-        ["scenario", "query", "model", "users"], [[s.name, s.query, _models(s), s.users] for s in found]
+        ["scenario", "", "query", "model", "users", "back-fill"],
+        [
+            [s.name, "registered" if s.registered else "configured", s.query, _models(s), s.users, _back_fill(s)]
+            for s in found
+        ],
     )
 
 
 def _models(scenario: Scenario) -> str:
     more = len(scenario.models) - 1
     return (scenario.model or "–") + (f" (+{more} older)" if more > 0 else "")
+
+
+def _back_fill(scenario: Scenario) -> str:
+    found = scenario.back_fill
+    if found is None:
+        return "not reported"
+    if faults := sorted({part.error for part in found.partitions if part.error}):
+        return "; ".join(faults)
+    return "complete" if found.complete else f"{found.done:,} of {found.total:,} users"
 
 
 def _freshness(service: Service) -> str:

@@ -99,12 +99,35 @@ class NeighborsAnswer(BaseModel):
     missing: list[str]
 
 
+class PartitionBackFill(BaseModel):
+    """How far one partition's worker is with bringing its users to a scenario's model."""
+
+    partition: int
+    model: str | None = Field(description="id of weights, query and prompt; null where it cannot be computed")
+    done: int
+    total: int = Field(description="users when the back-fill began")
+    complete: bool
+    error: str | None = Field(description="why the worker cannot compute the scenario, `code: detail`")
+    updated_at: int = Field(description="ms")
+
+
+class BackFillProgress(BaseModel):
+    """How far the workers are with bringing every user to a scenario's newest query and model."""
+
+    done: int = Field(description="users, of the partitions that have reported")
+    total: int
+    complete: bool = Field(description="everybody is done, in every partition, and queryable")
+    partitions: list[PartitionBackFill] = Field(description="those that have reported")
+
+
 class Scenario(BaseModel):
-    """One use of the embeddings, and its index."""
+    """One use of the embeddings, and its index. `NAME@CANDIDATE`: as a candidate model computes it."""
 
     name: str
     query: str
     prompt: str | None
+    registered: bool = Field(description="at run time; else it is of the configuration")
+    back_fill: BackFillProgress | None = Field(description="null while no worker has reported")
     model: str | None = Field(description="the model of most users; null while there are none")
     models: dict[str, int] = Field(description="users per model")
     users: int

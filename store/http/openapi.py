@@ -7,6 +7,8 @@ import sys
 import threading
 from typing import Any
 
+from store.back_fill_board import BackFillBoard
+from store.catalog import Catalog
 from store.freshness import PendingEvents
 from store.http.app import create_app
 from store.http.service import Service
@@ -16,7 +18,7 @@ from store.settings import ServeSettings
 def description() -> dict[str, Any]:
     """The OpenAPI document; it does not depend on scenarios or settings."""
     tracker = PendingEvents((), lambda _scenario, _user: None)
-    return create_app(Service(ServeSettings(), {}, {}, tracker, dict, threading.Event())).openapi()
+    return create_app(Service(ServeSettings(), Catalog(), tracker, dict, threading.Event(), BackFillBoard(1))).openapi()
 
 
 def main() -> None:

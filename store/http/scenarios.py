@@ -7,14 +7,18 @@ from typing import Annotated
 import numpy as np
 from fastapi import APIRouter, Depends, Query
 
+from store.back_fill_board import BackFill
+from store.catalog import ServedScenario
 from store.http.auth import may_read
 from store.http.models import (
+    BackFillProgress,
     Embedding,
     EmbeddingPage,
     Neighbor,
     NeighborsAnswer,
     NeighborsOf,
     NeighborsRequest,
+    PartitionBackFill,
     Scenario,
     Scenarios,
     to_embedding,
@@ -32,13 +36,13 @@ router = APIRouter(prefix="/v1/scenarios", tags=["scenarios"], dependencies=[Dep
 @router.get("", response_model=Scenarios, responses=documented("not_ready"))
 def list_scenarios(service: Current) -> Scenarios:
     """All scenarios."""
-    return Scenarios(scenarios=[describe(service, name) for name in sorted(service.scenarios)])
+    return Scenarios(scenarios=describe_all(service))
 
 
 @router.get("/{scenario}", response_model=Scenario, responses=documented("scenario_unknown", "not_ready"))
 def get_scenario(service: Current, scenario: str) -> Scenario:
     """One scenario."""
-    return describe(service, scenario)
+    return describe(service, scenario, service.scenario(scenario))
 
 
 @router.post(
@@ -91,19 +95,50 @@ def export_embeddings(
     return EmbeddingPage(embeddings=embeddings, next=embeddings[-1].user_id if len(page) > limit else None)
 
 
-def describe(service: Service, name: str) -> Scenario:
-    """A scenario and its index. Raises ProblemError."""
-    index = service.index(name)
+def describe_all(service: Service) -> list[Scenario]:
+    """Every scenario, by name. Raises ProblemError: not_ready."""
+    if not service.ready.is_set():
+        raise ProblemError("not_ready", "the indexes are being restored from Kafka; /readyz tells when they are")
+    return [describe(service, name, served) for name, served in sorted(service.catalog.now().items())]
+
+
+def describe(service: Service, name: str, served: ServedScenario) -> Scenario:
+    """A scenario and its index."""
+    index = served.index
     models = index.models()
     return Scenario(
         name=name,
-        query=service.scenarios[name].query,
-        prompt=service.scenarios[name].prompt,
+        query=served.entry.settings.query,
+        prompt=served.entry.settings.prompt,
+        registered=served.registered,
+        back_fill=_back_fill(service.back_fills.progress(name, served.entry)),
         model=next(iter(models), None),
         models=models,
         users=len(index),
         generation=index.generation,
         applied=index.applied(),
+    )
+
+
+def _back_fill(found: BackFill | None) -> BackFillProgress | None:
+    if found is None:
+        return None
+    return BackFillProgress(
+        done=found.done,
+        total=found.total,
+        complete=found.complete,
+        partitions=[
+            PartitionBackFill(
+                partition=record.partition,
+                model=record.model or None,
+                done=record.done,
+                total=record.total,
+                complete=record.complete,
+                error=record.error or None,
+                updated_at=record.updated_at,
+            )
+            for record in found.partitions
+        ],
     )
 
 

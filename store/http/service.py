@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Request
 
+from store.back_fill_board import BackFillBoard
+from store.catalog import Catalog, ServedScenario
 from store.embed_messages import EmbedReply
 from store.freshness import PendingEvents
 from store.http.problems import ProblemError
 from store.index import ScenarioIndex
-from store.settings import ScenarioSettings, ServeSettings
+from store.settings import ServeSettings
 
 
 class LagReport(Protocol):
@@ -39,31 +40,43 @@ class QueryEmbedder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """indexes: one per scenario, looked up at each request. lag: body of `GET /v1/lag` but for freshness.
+    """What requests are answered from.
 
+    catalog: the scenarios, as they are at each request. lag: body of `GET /v1/lag` but for freshness.
+    back_fills: how far those of the scenarios are.
     embedder: None = no ad-hoc queries.
     """
 
     settings: ServeSettings
-    scenarios: Mapping[str, ScenarioSettings]
-    indexes: Mapping[str, ScenarioIndex]
+    catalog: Catalog
     tracker: PendingEvents
     lag: LagReport
     ready: Readiness
+    back_fills: BackFillBoard
     embedder: QueryEmbedder | None = None
 
-    def index(self, scenario: str) -> ScenarioIndex:
-        """A scenario's index.
+    def scenario(self, name: str) -> ServedScenario:
+        """A scenario that is served; it stays whole for the caller when it is retired meanwhile.
 
         Raises:
             ProblemError: scenario_unknown, or not_ready: half an index would give wrong answers.
         """
-        if scenario not in self.scenarios:
-            known = ", ".join(sorted(self.scenarios))
-            raise ProblemError("scenario_unknown", f"{scenario!r} is not one of: {known}")
         if not self.ready.is_set():
             raise ProblemError("not_ready", "the indexes are being restored from Kafka; /readyz tells when they are")
-        return self.indexes[scenario]
+        served = self.catalog.get(name)
+        if served is None:
+            raise ProblemError("scenario_unknown", f"{name!r} is not one of: {', '.join(sorted(self.catalog))}")
+        return served
+
+    def index(self, scenario: str) -> ScenarioIndex:
+        """A scenario's index. Raises ProblemError as `scenario`."""
+        return self.scenario(scenario).index
+
+    def same_index(self, scenario: str, index: ScenarioIndex) -> ScenarioIndex:
+        """The same index, after a wait. Raises ProblemError: scenario_unknown, if it was retired meanwhile."""
+        if self.index(scenario) is not index:
+            raise ProblemError("scenario_unknown", f"{scenario!r} was retired meanwhile, and registered anew")
+        return index
 
 
 async def _service(request: Request) -> Service:

@@ -16,12 +16,11 @@ from fastapi import APIRouter, Depends, Query, Request
 from store.http.auth import may_read
 from store.http.models import Embedding, to_embedding
 from store.http.problems import ProblemError, documented
-from store.http.service import Current
-from store.index import ScenarioIndex
+from store.http.service import Current, Service
 from store.row_table import StoredRecord
 
 LOOK_UP_SECONDS = 0.5
-"""How often a request that waits looks whether its client still does."""
+"""How often a request that waits looks whether its client still does, and its scenario still is."""
 _MIN_OFFSET = re.compile(r"(?P<source>[a-zA-Z0-9._-]{1,249}:\d{1,9}):(?P<offset>\d{1,18})", re.ASCII)
 
 router = APIRouter(tags=["embeddings"], dependencies=[Depends(may_read)])
@@ -46,8 +45,9 @@ async def get_embedding(
     """A user's newest embedding for a scenario. Slashes in a user id may be given as they are or as %2F."""
     index = service.index(scenario)
     wanted = _parse(min_offset or [])
-    stored = await _wait(request, index, user, wanted, timeout_ms / 1000) if wanted else None
+    stored = await _wait(request, service, scenario, user, wanted, timeout_ms / 1000) if wanted else None
     stored = stored or await run_sync(index.get, user)
+    service.same_index(scenario, index)
     if stored is None and not wanted:
         raise ProblemError("user_unknown", f"user {user!r} has no embedding for {scenario!r}")
     if stored is None or not _covers(stored, wanted):
@@ -59,9 +59,13 @@ async def get_embedding(
 
 
 async def _wait(
-    request: Request, index: ScenarioIndex, user: str, wanted: Mapping[str, int], seconds: float
+    request: Request, service: Service, scenario: str, user: str, wanted: Mapping[str, int], seconds: float
 ) -> StoredRecord | None:
-    """The record once it covers `wanted`; None if it does not in time, or nobody waits any more."""
+    """The record once it covers `wanted`; None if it does not in time, or nobody waits any more.
+
+    Raises ProblemError: scenario_unknown, when the scenario is retired meanwhile.
+    """
+    index = service.index(scenario)
     deadline = time.monotonic() + seconds
     news = asyncio.Event()
     with index.watchers.watch(user, partial(asyncio.get_running_loop().call_soon_threadsafe, news.set)):
@@ -75,6 +79,7 @@ async def _wait(
                 return None
             with anyio.move_on_after(min(left, LOOK_UP_SECONDS)):
                 await news.wait()
+            index = service.same_index(scenario, index)
 
 
 def _covers(stored: StoredRecord, wanted: Mapping[str, int]) -> bool:

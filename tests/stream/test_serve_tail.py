@@ -5,123 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import numpy as np
 import pytest
-from confluent_kafka import TopicPartition
 
 from deploy.brokers.local import LocalKafka
 from deploy.brokers.process import EmbeddedBroker
-from deploy.topics import ensure
-from store.embedding_record import EmbeddingRecord
 from store.errors import DataLossError
-from store.freshness import PendingEvents
 from store.index import ScenarioIndex
-from store.settings import ModalitySettings
 from store.snapshot import SnapshotStore
-from stream.client import Connection
-from stream.event import Event, pack
 from stream.partitioner import partition_of
-from stream.serve_tail import ServeTail
-from stream.settings import KafkaSettings
-from stream.topics import Topics
-
-SCENARIOS = ("churn", "credit")
-
-
-class World:
-    """Topics of their own on a broker, and what serve's neighbours write to them."""
-
-    def __init__(self, connection: Connection, prefix: str, data: Path) -> None:
-        self.topics = Topics(KafkaSettings(topic_prefix=prefix, partitions=2))
-        specs = self.topics.specs({"bill": ModalitySettings(topic=f"{prefix}-raw")}, SCENARIOS)
-        ensure(connection, specs)
-        self.connection = connection
-        self.data = data
-        self.producer = connection.producer()
-        self.offset = 0
-
-    def record(self, user: str, offset: int, *, seed: int = 0, scenarios: tuple[str, ...] = SCENARIOS) -> None:
-        vector = np.random.default_rng(seed).standard_normal(128).astype(np.float32)
-        for scenario in scenarios:
-            record = EmbeddingRecord(user, scenario, "m", 1, 2, 3, vector, {"raw:0": offset}, {"bill": 1})
-            self._send(self.topics.embeddings(scenario), user, record.pack())
-
-    def erase(self, user: str) -> None:
-        for scenario in SCENARIOS:
-            self._send(self.topics.embeddings(scenario), user, None)
-
-    def event(self, *users: str, modality: str = "bill") -> int:
-        """One message of `events`; all users must share a partition. Returns the last raw offset."""
-        now = int(time.time() * 1000)
-        events = []
-        for user in users:
-            events.append(Event(user, modality, now, f"e{self.offset}", "", (), None, "raw", 0, self.offset, now, now))
-            self.offset += 1
-        self.producer.produce(self.topics.events, pack(now, events), partition=partition_of(users[0], 2))
-        self.flush()
-        return self.offset - 1
-
-    def flush(self) -> None:
-        assert self.producer.flush(10) == 0
-
-    def committed(self, group: str, topic: str) -> list[int]:
-        consumer = self.connection.consumer(group)
-        try:
-            found = consumer.committed([TopicPartition(topic, p) for p in range(2)], timeout=10)
-            return [tp.offset for tp in found]
-        finally:
-            consumer.close()
-
-    def _send(self, topic: str, user: str, value: bytes | None) -> None:
-        self.producer.produce(topic, value, user.encode(), partition_of(user, 2))
-
-    def tail(self, **options: Any) -> Running:
-        return Running(self, options)
-
-
-class Running:
-    """A tail in a thread; leaving the `with` stops it, `failure` is what it raised."""
-
-    def __init__(self, world: World, options: dict[str, Any]) -> None:
-        self.indexes = {scenario: ScenarioIndex(scenario) for scenario in SCENARIOS}
-        self.tracker = PendingEvents(SCENARIOS, lambda scenario, user: self.indexes[scenario].coverage(user))
-        connection = options.pop("connection", world.connection)
-        snapshots = SnapshotStore(world.data / "serve", identity=connection.identity)
-        self.tail = ServeTail(connection, world.topics, {"bill"}, self.indexes, self.tracker, snapshots, **options)
-        self.stop = threading.Event()
-        self.failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        try:
-            self.tail.run(self.stop)
-        except Exception as exc:
-            self.failure = exc
-
-    def __enter__(self) -> Running:
-        self._thread.start()
-        until(lambda: self.tail.ready.is_set() or self.failure is not None)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        self._thread.join(20)
-        assert not self._thread.is_alive()
-
-    def users(self) -> list[list[str]]:
-        return [[row.record.user_id for row in self.indexes[s].page("", 1000)] for s in SCENARIOS]
-
-
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
+from tests.support.tailing import SCENARIOS, World, running, until
 
 
 @pytest.fixture(scope="module")
@@ -140,13 +37,6 @@ def embedded_world(broker: EmbeddedBroker, topic_prefix: str, tmp_path: Path) ->
 def world(request: pytest.FixtureRequest, topic_prefix: str, tmp_path: Path) -> World:
     name = {"embedded": "broker", "kafka": "kafka_broker"}[request.param]
     return World(request.getfixturevalue(name).connection, topic_prefix, tmp_path)
-
-
-@contextmanager
-def running(world: World, **options: Any) -> Iterator[Running]:
-    with world.tail(**options) as tail:
-        assert tail.failure is None
-        yield tail
 
 
 def test_what_was_there_is_applied_before_ready(world: World) -> None:
@@ -177,7 +67,7 @@ def test_an_event_is_pending_until_every_scenario_covers_it(world: World) -> Non
 
 
 def test_a_backlog_of_pending_events_waits_on_the_broker(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stream.serve_tail.MAX_PENDING_EVENTS", 20)
+    monkeypatch.setattr("stream.events_feed.MAX_PENDING_EVENTS", 20)
     monkeypatch.setattr("stream.serve_tail.BATCH_MESSAGES", 4)
     users = [u for u in (f"u{i}" for i in range(50)) if partition_of(u, 2) == 0][:3]
     with running(world) as tail:

@@ -11,12 +11,15 @@ import httpx
 import numpy as np
 from fastapi import FastAPI
 
+from store.back_fill_board import BackFillBoard
+from store.catalog import Catalog, ServedScenario
 from store.door import Entry
 from store.embedding_record import EmbeddingRecord
 from store.freshness import AcceptedEvent, PendingEvents
 from store.http.app import create_app
 from store.http.service import Service
 from store.index import ScenarioIndex
+from store.scenario_record import Registered
 from store.settings import ScenarioSettings, ServeSettings
 
 
@@ -50,18 +53,21 @@ class Serving:
     """Two scenarios, `churn` and `credit`."""
 
     def __init__(self, lag: Any = lambda: {"lag_messages": 0, "groups": []}, **settings: Any) -> None:
-        self.indexes = {name: ScenarioIndex(name) for name in ("churn", "credit")}
-        self.tracker = PendingEvents(tuple(self.indexes), lambda s, u: self.indexes[s].coverage(u))
+        self.catalog = Catalog()
+        for name in ("churn", "credit"):
+            self.serve(name, Registered(ScenarioSettings(query=f"Will it be {name}?")))
+        self.tracker = PendingEvents(tuple(self.catalog), self.catalog.coverage)
+        self.board = BackFillBoard(2)
         self.ready = threading.Event()
         self.ready.set()
         self.offset = 0
         self.service = Service(
             ServeSettings(**settings),
-            {name: ScenarioSettings(query=f"Will it be {name}?") for name in self.indexes},
-            self.indexes,
+            self.catalog,
             self.tracker,
             lag,
             self.ready,
+            self.board,
         )
         self.app = create_app(self.service)
         self.client = Client(self.app)
@@ -74,7 +80,11 @@ class Serving:
         record = EmbeddingRecord(
             user, scenario, model, 1, 2, 3, values.astype(np.float32), {"raw:0": covered}, {"bill": 2}
         )
-        self.indexes[scenario].apply([Entry(0, self.offset, user, record.pack(), 1)], now_ms=1)
+        self.catalog[scenario].index.apply([Entry(0, self.offset, user, record.pack(), 1)], now_ms=1)
+
+    def serve(self, name: str, entry: Registered) -> None:
+        """As the tail does."""
+        self.catalog.put(name, ServedScenario(entry, ScenarioIndex(name, registration=entry.registration)))
 
     def accept(self, user: str, offset: int) -> None:
         self.tracker.observe(0, offset, [AcceptedEvent(user, "raw:0", offset, 1, 1)])

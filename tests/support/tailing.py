@@ -1,0 +1,170 @@
+"""A serve tail in a thread over topics of its own, and what its neighbours write to them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from confluent_kafka import TopicPartition
+
+from deploy.topics import ensure
+from store.back_fill_board import BackFillBoard
+from store.back_fill_record import BackFillRecord
+from store.catalog import Catalog
+from store.embedding_record import EmbeddingRecord
+from store.freshness import PendingEvents
+from store.index import ScenarioIndex
+from store.scenario_record import Registered
+from store.settings import ModalitySettings, ScenarioSettings
+from store.snapshot import SnapshotStore
+from stream.client import Connection
+from stream.event import Event, pack
+from stream.partitioner import partition_of
+from stream.scenario_feed import ScenarioFeed
+from stream.serve_tail import ServeTail
+from stream.settings import KafkaSettings
+from stream.topics import Topics
+
+SCENARIOS = ("churn", "credit")
+
+
+class World:
+    """Topics of their own on a broker, and what serve's neighbours write to them."""
+
+    def __init__(self, connection: Connection, prefix: str, data: Path) -> None:
+        self.topics = Topics(KafkaSettings(topic_prefix=prefix, partitions=2))
+        specs = self.topics.specs({"bill": ModalitySettings(topic=f"{prefix}-raw")}, SCENARIOS)
+        ensure(connection, specs)
+        self.connection = connection
+        self.data = data
+        self.producer = connection.producer()
+        self.offset = 0
+
+    def record(
+        self,
+        user: str,
+        offset: int,
+        *,
+        seed: int = 0,
+        scenarios: Sequence[str] = SCENARIOS,
+        registration: int = 0,
+    ) -> None:
+        vector = np.random.default_rng(seed).standard_normal(128).astype(np.float32)
+        for scenario in scenarios:
+            record = EmbeddingRecord(user, scenario, "m", 1, 2, 3, vector, {"raw:0": offset}, {"bill": 1}, registration)
+            self._send(self.topics.embeddings(scenario), user, record.pack())
+
+    def erase(self, user: str, *, scenarios: Sequence[str] = SCENARIOS) -> None:
+        for scenario in scenarios:
+            self._send(self.topics.embeddings(scenario), user, None)
+
+    def event(self, *users: str, modality: str = "bill") -> int:
+        """One message of `events`; all users must share a partition. Returns the last raw offset."""
+        now = int(time.time() * 1000)
+        events = []
+        for user in users:
+            events.append(Event(user, modality, now, f"e{self.offset}", "", (), None, "raw", 0, self.offset, now, now))
+            self.offset += 1
+        self.producer.produce(self.topics.events, pack(now, events), partition=partition_of(users[0], 2))
+        self.flush()
+        return self.offset - 1
+
+    def flush(self) -> None:
+        assert self.producer.flush(10) == 0
+
+    def committed(self, group: str, topic: str) -> list[int]:
+        consumer = self.connection.consumer(group)
+        try:
+            found = consumer.committed([TopicPartition(topic, p) for p in range(2)], timeout=10)
+            return [tp.offset for tp in found]
+        finally:
+            consumer.close()
+
+    def _send(self, topic: str, user: str, value: bytes | None) -> None:
+        self.producer.produce(topic, value, user.encode(), partition_of(user, 2))
+
+    def register(self, name: str, query: str, registration: int, *, candidates: Sequence[str] = ()) -> None:
+        """As the registrar does: the topics first."""
+        names = [name, *(f"{name}@{candidate}" for candidate in candidates)]
+        ensure(self.connection, [self.topics.embeddings_spec(found) for found in names])
+        record = Registered(ScenarioSettings(query=query), registration)
+        self.producer.produce(self.topics.scenarios, record.pack(), name.encode(), 0)
+        self.flush()
+
+    def retire(self, name: str) -> None:
+        self.producer.produce(self.topics.scenarios, None, name.encode(), 0)
+        self.flush()
+
+    def report(self, name: str, registration: int, *, complete: bool, revision: int = 1 << 40) -> None:
+        """As the workers of both partitions do."""
+        for partition in range(2):
+            record = BackFillRecord(name, partition, registration, "m", 3, 3, complete, 1, revision)
+            self.producer.produce(self.topics.back_fills, record.pack(), record.key, 0)
+        self.flush()
+
+    def tail(self, **options: Any) -> Running:
+        return Running(self, options)
+
+
+class Running:
+    """A tail in a thread; leaving the `with` stops it, `failure` is what it raised."""
+
+    def __init__(self, world: World, options: dict[str, Any]) -> None:
+        connection = options.pop("connection", world.connection)
+        self.catalog = Catalog()
+        self.board = BackFillBoard(2)
+        self.tracker = PendingEvents(SCENARIOS, self.catalog.coverage)
+        configured = {scenario: ScenarioSettings(query=f"{scenario}?") for scenario in SCENARIOS}
+        feed = ScenarioFeed(connection, world.topics, configured, options.pop("candidates", ()), self.board)
+        snapshots = SnapshotStore(world.data / "serve", identity=connection.identity)
+        self.tail = ServeTail(
+            connection, world.topics, {"bill"}, feed, self.catalog, self.board, self.tracker, snapshots, **options
+        )
+        self.stop = threading.Event()
+        self.failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        try:
+            self.tail.run(self.stop)
+        except Exception as exc:
+            self.failure = exc
+
+    def __enter__(self) -> Running:
+        self._thread.start()
+        until(lambda: self.tail.ready.is_set() or self.failure is not None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+    @property
+    def indexes(self) -> dict[str, ScenarioIndex]:
+        return {name: served.index for name, served in self.catalog.items()}
+
+    def users(self) -> list[list[str]]:
+        return [self.users_of(scenario) for scenario in SCENARIOS]
+
+    def users_of(self, scenario: str) -> list[str]:
+        return [row.record.user_id for row in self.indexes[scenario].page("", 1000)]
+
+
+def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+@contextmanager
+def running(world: World, **options: Any) -> Iterator[Running]:
+    with world.tail(**options) as tail:
+        assert tail.failure is None
+        yield tail
