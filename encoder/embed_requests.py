@@ -9,12 +9,13 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from confluent_kafka import OFFSET_END, KafkaException, TopicPartition
 from numpy.typing import NDArray
 
+from encoder.embed_queue import EmbedQueue, Waiting
 from encoder.user_encoder import Anchor
 from store import logs, metrics
 from store.embed_messages import SCENARIO, EmbedReply, EmbedRequest
@@ -36,8 +37,8 @@ STEP_SECONDS = 0.1
 """No further batch begins after this long in one step: live refreshes are next."""
 MAX_ANCHORS = 256
 """Cached; one has at most 64 query tokens and a soft prompt, 0.3 MB at the hidden size of `qwen2.5-0.5b`."""
-EMBEDDED_FETCH_MS = 10
-"""An embedded broker answers an empty fetch only when its time is up, even if a message comes meanwhile."""
+LIFETIME_MS = 10_000
+"""Of a reply on its way: who asked does so again before, or waits no more."""
 CLOSE_SECONDS = 1.0
 """How long the last replies may take to go out."""
 WindowsOf = Callable[[int, str], UserWindow | None]
@@ -73,21 +74,12 @@ class EmbedRequests:
         self._wall_ms = wall_ms
         self._clock = clock
         self._partitions: set[int] = set()
-        self._waiting: dict[str, _Waiting] = {}
+        self._queue = EmbedQueue(BATCH_USERS)
         self._anchors = AnchorCache(MAX_ANCHORS)
         group = f"{topics.embed_requests}.read"
         self._errors = ConsumerErrors(group)
-        fetching: dict[str, Any] = {"fetch.wait.max.ms": EMBEDDED_FETCH_MS} if connection.embedded else {}
-        self._consumer = connection.consumer(group, **{"auto.offset.reset": "latest"}, **fetching)
-        self._producer = connection.producer(
-            **{
-                "linger.ms": 0,
-                "enable.idempotence": False,  # a reply that comes twice harms nobody
-                "message.timeout.ms": 10_000,
-                "on_delivery": self._delivered,
-                "delivery.report.only.error": True,
-            }
-        )
+        self._consumer = connection.exchange_consumer(group)
+        self._producer = connection.exchange_producer(LIFETIME_MS, lambda error: self._lost(error.str()))
 
     def assigned(self, partitions: Sequence[int]) -> None:
         """Read these partitions too, from their ends."""
@@ -101,7 +93,7 @@ class EmbedRequests:
         gone = [p for p in partitions if p in self._partitions]
         if gone:
             self._partitions.difference_update(gone)
-            self._waiting = {name: one for name, one in self._waiting.items() if one.partition not in gone}
+            self._queue.drop(gone)
             self._consumer.incremental_unassign([TopicPartition(self._topics.embed_requests, p) for p in gone])
 
     def answer(self, windows_of: WindowsOf, encoder: AnchorEncoder, behind: bool) -> int:
@@ -115,17 +107,17 @@ class EmbedRequests:
         """
         self._producer.poll(0)
         self._receive()
-        if behind:
-            waiting, self._waiting = self._waiting, {}
-            for one in waiting.values():
-                self._refuse(one.request, "restoring", "the worker of this user is restoring its state; ask again")
-            return 0
         started = self._clock()
-        while self._waiting:
-            self._answer(self._next_batch(), windows_of, encoder)
+        while self._queue:
+            batch, expired = (self._queue.take_all if behind else self._queue.next_batch)(self._wall_ms())
+            metrics.EMBED_REQUESTS.labels("expired").inc(expired)
+            if behind:
+                self._refuse(batch, "restoring", "the worker of this user is restoring its state; ask again")
+            elif batch:
+                self._compute(batch, windows_of, encoder)
             if self._clock() - started >= STEP_SECONDS:
                 break
-        return len(self._waiting)
+        return len(self._queue)
 
     def close(self) -> None:
         """Send what was answered; drop what waits."""
@@ -133,7 +125,7 @@ class EmbedRequests:
         self._producer.flush(CLOSE_SECONDS)
 
     def _receive(self) -> None:
-        room = MAX_WAITING - len(self._waiting)
+        room = MAX_WAITING - len(self._queue)
         for message in self._consumer.consume(room, 0) if room else ():
             if message.error() is not None:
                 # whatever it is, live refreshes go on
@@ -155,36 +147,13 @@ class EmbedRequests:
                 detail=str(exc)[:200],
             )
             return
-        self._waiting[request.id] = _Waiting(message.partition(), request, scenario)
+        self._queue.add(Waiting(message.partition(), request, scenario))
 
-    def _next_batch(self) -> list[_Waiting]:
-        """Takes out the oldest request and others with its query, those that nobody waits for left out."""
-        now = self._wall_ms()
-        expired = [name for name, one in self._waiting.items() if one.request.expires_at <= now]
-        for name in expired:
-            del self._waiting[name]
-        metrics.EMBED_REQUESTS.labels("expired").inc(len(expired))
-        batch: list[_Waiting] = []
-        users: set[tuple[int, str]] = set()
-        for one in self._waiting.values():
-            if batch and one.scenario != batch[0].scenario:
-                continue
-            if one.user not in users and len(users) == BATCH_USERS:
-                break
-            users.add(one.user)
-            batch.append(one)
-        for one in batch:
-            del self._waiting[one.request.id]
-        return batch
-
-    def _answer(self, batch: Sequence[_Waiting], windows_of: WindowsOf, encoder: AnchorEncoder) -> None:
-        if not batch:
-            return
+    def _compute(self, batch: Sequence[Waiting], windows_of: WindowsOf, encoder: AnchorEncoder) -> None:
         try:
             anchor = self._anchors.get(batch[0].scenario, encoder)
         except WeightsError as exc:
-            for one in batch:
-                self._refuse(one.request, exc.code, exc.detail)
+            self._refuse(batch, exc.code, exc.detail)
             return
         found = {user: windows_of(*user) for user in dict.fromkeys(one.user for one in batch)}
         known = {user: window for user, window in found.items() if window is not None and window.modalities}
@@ -193,7 +162,7 @@ class EmbedRequests:
         for one in batch:
             record = records.get(one.user)
             if record is None:
-                self._refuse(one.request, "user_unknown", f"nothing is known of user {one.request.user_id!r}")
+                self._refuse([one], "user_unknown", f"nothing is known of user {one.request.user_id!r}")
             else:
                 metrics.EMBED_REQUESTS.labels("answered").inc()
                 self._send(EmbedReply(one.request.id, record))
@@ -217,19 +186,16 @@ class EmbedRequests:
             for (user, window), vector in zip(known.items(), vectors, strict=True)
         }
 
-    def _refuse(self, request: EmbedRequest, code: str, detail: str) -> None:
-        metrics.EMBED_REQUESTS.labels(code).inc()
-        self._send(EmbedReply(request.id, None, code, detail))
+    def _refuse(self, batch: Sequence[Waiting], code: str, detail: str) -> None:
+        for one in batch:
+            metrics.EMBED_REQUESTS.labels(code).inc()
+            self._send(EmbedReply(one.request.id, None, code, detail))
 
     def _send(self, reply: EmbedReply) -> None:
         try:
             self._producer.produce(self._topics.embed_replies, reply.pack(), partition=0)
         except (BufferError, KafkaException) as exc:
             self._lost(str(exc))
-
-    def _delivered(self, error: Any, _: Any) -> None:
-        if error is not None:
-            self._lost(error.str())
 
     def _lost(self, reason: str) -> None:
         metrics.EMBED_REPLIES_LOST.inc()
@@ -254,15 +220,3 @@ class AnchorCache:
         if len(self._anchors) > self._size:
             self._anchors.popitem(last=False)
         return anchor
-
-
-class _Waiting(NamedTuple):
-    """A request that has not been answered."""
-
-    partition: int
-    request: EmbedRequest
-    scenario: ScenarioSettings
-
-    @property
-    def user(self) -> tuple[int, str]:
-        return self.partition, self.request.user_id

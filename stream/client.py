@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,8 @@ SESSION_TIMEOUT_MS = 10_000
 EMBEDDED_FETCH_WAIT_MS = 100
 """A fetch that finds nothing is answered after this. Kafka answers as soon as a message comes; the embedded broker does
 not, so there it is what a message waits for at most."""
+EMBEDDED_EXCHANGE_WAIT_MS = 10
+"""The same where somebody waits for the answer; costs a hundredth of a core."""
 _log = logging.getLogger("librdkafka")
 
 
@@ -85,6 +87,33 @@ class Connection:
             "partitioner": "murmur2_random",
         }
         return confluent_kafka.Producer(base, logger=_log)
+
+    def exchange_consumer(self, group: str) -> Any:
+        """A consumer for questions and answers that somebody waits for; what is gone is skipped."""
+        wait: dict[str, Property] = {"fetch.wait.max.ms": EMBEDDED_EXCHANGE_WAIT_MS} if self.embedded else {}
+        return self.consumer(group, **{"auto.offset.reset": "latest", **wait})
+
+    def exchange_producer(self, lifetime_ms: int, on_failure: Callable[[Any], object]) -> Any:
+        """A producer for questions and answers that somebody waits for: at once, and perhaps twice.
+
+        Args:
+            lifetime_ms: a message that is not delivered by then is dropped.
+            on_failure: called with the KafkaError of each message that was, from `poll` or `flush`.
+        """
+
+        def delivered(error: Any, _: Any) -> None:
+            if error is not None:
+                on_failure(error)
+
+        return self.producer(
+            **{
+                "linger.ms": 0,
+                "enable.idempotence": False,
+                "message.timeout.ms": lifetime_ms,
+                "on_delivery": delivered,
+                "delivery.report.only.error": True,
+            }
+        )
 
     def admin(self) -> Any:
         """A confluent_kafka.admin.AdminClient. Hold it until its futures are done: they fail when it is collected."""

@@ -31,8 +31,8 @@ MAX_IN_FLIGHT = 256
 """Requests of one serve that wait for a reply; more are refused as `busy`."""
 TICK_SECONDS = 0.05
 """How exactly times are kept: when requests are sent again, and given up."""
-EMBEDDED_FETCH_MS = 10
-"""An embedded broker answers an empty fetch only when its time is up, even if a message comes meanwhile."""
+LIFETIME_MS = 60_000
+"""Of a request on its way: the longest that anybody waits."""
 _log = logs.get(__name__)
 
 
@@ -55,9 +55,7 @@ class EmbedClient:
         self._topics = topics
         self._wall_ms = wall_ms
         self._clock = clock
-        group = f"{topics.embed_replies}.read"
-        self._group = group
-        self._errors = ConsumerErrors(group)
+        self._errors = ConsumerErrors(f"{topics.embed_replies}.read")
         self._lock = threading.Lock()
         self._waiting: dict[str, _Waiting] = {}
         self._producer: Any = None  # None: replies are not read
@@ -92,19 +90,11 @@ class EmbedClient:
             BrokerError: the broker refuses us, or did not answer at the start.
         """
         with ExitStack() as closing:
-            consumer = self._open()
+            consumer = self._connection.exchange_consumer(f"{self._topics.embed_replies}.read")
             closing.callback(consumer.close)
             if not self._start(consumer, stop):
                 return
-            producer = self._connection.producer(
-                **{
-                    "linger.ms": 0,
-                    "enable.idempotence": False,  # a request that comes twice is answered twice
-                    "message.timeout.ms": 60_000,
-                    "on_delivery": self._delivered,
-                    "delivery.report.only.error": True,
-                }
-            )
+            producer = self._connection.exchange_producer(LIFETIME_MS, lambda error: self._lost(error.str()))
             closing.callback(self._close)
             with self._lock:
                 self._producer = producer
@@ -114,10 +104,6 @@ class EmbedClient:
                     self._received(message)
                 producer.poll(0)
                 self._keep_time(producer)
-
-    def _open(self) -> Any:
-        fetching: dict[str, Any] = {"fetch.wait.max.ms": EMBEDDED_FETCH_MS} if self._connection.embedded else {}
-        return self._connection.consumer(self._group, **{"auto.offset.reset": "latest"}, **fetching)
 
     def _start(self, consumer: Any, stop: threading.Event) -> bool:
         replies = TopicPartition(self._topics.embed_replies, 0)
@@ -185,10 +171,6 @@ class EmbedClient:
             names = list(self._waiting)
         for name in names:
             self._end(EmbedReply(name, None, "not_ready", "serve is stopping"))
-
-    def _delivered(self, error: Any, _: Any) -> None:
-        if error is not None:
-            self._lost(error.str())
 
     def _lost(self, reason: str) -> None:
         _log.warning(logs.EMBED_REQUEST_LOST, topic=self._topics.embed_requests, error=reason)
