@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from deploy.ready import clear_ready, ready_path, write_ready
 from store import logs
 from store.errors import BrokerError, ConfigError
 from stream.client import Connection
-from stream.topics import Topics
+from stream.topics import Topics, TopicSpec
 
 log = logs.get(__name__)
 
@@ -104,19 +104,22 @@ def _processor(context: Context) -> None:
 
 
 def _worker(context: Context) -> None:
+    from encoder.model_set import ModelSet
     from encoder.text_encoder import identity
-    from encoder.user_encoder import UserEncoder
     from encoder.worker import Worker
+    from stream.scenario_registry import ScenarioRegistry
 
     settings = context.settings
     _export(settings)
     text_encoder_id, event_dim = identity()
-    encoder = UserEncoder(settings.model, settings.modalities, settings.scenarios, event_dim)
+    encoder = ModelSet(settings.model, settings.candidates, settings.modalities, settings.scenarios, event_dim)
     role = Worker(
         context.connection,
         context.topics,
         settings.modalities,
         encoder,
+        ScenarioRegistry(context.connection, context.topics, settings.scenarios),
+        make_topics=lambda specs: _make_topics(context, specs),
         model=settings.model,
         store=settings.store,
         state=context.state,
@@ -126,6 +129,18 @@ def _worker(context: Context) -> None:
         on_ready=context.on_ready,
     )
     role.run(context.stop)
+
+
+def _make_topics(context: Context, specs: Sequence[TopicSpec]) -> None:
+    """Topics of scenarios that were registered. Of one that is just being retired the settings are not as they were:
+    that is serve's business, and no reason to stop."""
+    from deploy import topics
+    from store.errors import TopicError
+
+    try:
+        topics.ensure(context.connection, specs, replication_factor=context.settings.kafka.replication_factor)
+    except TopicError as exc:
+        log.warning(logs.TOPIC_DIFFERS, detail=exc.detail)
 
 
 def _serve(context: Context) -> None:
@@ -183,7 +198,7 @@ def _monitor(context: Context) -> None:
     from stream.monitor import Monitor
 
     settings = context.settings
-    groups = plan(context.topics, {m.topic for m in settings.modalities.values()}, settings.scenarios)
+    groups = plan(context.topics, {m.topic for m in settings.modalities.values()}, settings.scenario_names)
     _export(settings)
     interval = settings.metrics.lag_interval_seconds
     Monitor(LagReader(context.connection, groups), interval_seconds=interval, on_ready=context.on_ready).run(

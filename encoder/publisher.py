@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from encoder.targets import Target
 from store import metrics
 from store.embedding_record import EmbeddingRecord
 from store.window import UserWindow
@@ -22,29 +23,25 @@ class Publisher:
 
     Args:
         producer: its failed deliveries are raised by `flush`.
-        model_id: model id of a scenario, part of every record.
         now: milliseconds since the epoch.
     """
 
-    def __init__(
-        self, producer: SafeProducer, topics: Topics, model_id: Callable[[str], str], now: Callable[[], int]
-    ) -> None:
+    def __init__(self, producer: SafeProducer, topics: Topics, now: Callable[[], int]) -> None:
         self._producer = producer
         self._topics = topics
-        self._model_id = model_id
         self._now = now
 
     def publish(
         self,
         partition: int,
         windows: Sequence[UserWindow],
-        scenarios: Sequence[str],
+        targets: Sequence[Target],
         vectors: NDArray[np.float32],
     ) -> None:
-        """Queue the records of users of one partition. vectors: (users, scenarios, dim)."""
+        """Queue the records of users of one partition. vectors: (users, targets, dim)."""
         computed_at = self._now()
-        for j, scenario in enumerate(scenarios):
-            topic, model = self._topics.embeddings(scenario), self._model_id(scenario)
+        for j, (scenario, registration, model) in enumerate(targets):
+            topic = self._topics.embeddings(scenario)
             for i, window in enumerate(windows):
                 record = EmbeddingRecord(
                     user_id=window.user_id,
@@ -56,14 +53,15 @@ class Publisher:
                     vector=vectors[i, j],
                     covers=window.covers,
                     events=window.events,
+                    registration=registration,
                 )
                 self._producer.produce(topic, record.pack(), key=window.user_id.encode(), partition=partition)
             metrics.EMBEDDINGS_PUBLISHED.labels(scenario).inc(len(windows))
 
-    def erase(self, partition: int, users: Sequence[str], scenarios: Sequence[str]) -> None:
+    def erase(self, partition: int, users: Sequence[str], targets: Sequence[Target]) -> None:
         """Queue null records: nothing is known of these users any more."""
-        for scenario in scenarios:
-            topic = self._topics.embeddings(scenario)
+        for target in targets:
+            topic = self._topics.embeddings(target.scenario)
             for user in users:
                 self._producer.produce(topic, None, key=user.encode(), partition=partition)
 

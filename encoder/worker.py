@@ -8,23 +8,24 @@ Protocol (the same numbers in the body and in docs/commit-protocol.md):
   W5. The lowest offset still dirty (or the read position) is committed to Kafka. Reading goes on at the offset of W1;
       the commit tells lag, and a new owner of the partition what needs no refresh.
 A crash before W4 leaves the marks: the users are refreshed again, to equal embeddings.
+Scenarios that come or change are back-filled beside it, by B1 to B5 of encoder/back_fill.py.
 """
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
-from numpy.typing import NDArray
+from confluent_kafka import TopicPartition
 
+from encoder.assignment import Assignment, Assignments
+from encoder.back_fill_reports import BackFillReports
+from encoder.live_scenarios import Encoder, LiveScenarios, Registry
 from encoder.publisher import Publisher
-from encoder.scheduler import RefreshBatch, RefreshScheduler
+from encoder.scheduler import BackFillTurn, RefreshBatch, RefreshScheduler
 from encoder.settings import ModelSettings
 from store import fault, logs, metrics
 from store.buffer_resources import BufferResources
@@ -34,9 +35,7 @@ from store.window import UserWindow
 from stream.client import Connection
 from stream.pacing import SafeProducer
 from stream.partitioner import partition_of
-from stream.rebalance import Rebalance
-from stream.token_log import LogReader
-from stream.topics import Topics
+from stream.topics import Topics, TopicSpec
 
 log = logs.get(__name__)
 
@@ -44,28 +43,28 @@ POLL_ROWS = 5000
 IDLE_SECONDS = 0.02
 """How long to wait for rows when nobody is due: the price of an update's first step."""
 COMMIT_SECONDS = 0.25
-_COMMIT_LATER = {KafkaError.REBALANCE_IN_PROGRESS, KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID}
 
 
-class Encoder(Protocol):
-    """What the worker needs of `encoder.user_encoder.UserEncoder`."""
+class Requests(Protocol):
+    """Who answers for users at once, beside the refreshes (encoder/embed_requests.py); on the worker's thread."""
 
-    @property
-    def scenarios(self) -> list[str]: ...
+    def assigned(self, partitions: Sequence[int]) -> None: ...
 
-    def model_id(self, scenario: str) -> str: ...
+    def revoked(self, partitions: Sequence[int]) -> None: ...
 
-    def tokens_of(self, scenarios: Sequence[str]) -> int: ...
-
-    def encode(self, windows: Sequence[UserWindow], scenarios: Sequence[str]) -> NDArray[np.float32]: ...
+    def answer(self, windows_of: Callable[[int, str], UserWindow | None], encoder: Any, behind: bool) -> None: ...
 
 
 class Worker:
     """One worker process. `run` blocks; everything happens on its thread.
 
     Args:
+        encoder: with the scenarios of the configuration.
+        registry: of the scenarios, those of the configuration among them; read here, and closed at the end.
+        make_topics: sees to it that topics exist; called with those of scenarios that were registered.
         text_encoder_id, event_dim: of the vectors in `tokens`.
         state: directory of this worker's buffers, one per partition.
+        requests: asked once per step, before anybody is refreshed; its `encoder` is the worker's.
         on_ready: called once, when the first partitions are assigned.
         wall: seconds since the epoch.
     """
@@ -76,13 +75,16 @@ class Worker:
         topics: Topics,
         modalities: Mapping[str, ModalitySettings],
         encoder: Encoder,
+        registry: Registry,
         *,
+        make_topics: Callable[[Sequence[TopicSpec]], object],
         model: ModelSettings,
         store: StoreSettings,
         state: Path,
         text_encoder_id: str,
         event_dim: int,
         expiry_granularity_ms: int,
+        requests: Requests | None = None,
         on_ready: Callable[[], None] = lambda: None,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -90,32 +92,31 @@ class Worker:
         self._topics = topics
         self._modalities = modalities
         self._encoder = encoder
-        self._scenarios = sorted(encoder.scenarios)
+        self._make_topics = make_topics
         self._state = state
         self._text_encoder_id = text_encoder_id
         self._event_dim = event_dim
         self._granularity = expiry_granularity_ms
         self._resources = BufferResources.of(store)
+        self._requests = requests
         self._on_ready = on_ready
         self._ready = False
+        self._scenarios = LiveScenarios(registry, encoder)
         self._scheduler = RefreshScheduler(
-            tail_tokens=encoder.tokens_of(self._scenarios),
+            tail_tokens=0,
             batch_tokens=model.batch_tokens,
             min_interval_ms=model.min_interval_ms,
             max_staleness_ms=model.max_staleness_ms,
             max_user_tokens=sum(m.max_events for m in modalities.values()),
         )
         self._paused = False
-        self._models = _digest({s: encoder.model_id(s) for s in self._scenarios})
-        specs = [s for s in topics.specs(modalities, self._scenarios) if s.name.startswith(f"{topics.prefix}.emb")]
         self._stop = threading.Event()
-        producer = SafeProducer(connection, specs, while_waiting=self._leave_if_stopped)
-        self._publisher = Publisher(producer, topics, encoder.model_id, lambda: int(wall() * 1000))
+        specs = [topics.embeddings_spec(name) for name in encoder.scenarios]
+        self._producer = SafeProducer(connection, specs, while_waiting=self._leave_if_stopped)
+        self._publisher = Publisher(self._producer, topics, lambda: int(wall() * 1000))
+        self._reports = BackFillReports(self._producer, topics, self._scenarios, lambda: int(wall() * 1000))
         self._consumer: Any = None
-        self._reader: LogReader = LogReader(None, topics.tokens)
-        self._committed: dict[int, int] = {}
-        self._restoring: dict[int, int] = {}
-        self._rebalance = Rebalance("worker")
+        self._mine = Assignments(None, topics.tokens, self._open_buffer)
         self._committed_at = 0.0
         self._polled_at = time.monotonic()
 
@@ -127,86 +128,99 @@ class Worker:
             DataLossError, StateError: the replica cannot be continued.
         """
         self._stop = stop
-        self._consumer = self._connection.consumer(
-            # a position that is lost while reading must not be skipped in silence
-            self._topics.group_worker,
-            **{"auto.offset.reset": "error"},
-        )
-        self._reader = LogReader(self._consumer, self._topics.tokens)
-        self._consumer.subscribe(
-            [self._topics.tokens], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
-        )
+        # a position that is lost while reading must not be skipped in silence
+        consumer = self._connection.consumer(self._topics.group_worker, **{"auto.offset.reset": "error"})
         try:
+            self._attach(consumer)
+            consumer.subscribe(
+                [self._topics.tokens], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
+            )
             while not stop.is_set():
                 self._step()
         except _Stopped:
             pass  # between W2 and W4: the dirty marks stay
         finally:
             log.info(logs.ROLE_STOPPING)
-            self._release(list(self._reader.buffers), commit=True)
-            self._consumer.close()
+            self._detach()
+
+    def _attach(self, consumer: Any) -> None:
+        """Take the group's consumer, and read which scenarios there are."""
+        self._consumer = consumer
+        self._mine = Assignments(consumer, self._topics.tokens, self._open_buffer)
+        self._scenarios.load(self._stop)
+        self._rescope()
+
+    def _detach(self) -> None:
+        self._release([assignment.partition for assignment in self._mine], commit=True)
+        self._consumer.close()
+        self._scenarios.close()
 
     def _leave_if_stopped(self) -> None:
         if self._stop.is_set():
             raise _Stopped
 
     def _step(self) -> None:
-        batch = None if self._behind() else self._scheduler.next_batch(_now_ms())
+        if self._scenarios.poll():
+            self._rescope()
+        ready = self._mine.ready()
+        if self._requests is not None:
+            self._requests.answer(self._window_of, self._encoder, self._mine.behind)
+        waiting = any(assignment.back_fill.waiting for assignment in self._mine)
+        batch = self._scheduler.next_batch(_now_ms(), back_fill=waiting) if ready else None
         self._poll(0.0 if batch else IDLE_SECONDS)
         if isinstance(batch, RefreshBatch):
             self._refresh(batch)
+        elif batch is not None:
+            self._back_fill(batch)
+        self._reports.report({a.partition: a.back_fill.progress() for a in self._mine if a.usable})
         self._pause_or_resume()
         self._commit()
 
-    def _behind(self) -> bool:
-        """Whether a replica has not yet read what was in the log when it was assigned.
-
-        Another member may have published embeddings from there, and older ones must not follow them.
-        """
-        for partition, end in list(self._restoring.items()):
-            buffer = self._reader.buffers.get(partition)
-            if buffer is None or buffer.log_offset >= end:
-                del self._restoring[partition]
-                if buffer is not None:
-                    self._rebalance.usable(partition)
-        return bool(self._restoring)
+    def _rescope(self) -> None:
+        """The scenarios have changed, or were read for the first time."""
+        specs = [self._topics.embeddings_spec(name) for name in self._scenarios.registered]
+        if specs:
+            self._make_topics(specs)
+            self._producer.add_topics(specs)
+        self._scheduler.tail_tokens = self._encoder.tokens_of(self._scenarios.names)
+        for assignment in self._mine:
+            assignment.back_fill.retarget(self._scenarios.targets)
 
     def _poll(self, seconds: float) -> None:
         """W1."""
-        polled = self._reader.poll(POLL_ROWS, seconds)
+        polled = self._mine.reader.poll(POLL_ROWS, seconds)
         self._polled_at = time.monotonic()
         now_ms = _now_ms()
         for user in polled.live:
             self._scheduler.mark(user, now_ms)
         for user in polled.swept:
             self._scheduler.mark_low(user, now_ms)
+        if polled.rows:
+            fault.point("worker.1")
 
     def _pause_or_resume(self) -> None:
         """While refreshes fall behind, rows wait on the broker: lag shows it, and nothing grows here."""
         now_ms = _now_ms()
         # behind, nobody is refreshed until the rest has been read
-        paused = self._scheduler.should_pause(now_ms) and not self._behind()
+        paused = self._scheduler.should_pause(now_ms) and not self._mine.behind
         self._scheduler.pending(now_ms)
         if paused is not self._paused:
             self._paused = paused
-            assigned = [TopicPartition(self._topics.tokens, p) for p in self._reader.buffers]
-            (self._consumer.pause if paused else self._consumer.resume)(assigned)
+            (self._consumer.pause if paused else self._consumer.resume)(self._mine.topic_partitions)
             log.debug(logs.INPUT_PAUSED if paused else logs.INPUT_RESUMED, topic=self._topics.tokens)
 
     def _refresh(self, batch: RefreshBatch) -> None:
         started = time.monotonic()
+        targets = self._scenarios.targets
         by_partition: dict[int, list[str]] = {}
         for user in batch.users:
             by_partition.setdefault(partition_of(user, self._topics.partitions), []).append(user)
-        # a partition that was revoked since is its new owner's
-        parts = [
-            _Part(partition, self._reader.buffers[partition], users)
-            for partition, users in by_partition.items()
-            if partition in self._reader.buffers
-        ]
+        # a partition that was revoked since is its new owner's; one that came back is behind, its users marked anew
+        owned = [(self._mine.get(partition), users) for partition, users in by_partition.items()]
+        parts = [_Part(assignment, users) for assignment, users in owned if assignment is not None and assignment.ready]
         # W2
         windows = [window for part in parts for window in part.known]
-        vectors = self._encoder.encode(windows, self._scenarios)
+        vectors = self._encoder.encode(windows, self._scenarios.names)
         computed = time.monotonic()
         fault.point("worker.2")
         self._make_sure_of_ownership()
@@ -215,21 +229,46 @@ class Worker:
         for part in parts:
             of_part = vectors[at : at + len(part.known)]
             at += len(part.known)
-            if self._reader.buffers.get(part.partition) is not part.buffer:
-                continue
-            self._publisher.publish(part.partition, part.known, self._scenarios, of_part)
-            self._publisher.erase(part.partition, part.gone, self._scenarios)
+            if self._still_mine(part.assignment):
+                self._publisher.publish(part.assignment.partition, part.known, targets, of_part)
+                self._publisher.erase(part.assignment.partition, part.gone, targets)
         self._publisher.flush()
         fault.point("worker.3")
         # W4
         for part in parts:
-            if self._reader.buffers.get(part.partition) is part.buffer:
-                part.buffer.clear_dirty(part.users, upto=part.upto)
+            if self._still_mine(part.assignment):
+                part.assignment.buffer.clear_dirty(part.users, upto=part.upto)
         fault.point("worker.4")
         self._scheduler.done(batch, computed - started, _now_ms())
         metrics.REFRESHED_USERS.inc(len(windows))
         metrics.REFRESH_SECONDS.observe(time.monotonic() - started)
         log.debug(logs.USERS_REFRESHED, users=len(windows), seconds=round(time.monotonic() - started, 3))
+
+    def _back_fill(self, turn: BackFillTurn) -> None:
+        """One batch of the first partition that has users left; what it computes, no live refresh has overtaken."""
+        started = time.monotonic()
+        # B2
+        for assignment in self._mine:
+            batch = assignment.back_fill.take(turn.tokens, self._scenarios.tail_tokens)
+            if batch is not None:
+                break
+        else:
+            self._scheduler.done(turn, 0.0, _now_ms())
+            return
+        vectors = self._encoder.encode(batch.windows, [target.scenario for target in batch.targets])
+        fault.point("back_fill.2")
+        self._make_sure_of_ownership()
+        if self._still_mine(assignment):
+            # B3
+            self._publisher.publish(assignment.partition, batch.windows, batch.targets, vectors)
+            self._publisher.flush()
+            fault.point("back_fill.3")
+            # B4
+            assignment.back_fill.advance(batch)
+            fault.point("back_fill.4")
+            for target in batch.targets:
+                metrics.BACK_FILLED_USERS.labels(target.scenario).inc(len(batch.windows))
+        self._scheduler.done(turn, time.monotonic() - started, _now_ms())
 
     def _make_sure_of_ownership(self) -> None:
         """Hear of lost partitions before publishing. A process that was stopped (SIGSTOP) may have lost
@@ -238,68 +277,50 @@ class Worker:
             # long enough for the group coordinator to answer a heartbeat
             self._poll(self._connection.heartbeat_interval_ms / 1000)
 
-    def _commit(self) -> None:
-        """W5."""
-        now = time.monotonic()
-        if now - self._committed_at >= COMMIT_SECONDS:
-            self._committed_at = now
-            self._commit_positions(list(self._reader.buffers))
+    def _still_mine(self, assignment: Assignment) -> bool:
+        return self._mine.get(assignment.partition) is assignment
 
-    def _commit_positions(self, partitions: Sequence[int]) -> None:
-        offsets = []
-        for partition in partitions:
-            buffer = self._reader.buffers[partition]
-            oldest = buffer.oldest_dirty_offset()
-            position = buffer.log_offset if oldest is None else oldest
-            if position != self._committed.get(partition):
-                self._committed[partition] = position
-                offsets.append(TopicPartition(self._topics.tokens, partition, position, self._models))
-        if not offsets:
-            return
-        try:
-            self._consumer.commit(offsets=offsets, asynchronous=False)
-        except KafkaException as exc:
-            if exc.args[0].code() not in _COMMIT_LATER and not exc.args[0].retriable():
-                raise
-            for tp in offsets:
-                self._committed.pop(tp.partition, None)
+    def _commit(self) -> None:
+        """W5, B1, B5."""
+        now = time.monotonic()
+        if now - self._committed_at >= COMMIT_SECONDS or not self._mine.announced:
+            self._committed_at = now
+            self._mine.commit()
+            self._producer.check()
+
+    def _window_of(self, partition: int, user_id: str) -> UserWindow | None:
+        """None where the partition is not ours."""
+        assignment = self._mine.get(partition)
+        return None if assignment is None else assignment.buffer.window(user_id)
 
     # Partitions come and go
 
+    def _open_buffer(self, partition: int) -> TokenBuffer:
+        return TokenBuffer.open(
+            self._state / str(partition),
+            modalities=self._modalities,
+            encoder_id=self._text_encoder_id,
+            dim=self._event_dim,
+            identity=self._connection.identity,
+            expiry_granularity_ms=self._granularity,
+            resources=self._resources,
+            replica=True,
+        )
+
     def _assigned(self, consumer: Any, partitions: list[TopicPartition]) -> None:
-        away = round(self._rebalance.given(), 3)
-        asked = [TopicPartition(tp.topic, tp.partition) for tp in partitions]
-        positions = []
-        for tp in consumer.committed(asked, timeout=30):
-            buffer = TokenBuffer.open(
-                self._state / str(tp.partition),
-                modalities=self._modalities,
-                encoder_id=self._text_encoder_id,
-                dim=self._event_dim,
-                identity=self._connection.identity,
-                expiry_granularity_ms=self._granularity,
-                resources=self._resources,
-                replica=True,
-            )
-            # what is below the committed offset was published, but perhaps by other models
-            published = tp.offset if tp.offset >= 0 and tp.metadata == self._models else 0
-            positions.append(self._reader.add(tp.partition, buffer, mark_from=published))
-            tp = TopicPartition(tp.topic, tp.partition)
-            self._restoring[tp.partition] = consumer.get_watermark_offsets(tp, timeout=30, cached=False)[1]
-            if published:
-                self._committed[tp.partition] = published
-                # marks from before another member had the partition
-                buffer.clear_dirty([user.user_id for user in buffer.dirty()], upto=published)
-            elif buffer.log_offset:
-                buffer.mark_dirty(buffer.users(), sweep=True)
-                log.info(logs.BACK_FILL_STARTED, partition=tp.partition, users=buffer.dirty_count)
-            now_ms = _now_ms()
-            for user in buffer.dirty():
+        numbers = [tp.partition for tp in partitions]
+        positions, away = self._mine.given(numbers, self._scenarios.targets)
+        now_ms = _now_ms()
+        for tp in positions:
+            assignment = self._mine.get(tp.partition)
+            for user in assignment.buffer.dirty() if assignment is not None else ():
                 (self._scheduler.mark_low if user.mark.sweep else self._scheduler.mark)(user.user_id, now_ms)
         consumer.assign(positions)
         consumer.resume(positions)  # librdkafka keeps a partition paused over its next assignment
         self._paused = False
-        log.info(logs.PARTITIONS_ASSIGNED, partitions=[tp.partition for tp in partitions], seconds=away)
+        if self._requests is not None:
+            self._requests.assigned(numbers)
+        log.info(logs.PARTITIONS_ASSIGNED, partitions=numbers, seconds=round(away, 3))
         if not self._ready:
             self._ready = True
             self._on_ready()
@@ -311,16 +332,13 @@ class Worker:
         self._release([tp.partition for tp in partitions], commit=False)
 
     def _release(self, partitions: Sequence[int], *, commit: bool) -> None:
-        self._rebalance.lost()
-        if commit:
-            self._commit_positions([p for p in partitions if p in self._reader.buffers])
-        for partition in partitions:
-            self._committed.pop(partition, None)
-            buffer = self._reader.remove(partition)
-            if buffer is not None:
-                for user in buffer.dirty():
-                    self._scheduler.remove(user.user_id)
-                buffer.close()
+        if self._requests is not None:
+            self._requests.revoked(partitions)
+        self._reports.forget(partitions)
+        for assignment in self._mine.release(partitions, commit=commit):
+            for user in assignment.buffer.dirty():
+                self._scheduler.remove(user.user_id)
+            assignment.buffer.close()
         log.info(logs.PARTITIONS_REVOKED, partitions=list(partitions))
 
 
@@ -331,19 +349,13 @@ class _Stopped(Exception):
 class _Part:
     """Users of one partition in a refresh. known: their windows; gone: users of whom nothing is left."""
 
-    def __init__(self, partition: int, buffer: TokenBuffer, users: list[str]) -> None:
-        self.partition, self.buffer, self.users = partition, buffer, users
-        self.upto = buffer.log_offset
-        windows = [buffer.window(user) for user in users]
+    def __init__(self, assignment: Assignment, users: list[str]) -> None:
+        self.assignment, self.users = assignment, users
+        self.upto = assignment.buffer.log_offset
+        windows = [assignment.buffer.window(user) for user in users]
         self.known = [window for window in windows if window.modalities]
         self.gone = [window.user_id for window in windows if not window.modalities]
 
 
 def _now_ms() -> int:
     return int(time.monotonic() * 1000)
-
-
-def _digest(models: Mapping[str, str]) -> str:
-    """Commit metadata: which models' embeddings are published below a committed offset."""
-    text = "\n".join(f"{scenario}={model}" for scenario, model in sorted(models.items()))
-    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()

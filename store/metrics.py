@@ -37,6 +37,17 @@ EMBED_REQUESTS = Counter(
     ["outcome"],
 )
 EMBED_REPLIES_LOST = Counter("anchorstream_embed_replies_lost_total", "Answers to ad-hoc queries not delivered.")
+BACK_FILLED_USERS = Counter(
+    "anchorstream_back_filled_users_total", "Users that a back-fill computed and published.", ["scenario"]
+)
+BACK_FILL_USERS_LEFT = Gauge(
+    "anchorstream_back_fill_users_left", "Users that this worker has still to back-fill.", ["scenario"]
+)
+SCENARIO_UNUSABLE = Gauge(
+    "anchorstream_scenario_unusable",
+    "1 while this worker cannot compute a registered scenario; its log says why.",
+    ["scenario"],
+)
 INDEX_VECTORS = Gauge("anchorstream_index_vectors", "Live vectors.", ["scenario"])
 INDEX_UPSERTS = Counter("anchorstream_index_upserts_total", "Records applied to the index.", ["scenario"])
 INDEX_REFUSED = Counter(

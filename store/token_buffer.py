@@ -388,12 +388,13 @@ class TokenBuffer:
     def count_users(self, *, exact_keys: int = 100_000) -> int:
         """How many users have a summary; beyond so many summaries estimated from these and the database's own count."""
         users, keys, last = 0, 0, b""
+        key: bytes
         for key in self._db.summaries.keys():  # noqa: SIM118 (not a dict)
             prefix = key[: 2 + (key[0] << 8 | key[1])]
             users += prefix != last
             last, keys = prefix, keys + 1
             if keys == exact_keys:
-                there = int(self._db.summaries.property_int_value("rocksdb.estimate-num-keys") or 0)
+                there: int = self._db.summaries.property_int_value("rocksdb.estimate-num-keys") or 0
                 return max(users, users * there // keys)
         return users
 

@@ -64,10 +64,16 @@ class SafeProducer:
         self._sent = 0
         self._reporting = False
         self._paced: dict[str, PacedTopic] = {}
-        if connection.embedded:
-            admin = connection.admin()
-            self._paced = {spec.name: PacedTopic(connection, admin, spec, budget_bytes) for spec in specs}
+        self._budget_bytes = budget_bytes
+        self._admin = connection.admin() if connection.embedded else None
+        self.add_topics(specs)
         self._open()
+
+    def add_topics(self, specs: Iterable[TopicSpec]) -> None:
+        """More topics are to be written. On an embedded broker their `readers` are waited for; they must exist."""
+        for spec in specs if self._connection.embedded else ():
+            if spec.name not in self._paced:
+                self._paced[spec.name] = PacedTopic(self._connection, self._admin, spec, self._budget_bytes)
 
     def _open(self) -> None:
         self._producer = self._connection.producer(

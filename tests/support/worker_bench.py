@@ -1,0 +1,206 @@
+"""A worker on a broker without the rest of the system: who feeds it, what it published, what it should have."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from confluent_kafka import TopicPartition
+
+from deploy.topics import ensure
+from encoder.settings import ModelSettings
+from encoder.worker import Worker
+from store.back_fill_record import BackFillRecord
+from store.buffer_resources import BufferResources
+from store.embedding_record import EmbeddingRecord
+from store.scenario_record import Registered
+from store.settings import ScenarioSettings, StoreSettings
+from store.token_buffer import EncodedEvent, TokenBuffer
+from stream.client import Connection
+from stream.partitioner import partition_of
+from stream.scenario_registry import ScenarioRegistry
+from stream.topics import Topics
+from tests.support.windows import DIM, MODALITIES, START_MS, vector
+
+STORE = StoreSettings(block_cache_bytes=8 << 20, write_buffer_bytes=8 << 20)
+RESOURCES = BufferResources.create(block_cache_bytes=8 << 20, write_buffer_bytes=8 << 20)
+BUFFER: dict[str, Any] = {
+    "modalities": MODALITIES, "encoder_id": "e", "dim": DIM, "expiry_granularity_ms": 3_600_000, "resources": RESOURCES,
+}  # fmt: skip
+
+
+class Source:
+    """Stands where the processor stands: applies events to primary buffers and logs their rows."""
+
+    def __init__(self, connection: Connection, topics: Topics, folder: Path) -> None:
+        self._producer = connection.producer()
+        self._topics = topics
+        self.buffers = [
+            TokenBuffer.open(folder / str(p), identity=connection.identity, **BUFFER) for p in range(topics.partitions)
+        ]
+        self._sent = 0
+
+    def send(self, count: int, users: int = 6) -> None:
+        """Apply `count` new events, one to each user in turn, and log what changed."""
+        for _ in range(count):
+            self.send_to(f"user-{self._sent % users}")
+
+    def send_to(self, user: str) -> None:
+        """One new event."""
+        i = self._sent
+        self._sent += 1
+        partition = partition_of(user, self._topics.partitions)
+        event = EncodedEvent(
+            user, "bill", START_MS + i * 60_000, f"e{i}", i, np.array([i, 1], np.float32), vector(i), None,
+            "raw:0", i, START_MS,
+        )  # fmt: skip
+        buffer = self.buffers[partition]
+        changes = buffer.prepare([event], source_offset=buffer.source_offset + 1)
+        for key, value in changes.rows:
+            self._producer.produce(self._topics.tokens, value, key, partition)
+        assert self._producer.flush(10) == 0
+        buffer.commit(changes, log_offset=buffer.log_offset + len(changes.rows))
+
+    @property
+    def users(self) -> list[str]:
+        """Everyone, partition by partition."""
+        return [user for buffer in self.buffers for user in buffer.users()]
+
+    def expected(self, encoder: Any, names: Sequence[str]) -> dict[tuple[str, str], Any]:
+        """Embeddings from scratch, by (user, scenario)."""
+        out: dict[tuple[str, str], Any] = {}
+        for buffer in self.buffers:
+            for user in buffer.users():
+                vectors = encoder.encode_from_scratch([buffer.window(user)], list(names))[0]
+                out |= {(user, name): v for name, v in zip(names, vectors, strict=True)}
+        return out
+
+
+def make_worker(
+    connection: Connection,
+    topics: Topics,
+    encoder: Any,
+    state: Path,
+    *,
+    scenarios: Mapping[str, ScenarioSettings],
+    model: ModelSettings,
+    on_ready: Callable[[], None] = lambda: None,
+    requests: Any = None,
+) -> Worker:
+    """With a registry of its own."""
+    return Worker(
+        connection, topics, MODALITIES, encoder, ScenarioRegistry(connection, topics, scenarios),
+        make_topics=lambda specs: ensure(connection, specs), model=model, store=STORE, state=state,
+        text_encoder_id="e", event_dim=DIM, expiry_granularity_ms=3_600_000, on_ready=on_ready, requests=requests,
+    )  # fmt: skip
+
+
+@contextmanager
+def running(worker_of: Callable[[Callable[[], None]], Worker]) -> Iterator[None]:
+    """A worker on a thread of its own. worker_of: makes it, given its `on_ready`."""
+    ready, stop = threading.Event(), threading.Event()
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            worker_of(ready.set).run(stop)
+        except BaseException as exc:
+            failures.append(exc)
+            ready.set()
+            raise
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert ready.wait(60)
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(60)
+    assert not failures
+    assert not thread.is_alive()
+
+
+def read_topic(connection: Connection, topic: str, partitions: int) -> list[Any]:
+    """All messages so far, in order per partition."""
+    consumer = connection.consumer("reader")
+    out = []
+    for p in range(partitions):
+        tp = TopicPartition(topic, p, 0)
+        left = consumer.get_watermark_offsets(tp, timeout=10, cached=False)[1]
+        consumer.assign([tp])
+        while left > 0:
+            message = consumer.poll(10)
+            assert message is not None
+            assert message.error() is None
+            out.append(message)
+            left = consumer.get_watermark_offsets(tp, timeout=10)[1] - message.offset() - 1
+    consumer.close()
+    return out
+
+
+def embeddings(connection: Connection, topics: Topics, names: Sequence[str]) -> list[EmbeddingRecord]:
+    """All embedding records so far, in order per partition."""
+    out = []
+    for name in names:
+        for message in read_topic(connection, topics.embeddings(name), topics.partitions):
+            assert message.value() is not None
+            assert message.partition() == partition_of(message.key().decode(), topics.partitions)
+            out.append(EmbeddingRecord.unpack(message.value()))
+    return out
+
+
+def back_fills(connection: Connection, topics: Topics) -> dict[tuple[str, int], BackFillRecord]:
+    """The newest record of each (scenario, partition)."""
+    out: dict[tuple[str, int], BackFillRecord] = {}
+    for message in read_topic(connection, topics.back_fills, 1):
+        scenario, _, partition = message.key().decode().partition("|")
+        key = scenario, int(partition)
+        out.pop(key, None)
+        if message.value() is not None:
+            out[key] = BackFillRecord.unpack(message.value())
+            assert out[key].key == message.key()
+    return out
+
+
+def register(
+    connection: Connection, topics: Topics, name: str, settings: ScenarioSettings | None, life: int = 1
+) -> None:
+    """What serve does: the scenario's topic, then its record; None = retire it."""
+    ensure(connection, [topics.embeddings_spec(name)])
+    producer = connection.producer()
+    value = None if settings is None else Registered(settings, life).pack()
+    producer.produce(topics.scenarios, value, name.encode(), 0)
+    assert producer.flush(10) == 0
+
+
+def committed(connection: Connection, topics: Topics) -> list[TopicPartition]:
+    """What the worker's group has committed: offsets and metadata."""
+    consumer = connection.consumer(topics.group_worker)
+    found: list[TopicPartition] = consumer.committed(
+        [TopicPartition(topics.tokens, p) for p in range(topics.partitions)], timeout=10
+    )
+    consumer.close()
+    return found
+
+
+def wait_until(true: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
+    """Wait for a condition; fails with its name."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(0.1)
+
+
+def lag_is_zero(connection: Connection, topics: Topics) -> bool:
+    """Whether the worker's group has committed everything in `tokens`."""
+    consumer = connection.consumer(topics.group_worker)
+    tps = consumer.committed([TopicPartition(topics.tokens, p) for p in range(topics.partitions)], timeout=10)
+    ends = [consumer.get_watermark_offsets(tp, timeout=10, cached=False)[1] for tp in tps]
+    consumer.close()
+    return [tp.offset for tp in tps] == ends
