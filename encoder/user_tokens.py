@@ -77,7 +77,9 @@ def prepare(window: UserWindow, modalities: Mapping[str, ModalitySettings], dim:
         modalities: in the model's order. dim: of event vectors.
     """
     parts, summaries = [], []
-    as_of = max((m.summary.newest for name, m in window.modalities.items() if name in modalities), default=0)
+    known = [m for name, m in window.modalities.items() if name in modalities]
+    # a replica may have read rows and not yet their summary, which follows them in the log
+    as_of = max((max(m.summary.newest, int(m.ts.max(initial=0))) for m in known), default=0)
     for index, (name, settings) in enumerate(modalities.items()):
         rows = window.modalities.get(name)
         summaries.append(features.modality_summary(rows, as_of, dim, number_count(settings)))
