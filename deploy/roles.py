@@ -104,6 +104,7 @@ def _processor(context: Context) -> None:
 
 
 def _worker(context: Context) -> None:
+    from encoder.embed_requests import EmbedRequests
     from encoder.model_set import ModelSet
     from encoder.text_encoder import identity
     from encoder.worker import Worker
@@ -126,6 +127,7 @@ def _worker(context: Context) -> None:
         text_encoder_id=text_encoder_id,
         event_dim=event_dim,
         expiry_granularity_ms=int(settings.processor.expiry_granularity_seconds * 1000),
+        requests=EmbedRequests(context.connection, context.topics),
         on_ready=context.on_ready,
     )
     role.run(context.stop)
@@ -144,6 +146,7 @@ def _make_topics(context: Context, specs: Sequence[TopicSpec]) -> None:
 
 
 def _serve(context: Context) -> None:
+    from deploy import scenario_topics
     from deploy.brokers.files import write_json
     from store.back_fill_board import BackFillBoard
     from store.catalog import Catalog
@@ -154,6 +157,7 @@ def _serve(context: Context) -> None:
     from store.snapshot import SnapshotStore
     from stream.lag import LagReader, plan
     from stream.scenario_feed import ScenarioFeed
+    from stream.scenario_registrar import ScenarioRegistrar
     from stream.serve_tail import ServeTail
 
     settings, topics = context.settings, context.topics
@@ -162,6 +166,23 @@ def _serve(context: Context) -> None:
     board = BackFillBoard(topics.partitions)
     feed = ScenarioFeed(context.connection, topics, settings.scenarios, settings.candidates, board)
     tracker = PendingEvents(tuple(settings.scenarios), catalog.coverage)
+
+    def make_topics(names: list[str]) -> None:
+        factor = settings.kafka.replication_factor
+        scenario_topics.make(context.connection, map(topics.embeddings_spec, names), replication_factor=factor)
+
+    registrar = ScenarioRegistrar(
+        context.connection,
+        topics,
+        feed.registry,
+        candidates=settings.candidates,
+        make_topics=make_topics,
+        expire_topics=lambda names: scenario_topics.expire(
+            context.connection, [topics.embeddings(name) for name in names]
+        ),
+    )
+    raw = {modality.topic for modality in settings.modalities.values()}
+    reader = LagReader(context.connection, plan(topics, raw, settings.scenario_names))
     # `verify` finds the snapshots of the first instance without a broker
     folder = data_dir / "serve" if context.state.name == "0" else context.state
     tail = ServeTail(
@@ -174,11 +195,13 @@ def _serve(context: Context) -> None:
         tracker,
         SnapshotStore(folder, identity=context.connection.identity),
         snapshot_interval_seconds=settings.store.snapshot_interval_seconds,
+        make_topics=make_topics,
+        on_scenarios=lambda: reader.watch(plan(topics, raw, catalog)),
+        on_registry=registrar.adopted,
     )
-    reader = LagReader(
-        context.connection, plan(topics, {m.topic for m in settings.modalities.values()}, settings.scenarios)
+    service = Service(
+        settings.serve, catalog, tracker, lambda: reader.read().to_dict(), tail.ready, board, registrar=registrar
     )
-    service = Service(settings.serve, catalog, tracker, lambda: reader.read().to_dict(), tail.ready, board)
     state_file = data_dir / "run" / "serve.json"
 
     def on_ready(url: str) -> None:
@@ -189,6 +212,7 @@ def _serve(context: Context) -> None:
     try:
         serve.run(context.stop)
     finally:
+        registrar.close()
         reader.close()
         state_file.unlink(missing_ok=True)
 

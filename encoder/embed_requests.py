@@ -119,6 +119,10 @@ class EmbedRequests:
                 break
         return len(self._queue)
 
+    def forget_anchors(self) -> None:
+        """Soft prompts of the encoder may have changed."""
+        self._anchors.clear()
+
     def close(self) -> None:
         """Send what was answered; drop what waits."""
         self._consumer.close()
@@ -203,7 +207,7 @@ class EmbedRequests:
 
 
 class AnchorCache:
-    """Anchors of the queries asked last. One encoder's: prompts are taken not to change while it runs."""
+    """Anchors of the queries asked last, of one encoder; to be cleared when its soft prompts change."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -211,6 +215,10 @@ class AnchorCache:
 
     def __len__(self) -> int:
         return len(self._anchors)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._anchors.clear()
 
     def get(self, scenario: ScenarioSettings, encoder: AnchorEncoder) -> Anchor:
         """The anchor, made by `encoder` if it is not here. Raises WeightsError: the soft prompt is missing."""

@@ -52,7 +52,11 @@ class Requests(Protocol):
 
     def revoked(self, partitions: Sequence[int]) -> None: ...
 
-    def answer(self, windows_of: Callable[[int, str], UserWindow | None], encoder: Any, behind: bool) -> None: ...
+    def answer(self, windows_of: Callable[[int, str], UserWindow | None], encoder: Any, behind: bool) -> int: ...
+
+    def forget_anchors(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Worker:
@@ -64,7 +68,7 @@ class Worker:
         make_topics: sees to it that topics exist; called with those of scenarios that were registered.
         text_encoder_id, event_dim: of the vectors in `tokens`.
         state: directory of this worker's buffers, one per partition.
-        requests: asked once per step, before anybody is refreshed; its `encoder` is the worker's.
+        requests: asked once per step, before anybody is refreshed; its `encoder` is the worker's. Closed at the end.
         on_ready: called once, when the first partitions are assigned.
         wall: seconds since the epoch.
     """
@@ -154,6 +158,8 @@ class Worker:
         self._release([assignment.partition for assignment in self._mine], commit=True)
         self._consumer.close()
         self._scenarios.close()
+        if self._requests is not None:
+            self._requests.close()
 
     def _leave_if_stopped(self) -> None:
         if self._stop.is_set():
@@ -163,11 +169,12 @@ class Worker:
         if self._scenarios.poll():
             self._rescope()
         ready = self._mine.ready()
+        asked = 0
         if self._requests is not None:
-            self._requests.answer(self._window_of, self._encoder, self._mine.behind)
+            asked = self._requests.answer(self._window_of, self._encoder, self._mine.behind)
         waiting = any(assignment.back_fill.waiting for assignment in self._mine)
         batch = self._scheduler.next_batch(_now_ms(), back_fill=waiting) if ready else None
-        self._poll(0.0 if batch else IDLE_SECONDS)
+        self._poll(0.0 if batch or asked else IDLE_SECONDS)
         if isinstance(batch, RefreshBatch):
             self._refresh(batch)
         elif batch is not None:
@@ -182,6 +189,8 @@ class Worker:
         if specs:
             self._make_topics(specs)
             self._producer.add_topics(specs)
+        if self._requests is not None:
+            self._requests.forget_anchors()  # a soft prompt may have been swapped
         self._scheduler.tail_tokens = self._encoder.tokens_of(self._scenarios.names)
         for assignment in self._mine:
             assignment.back_fill.retarget(self._scenarios.targets)
