@@ -30,6 +30,7 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("run", "deploy.commands.run_role:run_role", _RUN, "Run one role in this process."),
     ("replay", "deploy.commands.replay:replay", _RUN, "Publish JSON Lines files to the raw topics."),
     ("embedding", "deploy.commands.embedding:embedding", _ASK, "Show a user's embedding record."),
+    ("embed", "deploy.commands.embed:embed", _ASK, "A user's embedding for a query that nobody registered."),
     ("neighbors", "deploy.commands.neighbors:neighbors", _ASK, "Show the users nearest to one."),
     ("scenarios", "deploy.commands.scenarios:app", _ASK, "Scenarios and how many users each has."),
     ("lag", "deploy.commands.lag:lag", _OPERATE, "How far each role is behind, in messages and seconds."),

@@ -49,12 +49,17 @@ class Service:
         """GET, decoded. Raises as `request`."""
         return self.request("GET", f"{path}?{urllib.parse.urlencode(query)}" if query else path)
 
-    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+    def post(self, path: str, body: Mapping[str, Any], *, timeout: float = TIMEOUT_SECONDS) -> Any:
         """POST of a JSON body, decoded. Raises as `request`."""
-        return self.request("POST", path, body)
+        return self.request("POST", path, body, timeout=timeout)
 
-    def request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    def request(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, timeout: float = TIMEOUT_SECONDS
+    ) -> Any:
         """One call.
+
+        Args:
+            timeout: seconds without a word from the service.
 
         Raises:
             NotFoundError: 404, with the service's own code.
@@ -64,7 +69,7 @@ class Service:
         headers = self._headers if data is None else {**self._headers, "content-type": "application/json"}
         request = urllib.request.Request(self.url + path, data, headers, method=method)  # noqa: S310
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             raise _problem(error) from None

@@ -44,7 +44,7 @@ def write_record(record: dict[str, Any]) -> None:
     output.write_pairs(
         {
             "user": record["user_id"],
-            "scenario": record["scenario"],
+            **({"query": record["query"]} if "query" in record else {"scenario": record["scenario"]}),
             "model": record["model"],
             "newest event": output.moment(record["as_of"]),
             "computed": output.moment(record["computed_at"]),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import anyio
 import httpx
@@ -17,6 +16,7 @@ from store.embed_messages import SCENARIO, EmbedReply
 from store.embedding_record import EmbeddingRecord
 from store.http.app import create_app
 from store.http.problems import KINDS
+from tests.support.embedder import Asked, Embedder
 from tests.support.serving import Client, Serving
 
 PATH = "/v1/embed"
@@ -25,30 +25,6 @@ RECORD = EmbeddingRecord(
     "anna", SCENARIO, "tiny-1", 1, 2, 3, (np.arange(1, 129) / np.linalg.norm(np.arange(1, 129))).astype(np.float32),
     {"raw:0": 7}, {"bill": 2},
 )  # fmt: skip
-
-
-class Asked(NamedTuple):
-    user_id: str
-    query: str
-    prompt: str | None
-    timeout_ms: int
-
-
-class Embedder:
-    """Answers as a test says, or leaves the future open."""
-
-    def __init__(self, answer: Callable[[], EmbedReply] | None) -> None:
-        self._answer = answer
-        self.asked: list[Asked] = []
-        self.futures: list[Future[EmbedReply]] = []
-
-    def ask(self, user_id: str, query: str, prompt: str | None, timeout_ms: int) -> Future[EmbedReply]:
-        self.asked.append(Asked(user_id, query, prompt, timeout_ms))
-        future: Future[EmbedReply] = Future()
-        self.futures.append(future)
-        if self._answer is not None:
-            future.set_result(self._answer())
-        return future
 
 
 class Asking(Serving):
