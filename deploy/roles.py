@@ -155,6 +155,7 @@ def _serve(context: Context) -> None:
     from store.http.server import Serve
     from store.http.service import Service
     from store.snapshot import SnapshotStore
+    from stream.embed_client import EmbedClient
     from stream.lag import LagReader, plan
     from stream.scenario_feed import ScenarioFeed
     from stream.scenario_registrar import ScenarioRegistrar
@@ -199,8 +200,16 @@ def _serve(context: Context) -> None:
         on_scenarios=lambda: reader.watch(plan(topics, raw, catalog)),
         on_registry=registrar.adopted,
     )
+    embedder = EmbedClient(context.connection, topics)
     service = Service(
-        settings.serve, catalog, tracker, lambda: reader.read().to_dict(), tail.ready, board, registrar=registrar
+        settings.serve,
+        catalog,
+        tracker,
+        lambda: reader.read().to_dict(),
+        tail.ready,
+        board,
+        registrar=registrar,
+        embedder=embedder,
     )
     state_file = data_dir / "run" / "serve.json"
 
@@ -208,7 +217,14 @@ def _serve(context: Context) -> None:
         write_json(state_file, {"url": url, "pid": os.getpid()})
         context.on_ready()
 
-    serve = Serve(create_app(service), tail, host=settings.serve.host, port=settings.serve.port, on_ready=on_ready)
+    serve = Serve(
+        create_app(service),
+        tail,
+        host=settings.serve.host,
+        port=settings.serve.port,
+        on_ready=on_ready,
+        beside={"embed-replies": embedder.run},
+    )
     try:
         serve.run(context.stop)
     finally:
