@@ -157,7 +157,9 @@ class EmbedRequests:
         try:
             anchor = self._anchors.get(batch[0].scenario, encoder)
         except WeightsError as exc:
-            self._refuse(batch, exc.code, exc.detail)
+            log.warning(logs.EMBED_REQUEST_REFUSED, prompt=batch[0].scenario.prompt, detail=exc.detail)
+            # what exactly is wrong names files of this machine
+            self._refuse(batch, exc.code, f"the worker cannot use the soft prompt {batch[0].scenario.prompt!r}")
             return
         found = {user: windows_of(*user) for user in dict.fromkeys(one.user for one in batch)}
         known = {user: window for user, window in found.items() if window is not None and window.modalities}

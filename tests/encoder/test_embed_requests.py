@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from confluent_kafka import TopicPartition
 from numpy.typing import NDArray
 from structlog.testing import capture_logs
@@ -412,6 +413,23 @@ def test_anchors_are_cached_and_bounded(tiny: UserEncoder) -> None:
     assert cache.get(one, encoder) is first
     assert cache.get(two, encoder).id == tiny.anchor(two).id
     assert encoder.anchors == 4
+
+
+def test_a_soft_prompt_that_was_swapped_is_used_once_the_worker_says_so(
+    world: World, side: EmbedRequests, tiny: UserEncoder
+) -> None:
+    tuned = ScenarioSettings(query=QUERY, prompt="tuned")
+    hidden = tiny.model.backbone.hidden
+    try:
+        for value in (0.5, -0.5):
+            tiny.set_prompt("tuned", torch.full((2, hidden), value))
+            side.forget_anchors()
+            world.send(EmbedRequest(f"{value}", "user-1", QUERY, "tuned", LATER))
+            record = _answered(world, side, tiny, 1)[f"{value}"].record
+            assert record is not None
+            assert record.model == tiny.anchor(tuned).id
+    finally:
+        del tiny.model.prompts["tuned"]
 
 
 def _answered(world: World, side: EmbedRequests, encoder: UserEncoder, count: int) -> dict[str, EmbedReply]:
