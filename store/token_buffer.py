@@ -44,6 +44,8 @@ __all__ = [
 
 _MOST_TOUCHED = 50_000
 """A restore that touches more windows than this looks at all of them at the end instead of remembering which."""
+_HELD_SUMMARIES, _HELD_ROWS = 16_000, 200_000
+"""While bulk loading, the position is written with this many summaries (25 MB at most) or after this many rows."""
 _PAGE = 1000
 """Summaries read at a time while users are listed: no iterator stays open between two users."""
 
@@ -77,6 +79,8 @@ class TokenBuffer:
         # restored since `finish_restore`: summaries to index, and windows whose rows came without one
         self._touched: set[bytes] | None = None if self._restoring else set()
         self._unsummed: set[bytes] = set()
+        self._bulk: dict[bytes, bytes | None] | None = None  # while bulk loading: summaries that are held back
+        self._bulk_rows = 0
 
     @classmethod
     def open(
@@ -225,7 +229,8 @@ class TokenBuffer:
         """
         first = self.log_offset
         out = LogBatch(self._db, self.stream_time, indexed=not self.replica)
-        out.apply(rows)
+        summaries: dict[bytes, bytes | None] = {} if self._bulk is None else self._bulk
+        out.apply(rows, summaries)
         put, meta = out.batch.put, self._db.h_meta
         users: dict[str, None] = {}
         if mark_dirty and out.summed:
@@ -233,16 +238,19 @@ class TokenBuffer:
             self._write_marks(out.batch, self._dirty.mark(users, first, next_offset - 1, sweep=sweep))
         if not self.replica and not self._restoring:
             put(layout.M_RESTORING, b"1", meta)
-        if owner is not None:
-            put(layout.M_OWNER, owner, meta)
         stale = [] if self.replica else list(stale)
         for key in stale:
             put(layout.M_STALE + key, b"", meta)
-        put(layout.M_LOG_OFFSET, pack_int(next_offset), meta)
-        put(layout.M_STREAM_TIME, pack_int(out.stream_time), meta)
+        owner = self.owner if owner is None else owner
+        whole = self._bulk is None or len(summaries) >= _HELD_SUMMARIES or self._bulk_rows >= _HELD_ROWS
+        if whole:
+            out.finish(summaries, next_offset, owner)
         self._db.write(out.batch, logged=self.replica)  # a primary is restoring: what a crash takes is read again
-        self.log_offset, self.stream_time, self._restoring = next_offset, out.stream_time, not self.replica
-        self.owner = self.owner if owner is None else owner
+        if whole:
+            summaries.clear()
+        self._bulk_rows = 0 if whole else self._bulk_rows + len(rows)
+        self.log_offset, self.stream_time, self.owner = next_offset, out.stream_time, owner
+        self._restoring = not self.replica
         self._stale.update(stale)
         self._unsummed -= out.summed.keys()
         self._unsummed |= out.unsummed
@@ -255,15 +263,26 @@ class TokenBuffer:
 
     @contextmanager
     def bulk_load(self) -> Iterator[None]:
-        """For `apply_log` of very many rows: twice as fast, and only that may be called; opens the database anew.
+        """For `apply_log` of very many rows to a primary: several times as fast, and nothing else may be called.
+
+        Opens the database anew. Summaries that later ones may replace are held back, and the position with them: after
+        a crash more is read again.
 
         Raises:
             StateError: the database cannot be opened any more.
         """
+        if self.replica:
+            raise ValueError("a replica is read while it follows the log")
         self._db.reopen(bulk=True)
+        self._bulk = {}
         try:
             yield
         finally:
+            if self._restoring:
+                out = LogBatch(self._db, self.stream_time, indexed=True)
+                out.finish(self._bulk, self.log_offset, self.owner)
+                self._db.write(out.batch, logged=False)
+            self._bulk, self._bulk_rows = None, 0
             self._db.reopen(bulk=False)
 
     def finish_restore(self) -> int:

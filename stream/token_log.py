@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -268,15 +268,14 @@ def _without_gc() -> Iterator[None]:
             gc.enable()
 
 
-def _reached(messages: Iterable[Any], end: int) -> bool:
+def _reached(messages: Sequence[Any], end: int) -> bool:
     """Whether records up to `end` (exclusive) have been read; raises what the broker reported."""
-    reached = False
-    for message in messages:
+    ended = -1
+    for message in [message for message in messages if message.error() is not None]:
         error = message.error()
-        if error is None:
-            reached = message.offset() + 1 >= end
-        elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
-            reached = reached or message.offset() >= end
+        if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+            ended = message.offset()
         elif not error.retriable():
             raise KafkaException(error)
-    return reached
+    last = next((message.offset() for message in reversed(messages) if message.error() is None), -1)
+    return bool(max(last + 1, ended) >= end)
