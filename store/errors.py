@@ -11,6 +11,7 @@ AnchorstreamError
 ├── WeightsError         weights_missing …       model weights cannot be found or do not fit
 ├── ScriptError          script_failed           an operator's script failed, hung or answered something else
 ├── RoleError            role_failed …           a role started by `up` keeps dying or does not get ready
+├── ScenarioError        scenario_configured …   a scenario cannot be registered, changed or retired at run time
 └── NotFoundError        not_found               an unknown user, scenario or file
 """
 
@@ -93,6 +94,12 @@ class ScriptError(AnchorstreamError):
     """A script that was given to a command failed, hung or answered what cannot be read."""
 
     code = "script_failed"
+
+
+class ScenarioError(AnchorstreamError):
+    """A scenario cannot be registered, changed or retired at run time. Nothing was changed."""
+
+    code = "scenario_configured"
 
 
 class NotFoundError(AnchorstreamError):

@@ -12,6 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 NAME = r"^[a-z][a-z0-9_]{0,62}$"
 """Modality and scenario names: they become topic names, metric labels and key parts."""
 
+MAX_SCENARIOS = 256
+"""In all, configured and registered; without candidates'."""
+MAX_QUERY = 2000
+"""Characters."""
+
 MAX_EVENTS_LIMIT = 1000
 """Upper bound of `max_events`: a float32 sum of this many fixed-point vectors is still exact (see store/summary.py)."""
 
@@ -64,7 +69,7 @@ class ModalitySettings(Section):
 class ScenarioSettings(Section):
     """One use of the embeddings, described by its natural-language query."""
 
-    query: str = Field(min_length=1, max_length=2000)
+    query: str = Field(min_length=1, max_length=MAX_QUERY)
     """The question that the embedding is conditioned on, in natural language."""
     prompt: str | None = None
     """Name of a tuned soft prompt, if any."""

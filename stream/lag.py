@@ -90,7 +90,7 @@ class LagReader:
         record_seconds: float = 2.0,
     ) -> None:
         self._connection = connection
-        self._plan = tuple(plan)
+        self._plan = self._next_plan = tuple(plan)
         self._policy = policy or LagPolicy()
         self._freshness = freshness
         self._clock = clock
@@ -111,6 +111,10 @@ class LagReader:
         """
         with self._lock:
             now = self._clock()
+            if (plan := self._next_plan) != self._plan:
+                self._plan = plan
+                self._partitions_until = 0.0
+                self._last = None
             if self._last is not None and 0 <= now * 1000 - self._last.at < max_age_seconds * 1000:
                 return self._last
             try:
@@ -133,11 +137,8 @@ class LagReader:
         return report
 
     def watch(self, plan: Sequence[GroupTopic]) -> None:
-        """Replace the plan (a scenario came or went)."""
-        with self._lock:
-            self._plan = tuple(plan)
-            self._partitions_until = 0.0
-            self._last = None
+        """Replace the plan, from the next reading on (a scenario came or went). Does not wait for one under way."""
+        self._next_plan = tuple(plan)
 
     def close(self) -> None:
         """Release the clients."""

@@ -67,6 +67,7 @@ class ServeTail:
         make_topics: called at the start with all that is registered (candidates included): the topics of a new broker
             may be missing. Raises AnchorstreamError.
         on_scenarios: called whenever scenarios came, went or changed, after `catalog` did.
+        on_registry: called with the position in the registry, everything below which is reflected in `catalog`.
         wall_ms: milliseconds since the epoch.
     """
 
@@ -84,6 +85,7 @@ class ServeTail:
         snapshot_interval_seconds: float = 30.0,
         make_topics: Callable[[list[str]], object] = lambda _: None,
         on_scenarios: Callable[[], object] = lambda: None,
+        on_registry: Callable[[int], object] = lambda _: None,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self.ready = threading.Event()
@@ -94,6 +96,8 @@ class ServeTail:
         self._tracker = tracker
         self._make_topics = make_topics
         self._on_scenarios = on_scenarios
+        self._on_registry = on_registry
+        self._told = -1
         self._embeddings = EmbeddingTopics(connection, topics)
         self._indexes = ServedIndexes(
             self._embeddings,
@@ -200,6 +204,9 @@ class ServeTail:
                 self._behind.pop(dropped, None)
             self._scenarios_changed()
             self._caught_up(consumer)
+        if (position := self._feed.registry.position) != self._told:
+            self._told = position
+            self._on_registry(position)
         if heard.back_fills:
             self._back_fills.changed()
         if time.monotonic() >= self._ask_at:

@@ -36,6 +36,25 @@ async def may_read(
         raise ProblemError("unauthorized", "send `Authorization: Bearer TOKEN` with serve.read_token")
 
 
+async def may_change(
+    request: Request,
+    service: Current,
+    bearer: HTTPAuthorizationCredentials | None = Security(_bearer),  # noqa: B008
+) -> None:
+    """Dependency of everything that changes something. Without `serve.admin_token` who may read may change.
+
+    Raises:
+        ProblemError: unauthorized.
+    """
+    admin = service.settings.admin_token
+    if admin is None:
+        await may_read(request, service, bearer)
+        return
+    given = bearer.credentials if bearer is not None else _basic_password(request.headers.get("authorization", ""))
+    if not _equal(given, admin):
+        raise ProblemError("unauthorized", "send `Authorization: Bearer TOKEN` with serve.admin_token")
+
+
 def _equal(given: str, token: SecretStr) -> bool:
     return hmac.compare_digest(given.encode(), token.get_secret_value().encode())
 

@@ -7,6 +7,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from store.row_table import StoredRecord
+from store.settings import MAX_QUERY
 
 MAX_QUERIES = 256
 MAX_LISTED = 100_000
@@ -97,6 +98,19 @@ class NeighborsAnswer(BaseModel):
     )
     results: list[NeighborsOf]
     missing: list[str]
+
+
+class ScenarioBody(BaseModel):
+    """What a scenario is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    query: Annotated[str, Field(min_length=1, max_length=MAX_QUERY, pattern=r"\S")] = Field(
+        description="the question that embeddings are conditioned on, in natural language"
+    )
+    prompt: Annotated[str, Field(min_length=1, max_length=128)] | None = Field(
+        default=None, description="a tuned soft prompt of the model"
+    )
 
 
 class PartitionBackFill(BaseModel):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Path, Query, Response, status
 
 from store.back_fill_board import BackFill
 from store.catalog import ServedScenario
-from store.http.auth import may_read
+from store.errors import AnchorstreamError
+from store.http.auth import may_change, may_read
 from store.http.models import (
     BackFillProgress,
     Embedding,
@@ -20,15 +23,18 @@ from store.http.models import (
     NeighborsRequest,
     PartitionBackFill,
     Scenario,
+    ScenarioBody,
     Scenarios,
     to_embedding,
 )
-from store.http.problems import ProblemError, documented
-from store.http.service import Current, Service
+from store.http.problems import KINDS, ProblemError, documented
+from store.http.service import Current, Registrar, Service
 from store.index import ScenarioIndex, SearchResult
 from store.search import Filters
+from store.settings import NAME, ScenarioSettings
 
 MAX_PAGE = 1000
+Name = Annotated[str, Path(pattern=NAME, description="lower-case letters, digits and _, at most 63, letter first")]
 
 router = APIRouter(prefix="/v1/scenarios", tags=["scenarios"], dependencies=[Depends(may_read)])
 
@@ -43,6 +49,39 @@ def list_scenarios(service: Current) -> Scenarios:
 def get_scenario(service: Current, scenario: str) -> Scenario:
     """One scenario."""
     return describe(service, scenario, service.scenario(scenario))
+
+
+@router.put(
+    "/{scenario}",
+    response_model=Scenario,
+    dependencies=[Depends(may_change)],
+    responses={
+        201: {"model": Scenario, "description": "Registered"},
+        **documented("scenario_configured", "scenario_limit", "request_invalid", "registry_unavailable", "not_ready"),
+    },
+)
+def put_scenario(service: Current, scenario: Name, asked: ScenarioBody, response: Response) -> Scenario:
+    """Register a scenario, or change its query and prompt. Every known user is brought to it: see `back_fill`.
+
+    201 when it is new. A changed one keeps its embeddings until the new ones replace them; the same again does nothing.
+    """
+    settings = ScenarioSettings(query=asked.query, prompt=asked.prompt)
+    with _registry_problems():
+        if _registrar(service).put(scenario, settings):
+            response.status_code = status.HTTP_201_CREATED
+    return describe(service, scenario, service.scenario(scenario))
+
+
+@router.delete(
+    "/{scenario}",
+    status_code=status.HTTP_204_NO_CONTENT,
+    dependencies=[Depends(may_change)],
+    responses=documented("scenario_unknown", "scenario_configured", "registry_unavailable", "not_ready"),
+)
+def retire_scenario(service: Current, scenario: str) -> None:
+    """Retire a scenario that was registered, with all its embeddings."""
+    with _registry_problems():
+        _registrar(service).retire(scenario)
 
 
 @router.post(
@@ -93,6 +132,22 @@ def export_embeddings(
         record = stored.record
         embeddings.append(to_embedding(stored, service.tracker.pending(record.user_id, record.covers)))
     return EmbeddingPage(embeddings=embeddings, next=embeddings[-1].user_id if len(page) > limit else None)
+
+
+def _registrar(service: Service) -> Registrar:
+    if service.registrar is None or not service.ready.is_set():
+        raise ProblemError("not_ready", "serve is still starting; /readyz tells when it answers")
+    return service.registrar
+
+
+@contextmanager
+def _registry_problems() -> Iterator[None]:
+    try:
+        yield
+    except AnchorstreamError as exc:
+        if exc.code in KINDS:
+            raise ProblemError(exc.code, exc.detail, action=exc.action) from exc
+        raise ProblemError("registry_unavailable", exc.detail, action=exc.action, cause=exc.code) from exc
 
 
 def describe_all(service: Service) -> list[Scenario]:

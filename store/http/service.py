@@ -14,7 +14,7 @@ from store.embed_messages import EmbedReply
 from store.freshness import PendingEvents
 from store.http.problems import ProblemError
 from store.index import ScenarioIndex
-from store.settings import ServeSettings
+from store.settings import ScenarioSettings, ServeSettings
 
 
 class LagReport(Protocol):
@@ -27,6 +27,18 @@ class Readiness(Protocol):
     """Whether everything that was there at the start is applied; a `threading.Event` is one."""
 
     def is_set(self) -> bool: ...
+
+
+class Registrar(Protocol):
+    """Registers and retires scenarios; blocks until the catalog says so."""
+
+    def put(self, name: str, settings: ScenarioSettings) -> bool:
+        """Whether the scenario is new. Raises AnchorstreamError: scenario_configured, scenario_limit, or the broker."""
+        ...
+
+    def retire(self, name: str) -> None:
+        """Raises AnchorstreamError: scenario_unknown, scenario_configured, or the broker."""
+        ...
 
 
 class QueryEmbedder(Protocol):
@@ -44,7 +56,7 @@ class Service:
 
     catalog: the scenarios, as they are at each request. lag: body of `GET /v1/lag` but for freshness.
     back_fills: how far those of the scenarios are.
-    embedder: None = no ad-hoc queries.
+    embedder: None = no ad-hoc queries. registrar: None = nothing can be registered.
     """
 
     settings: ServeSettings
@@ -54,6 +66,7 @@ class Service:
     ready: Readiness
     back_fills: BackFillBoard
     embedder: QueryEmbedder | None = None
+    registrar: Registrar | None = None
 
     def scenario(self, name: str) -> ServedScenario:
         """A scenario that is served; it stays whole for the caller when it is retired meanwhile.

@@ -244,7 +244,7 @@ def test_scenarios_and_their_export(serving: Serving) -> None:
         ("GET", "/v1/users/anna", "not_found"),
         ("GET", "/livez/", "not_found"),
         ("POST", "/livez", "method_not_allowed"),
-        ("DELETE", "/v1/scenarios/churn", "method_not_allowed"),
+        ("DELETE", "/v1/scenarios", "method_not_allowed"),
         ("GET", "/v1/users/nobody/embeddings/churn", "user_unknown"),
         ("GET", "/v1/users//embeddings/churn", "user_unknown"),
         ("GET", "/v1/users/anna/embeddings/nope", "scenario_unknown"),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import threading
+from dataclasses import replace
 
 import pytest
 
 from store.back_fill_record import BackFillRecord
+from store.errors import AnchorstreamError, BrokerError, NotFoundError, ScenarioError, TopicError
 from store.scenario_record import Registered
 from store.settings import ScenarioSettings
 from tests.store.test_http import assert_problem
@@ -18,6 +21,131 @@ LOAN = Registered(ScenarioSettings(query="Will it ask for a loan?", prompt="loan
 @pytest.fixture
 def serving() -> Serving:
     return Serving()
+
+
+class Registry:
+    """A registrar over a catalog alone; the real one is tested in tests/stream/test_scenario_registrar.py."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+        self.failure: AnchorstreamError | None = None
+
+    def put(self, name: str, settings: ScenarioSettings) -> bool:
+        if self.failure is not None:
+            raise self.failure
+        new = name not in self._serving.catalog
+        self._serving.serve(name, Registered(settings, 1001, 1))
+        return new
+
+    def retire(self, name: str) -> None:
+        if self.failure is not None:
+            raise self.failure
+        if name not in self._serving.catalog:
+            raise NotFoundError(f"there is no scenario {name!r}", code="scenario_unknown")
+        self._serving.catalog.remove(name)
+
+
+def registering(**settings: object) -> tuple[Serving, Registry]:
+    serving = Serving(**settings)
+    registry = Registry(serving)
+    serving.app.state.service = replace(serving.service, registrar=registry)
+    return serving, registry
+
+
+def test_put_registers_changes_and_delete_retires() -> None:
+    client = registering()[0].client
+    created = client.request("PUT", "/v1/scenarios/loan", json={"query": "Will it ask for a loan?"})
+    assert created.status_code == 201
+    assert created.json() == client.get("/v1/scenarios/loan").json()
+    assert (created.json()["registered"], created.json()["prompt"], created.json()["users"]) == (True, None, 0)
+    changed = client.request("PUT", "/v1/scenarios/loan", json={"query": "Soon?", "prompt": "loan"})
+    assert changed.status_code == 200
+    assert (changed.json()["query"], changed.json()["prompt"]) == ("Soon?", "loan")
+    gone = client.request("DELETE", "/v1/scenarios/loan")
+    assert (gone.status_code, gone.content) == (204, b"")
+    assert_problem(client.get("/v1/scenarios/loan"), "scenario_unknown")
+    assert_problem(client.request("DELETE", "/v1/scenarios/loan"), "scenario_unknown")
+    assert_problem(client.post("/v1/scenarios/loan/neighbors", json={"user_id": "anna"}), "scenario_unknown")
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "where"),
+    [
+        ("Loan", {"query": "q"}, "path.scenario"),
+        ("1loan", {"query": "q"}, "path.scenario"),
+        ("l" * 64, {"query": "q"}, "path.scenario"),
+        ("loan@next", {"query": "q"}, "path.scenario"),
+        ("loan%0A", {"query": "q"}, "path.scenario"),
+        ("loan", {}, "body.query"),
+        ("loan", {"query": ""}, "body.query"),
+        ("loan", {"query": " \n"}, "body.query"),
+        ("loan", {"query": "q" * 2001}, "body.query"),
+        ("loan", {"query": 7}, "body.query"),
+        ("loan", {"query": "q", "prompt": ""}, "body.prompt"),
+        ("loan", {"query": "q", "prompt": "p" * 129}, "body.prompt"),
+        ("loan", {"query": "q", "model": "m"}, "body.model"),
+        ("loan", [], "body"),
+    ],
+)
+def test_a_bad_registration_names_the_field(name: str, body: object, where: str) -> None:
+    serving, _ = registering()
+    answer = assert_problem(serving.client.request("PUT", f"/v1/scenarios/{name}", json=body), "request_invalid")
+    assert [error["where"] for error in answer["errors"]] == [where]
+    assert "loan" not in serving.catalog
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        (ScenarioError("'x' is of the configuration", action="change the file"), "scenario_configured"),
+        (ScenarioError("there are 256", code="scenario_limit"), "scenario_limit"),
+        (BrokerError("no answer", action="look", code="delivery_failed"), "registry_unavailable"),
+        (TopicError("has 3 partitions"), "registry_unavailable"),
+    ],
+)
+def test_what_the_registry_refuses_is_a_problem(method: str, failure: AnchorstreamError, code: str) -> None:
+    serving, registry = registering()
+    registry.failure = failure
+    body = {"json": {"query": "q"}} if method == "PUT" else {}
+    found = assert_problem(serving.client.request(method, "/v1/scenarios/churn", **body), code)
+    assert found["action"] == failure.action
+    if code == "registry_unavailable":
+        assert found["cause"] == failure.code
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+def test_changes_need_the_admin_token(method: str) -> None:
+    serving, _ = registering(read_token="r", admin_token="a")
+    body = {"json": {"query": "q"}} if method == "PUT" else {}
+
+    def ask(authorization: str) -> int:
+        headers = {"authorization": authorization} if authorization else {}
+        return serving.client.request(method, "/v1/scenarios/churn", headers=headers, **body).status_code
+
+    assert [ask(""), ask("Bearer r"), ask("Bearer x")] == [401, 401, 401]
+    assert ask("Bearer a") in (200, 204)
+    only_read, _ = registering(read_token="r")
+    assert only_read.client.request(method, "/v1/scenarios/churn", **body).status_code == 401
+    answer = only_read.client.request(method, "/v1/scenarios/churn", headers={"authorization": "Bearer r"}, **body)
+    assert answer.status_code in (200, 204)
+    only_admin, _ = registering(admin_token="a")
+    assert only_admin.client.get("/v1/scenarios/churn").status_code == 200
+    assert only_admin.client.request(method, "/v1/scenarios/churn", **body).status_code == 401
+    basic = base64.b64encode(b"me:a").decode()
+    answer = only_admin.client.request(
+        method, "/v1/scenarios/churn", headers={"authorization": f"Basic {basic}"}, **body
+    )
+    assert answer.status_code in (200, 204)
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+def test_nothing_is_changed_while_the_registry_is_still_read(method: str, serving: Serving) -> None:
+    body = {"json": {"query": "q"}} if method == "PUT" else {}
+    assert_problem(serving.client.request(method, "/v1/scenarios/churn", **body), "not_ready")
+    starting, _ = registering()
+    starting.ready.clear()
+    assert_problem(starting.client.request(method, "/v1/scenarios/churn", **body), "not_ready")
 
 
 def report(partition: int, *, complete: bool, error: str = "", registration: int = 1001) -> BackFillRecord:

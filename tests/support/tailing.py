@@ -19,6 +19,7 @@ from store.catalog import Catalog
 from store.embedding_record import EmbeddingRecord
 from store.freshness import PendingEvents
 from store.index import ScenarioIndex
+from store.scenario_name import every
 from store.scenario_record import Registered
 from store.settings import ModalitySettings, ScenarioSettings
 from store.snapshot import SnapshotStore
@@ -90,8 +91,7 @@ class World:
 
     def register(self, name: str, query: str, registration: int, *, candidates: Sequence[str] = ()) -> None:
         """As the registrar does: the topics first."""
-        names = [name, *(f"{name}@{candidate}" for candidate in candidates)]
-        ensure(self.connection, [self.topics.embeddings_spec(found) for found in names])
+        ensure(self.connection, map(self.topics.embeddings_spec, every([name], candidates)))
         record = Registered(ScenarioSettings(query=query), registration)
         self.producer.produce(self.topics.scenarios, record.pack(), name.encode(), 0)
         self.flush()
@@ -120,7 +120,11 @@ class Running:
         self.board = BackFillBoard(2)
         self.tracker = PendingEvents(SCENARIOS, self.catalog.coverage)
         configured = {scenario: ScenarioSettings(query=f"{scenario}?") for scenario in SCENARIOS}
-        feed = ScenarioFeed(connection, world.topics, configured, options.pop("candidates", ()), self.board)
+        candidates = options.pop("candidates", ())
+        if candidates:
+            ensure(connection, map(world.topics.embeddings_spec, every(SCENARIOS, candidates)))
+        feed = ScenarioFeed(connection, world.topics, configured, candidates, self.board)
+        self.registry = feed.registry
         snapshots = SnapshotStore(world.data / "serve", identity=connection.identity)
         self.tail = ServeTail(
             connection, world.topics, {"bill"}, feed, self.catalog, self.board, self.tracker, snapshots, **options
