@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -27,10 +25,10 @@ from store.embedding_record import EmbeddingRecord
 from store.settings import ScenarioSettings
 from store.window import UserWindow
 from stream.client import Connection
-from stream.embed_client import EmbedClient
 from stream.partitioner import partition_of
 from stream.settings import KafkaSettings
 from stream.topics import Topics
+from tests.support.embedder import asking
 from tests.support.windows import random_rows, window
 
 PARTITIONS = 2
@@ -101,23 +99,6 @@ class World:
     def close(self) -> None:
         self._consumer.close()
 
-    @contextmanager
-    def client(self) -> Iterator[EmbedClient]:
-        client, stop = EmbedClient(self.connection, self.topics), threading.Event()
-        thread = threading.Thread(target=client.run, args=(stop,))
-        thread.start()
-        try:
-            deadline = time.monotonic() + 30
-            while (future := client.ask("nobody", "?", None, 1)).done():
-                assert future.result().error == "not_ready"
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-            yield client
-        finally:
-            stop.set()
-            thread.join(30)
-        assert not thread.is_alive()
-
 
 def windows_of(partition: int, user_id: str) -> UserWindow | None:
     assert partition == partition_of(user_id, PARTITIONS)
@@ -187,7 +168,7 @@ def test_an_answer_is_what_registering_the_query_would_give(
 ) -> None:
     queries = {"baby": ScenarioSettings(query=QUERY), "fox": ScenarioSettings(query="A 🦊?")}
     futures: dict[tuple[str, str], Future[EmbedReply]] = {}
-    with world.client() as client:
+    with asking(world.connection, world.topics) as client:
         for name, scenario in queries.items():
             for user in USERS:
                 futures[name, user] = client.ask(user, scenario.query, None, 30_000)
@@ -364,7 +345,7 @@ def test_a_request_survives_a_change_of_owner(world: World, tiny: UserEncoder) -
     """Nobody answers what the old owner dropped and the new one did not see; it is sent once more in time."""
     old, new = (EmbedRequests(world.connection, world.topics) for _ in range(2))
     settled(old, range(PARTITIONS), world)
-    with world.client() as client:
+    with asking(world.connection, world.topics) as client:
         future = client.ask("user-1", QUERY, None, 6_000)
         deadline = time.monotonic() + 30
         while not old._queue:

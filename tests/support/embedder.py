@@ -1,12 +1,18 @@
-"""Who answers ad-hoc queries, played by a test."""
+"""Ad-hoc queries: who answers them, played by a test, and who asks them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from store.embed_messages import EmbedReply
+from stream.client import Connection
+from stream.embed_client import EmbedClient
+from stream.topics import Topics
+from tests.support.worker_bench import wait_until
 
 
 class Asked(NamedTuple):
@@ -33,3 +39,28 @@ class Embedder:
         if self.answer is not None:
             future.set_result(self.answer())
         return future
+
+
+@contextmanager
+def asking(connection: Connection, topics: Topics) -> Iterator[EmbedClient]:
+    """serve's client at work on a thread of its own."""
+    client, stop = EmbedClient(connection, topics), threading.Event()
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            client.run(stop)
+        except BaseException as exc:
+            failures.append(exc)
+            raise
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        wait_until(lambda: bool(failures) or not client.ask("nobody", "?", None, 1).done(), "replies are read")
+        yield client
+    finally:
+        stop.set()
+        thread.join(30)
+    assert not failures
+    assert not thread.is_alive()
