@@ -234,16 +234,21 @@ def _serve(context: Context) -> None:
 
 
 def _monitor(context: Context) -> None:
-    from stream.lag import LagReader, plan
+    from stream.lag import LagReader
+    from stream.lag_scenarios import LagScenarios
     from stream.monitor import Monitor
 
     settings = context.settings
-    groups = plan(context.topics, {m.topic for m in settings.modalities.values()}, settings.scenario_names)
+    raw = {modality.topic for modality in settings.modalities.values()}
+    scenarios = LagScenarios(context.connection, context.topics, raw, settings.scenarios, settings.candidates)
     _export(settings)
-    interval = settings.metrics.lag_interval_seconds
-    Monitor(LagReader(context.connection, groups), interval_seconds=interval, on_ready=context.on_ready).run(
-        context.stop
+    role = Monitor(
+        LagReader(context.connection, scenarios.plan()),
+        scenarios,
+        interval_seconds=settings.metrics.lag_interval_seconds,
+        on_ready=context.on_ready,
     )
+    role.run(context.stop)
 
 
 def _export(settings: Settings) -> None:

@@ -11,6 +11,7 @@ from prometheus_client import Gauge
 from store import logs, metrics
 from store.errors import BrokerError
 from stream.lag import LagReader, LagReport, PartitionLag
+from stream.lag_scenarios import LagScenarios
 from stream.lag_status import SEVERITY, Status
 
 _log = logs.get(__name__)
@@ -65,12 +66,22 @@ def changes(before: dict[_Labels, Status], report: LagReport) -> list[tuple[Part
 
 
 class Monitor:
-    """Reads lag every `interval_seconds` until stopped. A broker that is away is reported once, and awaited."""
+    """Reads lag every `interval_seconds` until stopped. A broker that is away is reported once, and awaited.
+
+    Args:
+        scenarios: which topics to read lag of; None = those of `reader`, always.
+    """
 
     def __init__(
-        self, reader: LagReader, *, interval_seconds: float = 5.0, on_ready: Callable[[], None] = lambda: None
+        self,
+        reader: LagReader,
+        scenarios: LagScenarios | None = None,
+        *,
+        interval_seconds: float = 5.0,
+        on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         self._reader = reader
+        self._scenarios = scenarios
         self._interval = interval_seconds
         self._on_ready = on_ready
         self._exporter = LagExporter()
@@ -87,11 +98,15 @@ class Monitor:
                 stop.wait(self._interval)
         finally:
             self._reader.close()
+            if self._scenarios is not None:
+                self._scenarios.close()
 
     def step(self) -> bool:
         """One reading; whether it succeeded."""
         begun = time.monotonic()
         try:
+            if self._scenarios is not None:
+                self._scenarios.refresh(self._reader)
             report = self._reader.read(max_age_seconds=0)
         except BrokerError as exc:
             if self._up:

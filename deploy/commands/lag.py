@@ -29,16 +29,19 @@ def lag(
     """How far each role is behind, in messages and in seconds. Reads the broker; needs no role to run."""
     from deploy import output
     from deploy.brokers import connect
-    from stream.lag import LagReader, plan
+    from stream.lag import LagReader
+    from stream.lag_scenarios import LagScenarios
     from stream.topics import Topics
 
     common = common or Common()
     settings = common.settings()
     raw = {modality.topic for modality in settings.modalities.values()}
-    targets = plan(Topics(settings.kafka), raw, settings.scenario_names)
-    reader = LagReader(connect(settings, timeout_s=5.0), targets, freshness=lambda: served_freshness(settings))
+    connection = connect(settings, timeout_s=5.0)
+    scenarios = LagScenarios(connection, Topics(settings.kafka), raw, settings.scenarios, settings.candidates)
+    reader = LagReader(connection, scenarios.plan(), freshness=lambda: served_freshness(settings))
     try:
         while True:
+            scenarios.refresh(reader)
             report = reader.observe(seconds=observe) if observe else reader.read()
             if common.json:
                 output.write_json(report.to_dict())
@@ -49,6 +52,7 @@ def lag(
             time.sleep(watch)
     finally:
         reader.close()
+        scenarios.close()
 
 
 def served_freshness(settings: Settings) -> Freshness | None:
