@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor, cat
 from torch.nn.functional import scaled_dot_product_attention as attend
 
-from encoder.plan import Plan
+from encoder.plan import Plan, padded_prefixes
+from encoder.tail import Tail
 
 
 class KeysValues(Protocol):
@@ -25,42 +27,51 @@ class FlatKeysValues:
         return keys, values
 
 
-class PlannedAttention:
-    """`backbone.Attention` of a plan."""
+class DenseAttention:
+    """`backbone.Attention` of a plan, all users at once: keys padded to the longest, one mask. Differentiable."""
 
-    def __init__(self, plan: Plan, source: KeysValues) -> None:
+    def __init__(self, plan: Plan, source: KeysValues, tail: Tail, dtype: torch.dtype) -> None:
+        """dtype: of the language model."""
         self._plan = plan
         self._source = source
+        self._prefix, mask = padded_prefixes(plan.prefixes, tail, dtype, tail.allowed.device)
+        self._mask = mask.repeat(1, 1, plan.fold, 1)
+        self._output_mask = mask[:, :, tail.outputs].repeat(1, 1, plan.fold, 1)
 
     def all(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See `backbone.Attention.all`."""
-        plan, n = self._plan, self._plan.new_tokens
         keys, values = self._source.put(layer, k, v)
-        parts = []
-        if plan.fresh is not None:
-            # Right-padded: what follows a chunk's end is seen by no token before it.
-            cq, ck, cv = (t[plan.fresh].transpose(1, 2) for t in (q, k, v))
-            parts.append(attend(cq, ck, cv, is_causal=True, enable_gqa=True).transpose(1, 2).flatten(0, 1))
-        if plan.extended is not None:
-            queries, index, mask = plan.extended
-            seen = grouped(q[queries], keys[index], values[index], mask)
-            parts.append(seen.flatten(0, 1))
-        tail_q = _per_user(q[n:], plan.users)
-        parts.append(self._tail(tail_q, keys, values, k, v, plan.mask).flatten(0, 1))
-        return cat(parts)[plan.restore]
+        parts = chunk_parts(self._plan, q, k, v, keys, values)
+        parts.append(self._tail(per_user(q[self._plan.new_tokens :], self._plan), keys, values, k, v, self._mask))
+        return cat(parts)
 
     def outputs(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See `backbone.Attention.outputs`."""
-        plan = self._plan
         keys, values = self._source.put(layer, k, v)
-        tail_q = _per_user(q, plan.users)
-        return self._tail(tail_q, keys, values, k, v, plan.output_mask).flatten(0, 1)
+        return self._tail(per_user(q, self._plan), keys, values, k, v, self._output_mask)
 
     def _tail(self, q: Tensor, keys: Tensor, values: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        plan, n = self._plan, self._plan.new_tokens
-        all_keys = cat([keys[plan.prefix], _per_user(k[n:], plan.users)], 1)
-        all_values = cat([values[plan.prefix], _per_user(v[n:], plan.users)], 1)
-        return grouped(q, all_keys, all_values, mask)
+        n = self._plan.new_tokens
+        all_keys = cat([keys[self._prefix], per_user(k[n:], self._plan)], 1)
+        all_values = cat([values[self._prefix], per_user(v[n:], self._plan)], 1)
+        return grouped(q, all_keys, all_values, mask).flatten(0, 1)
+
+
+def chunk_parts(plan: Plan, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> list[Tensor]:
+    """Attention of the new event tokens, (new tokens, heads, d), in flat order; nothing when there are none.
+
+    Args:
+        q, k, v: of the forward's tokens. keys, values: what source indices point into.
+    """
+    parts = []
+    for index in plan.fresh:
+        # Right-padded: what follows a chunk's end is seen by no token before it.
+        cq, ck, cv = (t[index].transpose(1, 2) for t in (q, k, v))
+        parts.append(attend(cq, ck, cv, is_causal=True, enable_gqa=True).transpose(1, 2).flatten(0, 1))
+    if plan.extended is not None:
+        queries, index, mask = plan.extended
+        parts.append(grouped(q[queries], keys[index], values[index], mask).flatten(0, 1))
+    return [cat(parts)[plan.restore]] if parts else []
 
 
 def grouped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
@@ -86,5 +97,6 @@ def grouped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     return out.view(b, kv_heads, group, t, d).permute(0, 3, 1, 2, 4).reshape(b, t, heads, d)
 
 
-def _per_user(x: Tensor, users: int) -> Tensor:
-    return x.reshape(users, -1, *x.shape[1:])
+def per_user(x: Tensor, plan: Plan) -> Tensor:
+    """(users * n, …) → (users, n, …)."""
+    return x.reshape(plan.users, -1, *x.shape[1:])

@@ -6,10 +6,11 @@ attention knows which token sees which. Agreement with the plain transformers fo
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import rms_norm, silu
 
 
 class Attention(Protocol):
@@ -62,7 +63,7 @@ class Backbone:
         cos, sin = self.rotary(positions)
         layers = self.lm.layers[: self.layers]
         for i, layer in enumerate(layers):
-            normed = layer.input_layernorm(x)
+            normed = norm(layer.input_layernorm, x)
             heads = layer.self_attn
             k = rotate(heads.k_proj(normed).unflatten(-1, (self.kv_heads, self.head_dim)), cos, sin)
             v = heads.v_proj(normed).unflatten(-1, (self.kv_heads, self.head_dim))
@@ -74,12 +75,24 @@ class Backbone:
                 q = rotate(heads.q_proj(normed).unflatten(-1, (self.heads, self.head_dim)), cos, sin)
                 seen = attention.all(i, q, k, v)
             x = x + heads.o_proj(seen.flatten(-2))
-            x = x + layer.mlp(layer.post_attention_layernorm(x))
-        out: Tensor = self.lm.norm(x)
-        return out
+            x = x + mlp(layer.mlp, norm(layer.post_attention_layernorm, x))
+        return norm(self.lm.norm, x)
+
+
+def norm(module: Any, x: Tensor) -> Tensor:
+    """A Llama or Qwen2 norm of x as one kernel."""
+    return rms_norm(x, x.shape[-1:], module.weight, module.variance_epsilon)
+
+
+def mlp(module: Any, x: Tensor) -> Tensor:
+    """A Llama or Qwen2 MLP. Without gradients in place: fresh memory costs a CPU more than the arithmetic on it."""
+    if torch.is_grad_enabled() or module.config.hidden_act != "silu":
+        return cast(Tensor, module(x))
+    return cast(Tensor, module.down_proj(silu(module.gate_proj(x), inplace=True).mul_(module.up_proj(x))))
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding of (n, heads, head_dim) in float32, returned in x's dtype. Pairs are half a head apart."""
     first, second = x.float().chunk(2, -1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1).to(x.dtype)
+    turned = [(first * cos).addcmul(second, sin, value=-1), (second * cos).addcmul(first, sin)]
+    return torch.cat(turned, -1).to(x.dtype)

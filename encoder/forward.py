@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from encoder import features, plan
-from encoder.attention import FlatKeysValues, PlannedAttention
+from encoder.attention import DenseAttention, FlatKeysValues
 from encoder.causal import causal
 from encoder.kv_pool import KvPool, Lease, PagedKeysValues
 from encoder.plan import EventRows, Plan
+from encoder.split_attention import SplitAttention
 from encoder.tail import Tail
 from encoder.user_model import UserModel
 from encoder.user_tokens import UserTokens
@@ -43,7 +44,8 @@ def user_states(
     planned = plan.finish(layout, tail, fold=fold, dtype=model.dtype, device=device)
     x = embed(model, users, planned, tail)
     source = FlatKeysValues() if planned.slots is None or pool is None else PagedKeysValues(pool, planned.slots)
-    states = backbone.run(x, planned.positions, PlannedAttention(planned, source), planned.outputs)
+    kind = SplitAttention if device.type == "cpu" and not torch.is_grad_enabled() else DenseAttention
+    states = backbone.run(x, planned.positions, kind(planned, source, tail, model.dtype), planned.outputs)
     return States(states, planned)
 
 

@@ -70,10 +70,10 @@ class Group(NamedTuple):
 class Plan(NamedTuple):
     """A forward ready to run, on its device.
 
-    order: flat position → row of [events by modality, summaries, segments]. restore: flat position → row of the
-    attention outputs [fresh chunks, extended chunks, tails], padded. fresh: (chunks, L) flat indices of chunks
-    without cached tokens. extended: chunks with. prefix: (users, S) source indices. mask, output_mask: additive,
-    (users, 1, group * rows, S + tail); see `attention.grouped`. outputs: flat places of every <USER_EMB>, user-major.
+    order: flat position → row of [events by modality, summaries, segments]. fresh: flat indices of chunks without
+    cached tokens, (chunks, L) for each class of lengths. extended: chunks with. restore: flat position of a new token
+    → row of the attention outputs [fresh chunks by class, extended chunks], padded. prefixes: per user, source
+    indices of all its chunk tokens. outputs: flat places of every <USER_EMB>, user-major. fold: see `finish`.
     """
 
     users: int
@@ -83,14 +83,12 @@ class Plan(NamedTuple):
     positions: Tensor
     order: Tensor
     restore: Tensor
-    fresh: Tensor | None
+    fresh: list[Tensor]
     extended: Group | None
-    prefix: Tensor
-    mask: Tensor
-    output_mask: Tensor
-    tail_outputs: Tensor
+    prefixes: list[Ints]
     outputs: Tensor
     slots: Tensor | None
+    fold: int
 
     @property
     def tokens(self) -> int:
@@ -180,26 +178,24 @@ def finish(layout: Layout, tail: Tail, *, fold: int, dtype: torch.dtype, device:
     order = np.empty(total, np.int64)
     order[_join([*sources, layout.summary_places, layout.segment_places])] = np.arange(total)
 
-    restore = np.empty(total, np.int64)
+    restore = np.empty(layout.new_tokens, np.int64)
     fresh = layout.reused == 0
     at = 0
-    fresh_index, group = None, None
-    if fresh.any():
-        first, length = layout.first[fresh], layout.length[fresh]
+    classes = []
+    sizes = _length_class(layout.length)
+    for size in np.unique(sizes[fresh]):
+        first, length = (a[fresh & (sizes == size)] for a in (layout.first, layout.length))
         widest = int(length.max())
-        steps = np.minimum(np.arange(widest), length[:, None] - 1)
-        fresh_index = first[:, None] + steps
-        restore[ranges(first, length)] = ranges(np.arange(len(first)) * widest, length)
-        at += fresh_index.size
+        index = first[:, None] + np.minimum(np.arange(widest), length[:, None] - 1)
+        restore[ranges(first, length)] = at + ranges(np.arange(len(first)) * widest, length)
+        at += index.size
+        classes.append(_to(index, device))
+    group = None
     if not fresh.all():
         old = ~fresh
         group, rows = _extended(layout, old, fold, dtype, device)
         new = layout.length[old] - layout.reused[old]
         restore[ranges(layout.first[old], new)] = at + ranges(np.arange(len(new)) * rows, new)
-        at += group.queries.numel()
-    restore[layout.new_tokens :] = at + np.arange(users * tail.length)
-
-    prefix, mask = _prefix(layout.prefixes, tail, dtype, device)
     outputs = layout.new_tokens + tail.length * np.arange(users)[:, None]
     return Plan(
         users=users,
@@ -209,15 +205,18 @@ def finish(layout: Layout, tail: Tail, *, fold: int, dtype: torch.dtype, device:
         positions=_to(layout.positions, device),
         order=_to(order, device),
         restore=_to(restore, device),
-        fresh=None if fresh_index is None else _to(fresh_index, device),
+        fresh=classes,
         extended=group,
-        prefix=prefix,
-        mask=_repeat(mask, fold),
-        output_mask=_repeat(mask[:, :, tail.outputs], fold),
-        tail_outputs=tail.outputs,
+        prefixes=layout.prefixes,
         outputs=(_to(outputs, device) + tail.outputs).reshape(-1),
         slots=None if layout.slots is None else _to(layout.slots, device),
+        fold=fold,
     )
+
+
+def _length_class(length: Ints) -> Ints:
+    """Chunks of one class are padded to its longest: steps of 8 up to 32 (our chunks), then doubling."""
+    return np.where(length <= 32, -(-length // 8), 32 + np.ceil(np.log2(np.maximum(length, 1))).astype(np.int64))
 
 
 def _extended(
@@ -230,12 +229,14 @@ def _extended(
     row = np.minimum(np.arange(rows), new[:, None] - 1)  # padding repeats the last query; its output is not read
     keys = base[:, None] + np.minimum(np.arange(width), length[:, None] - 1)
     allowed = np.arange(width) <= (reused[:, None] + row)[:, :, None]
-    mask = additive(_to(allowed, device), dtype)[:, None]
-    mask = _repeat(mask, fold)
+    mask = additive(_to(allowed, device), dtype)[:, None].repeat(1, 1, fold, 1)
     return Group(_to(first[:, None] + row, device), _to(keys, device), mask), rows
 
 
-def _prefix(prefixes: list[Ints], tail: Tail, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+def padded_prefixes(
+    prefixes: Sequence[Ints], tail: Tail, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """All users' chunk tokens at one width: source indices (users, S), additive mask (users, 1, tail, S + tail)."""
     lengths = np.array([len(p) for p in prefixes], np.int64)
     longest = int(lengths.max(initial=0))
     longest += -(longest + tail.length) % KEY_MULTIPLE
@@ -252,10 +253,6 @@ def _prefix(prefixes: list[Ints], tail: Tail, dtype: torch.dtype, device: torch.
 def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     """0 where allowed, -inf elsewhere: computed once a forward, where a boolean mask is converted in every layer."""
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, float("-inf"))
-
-
-def _repeat(mask: Tensor, fold: int) -> Tensor:
-    return mask if fold == 1 else mask.repeat(1, 1, fold, 1)
 
 
 def _join(arrays: Sequence[Ints]) -> Ints:

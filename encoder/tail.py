@@ -7,11 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 MAX_QUERY_TOKENS = 64
+
+
+class Groups(NamedTuple):
+    """The tail by who sees whom: the summaries (if any) and each scenario's segment, padded to the longest.
+
+    queries: int64 (groups, length), places in the tail. keys: int64 (groups, lead + length), likewise.
+    allowed: bool (groups, length, lead + length). rows: int64 (tail,), where a place stands in the flattened queries.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    allowed: Tensor
+    rows: Tensor
 
 
 @dataclass(frozen=True)
@@ -21,7 +35,7 @@ class Tail:
     tokens: (length - lead, hidden), the segments' embeddings.
     offsets: float64 (length,), added to the tail's first position; each segment begins right after the summaries.
     allowed: bool (length, length), who sees whom inside the tail.
-    outputs: int64 (scenarios,), the place of each <USER_EMB>.
+    outputs: int64 (scenarios,), the place of each <USER_EMB>. groups: `allowed` without what nobody sees.
     """
 
     lead: int
@@ -29,6 +43,7 @@ class Tail:
     offsets: Tensor
     allowed: Tensor
     outputs: Tensor
+    groups: Groups
 
     @property
     def length(self) -> int:
@@ -49,4 +64,20 @@ def build(segments: Sequence[Tensor], lead: int) -> Tail:
     places = [torch.arange(lead, dtype=torch.float64, device=device)]
     places += [lead + torch.arange(n, dtype=torch.float64, device=device) for n in lengths]
     ends = lead - 1 + torch.tensor(lengths, device=device).cumsum(0)
-    return Tail(lead, torch.cat(list(segments)), torch.cat(places), allowed, ends)
+    return Tail(lead, torch.cat(list(segments)), torch.cat(places), allowed, ends, _groups(lengths, lead, allowed))
+
+
+def _groups(lengths: Sequence[int], lead: int, allowed: Tensor) -> Groups:
+    sizes = torch.tensor([*([lead] if lead else []), *lengths], device=allowed.device)
+    starts = sizes.cumsum(0) - sizes
+    step = torch.arange(int(sizes.max()), device=allowed.device)
+    own = starts[:, None] + torch.minimum(step, sizes[:, None] - 1)
+    front = torch.arange(lead, device=allowed.device).expand(len(sizes), lead)
+    keys = torch.cat([front, own], 1)
+    seen = allowed[own[:, :, None], keys[:, None, :]]
+    # Once each: padding repeats a segment's last token, and the summaries' own keys are those in front.
+    seen[:, :, lead:] &= (step < sizes[:, None])[:, None]
+    if lead:
+        seen[0, :, lead:] = False
+    real = (step < sizes[:, None]).reshape(-1)
+    return Groups(own, keys, seen, real.nonzero()[:, 0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from encoder.attention import grouped
+from encoder.forward import user_states
 from encoder.plan import additive
 from encoder.settings import ModelSettings
 from encoder.user_encoder import UserEncoder
+from encoder.user_tokens import prepare
 from store.errors import ConfigError, NotFoundError, WeightsError
 from store.settings import ModalitySettings, ScenarioSettings
 from store.window import UserWindow
@@ -242,6 +245,24 @@ def test_query_heads_laid_end_to_end_are_the_same_attention() -> None:
     assert torch.allclose(grouped(q, k, v, mask.repeat(1, 1, 3, 1)), wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize("layout", ["chunked", "causal"])
+def test_attention_in_parts_is_the_attention_under_one_mask(tiny: UserEncoder, layout: Literal["chunked"]) -> None:
+    """What a CPU runs against what a GPU and training run: no rows, one row, cached, extended and new chunks."""
+    encoder = tiny.with_layout(layout)
+    rows = [random_rows(50 + i, count) for i, count in enumerate([0, 1, 40, 300])]
+    if encoder.pool is not None:
+        encoder.encode([window(f"d{i}", own[: i * 90]) for i, own in enumerate(rows)], NAMES)
+    users = [prepare(window(f"d{i}", own), MODALITIES, DIM) for i, own in enumerate(rows)]
+    tail = encoder.tail(NAMES)
+    assert tail is not None
+    found = []
+    for grad in (False, True):
+        leases = None if encoder.pool is None else [encoder.pool.acquire(user) for user in users]
+        with torch.set_grad_enabled(grad):
+            found.append(user_states(encoder.model, users, leases, tail, encoder.pool).states.numpy())
+    assert_equal(*found)
+
+
 def test_the_same_weights_in_the_other_layout(tiny: UserEncoder, causal: UserEncoder) -> None:
     other = tiny.with_layout("causal")
     assert other.model is tiny.model
@@ -329,8 +350,6 @@ def test_semantic_tower(tiny: UserEncoder) -> None:
 
 def test_gradients_reach_every_part(tiny: UserEncoder) -> None:
     from encoder import tail as tails
-    from encoder.forward import user_states
-    from encoder.user_tokens import prepare
 
     trainable = UserEncoder(ModelSettings(device="cpu", kv_pool_bytes=0), MODALITIES, SCENARIOS, DIM).model
     trainable.requires_grad_(True)
