@@ -25,13 +25,18 @@ BUFFER_FORMAT = 1
 
 M_FORMAT, M_ENCODER, M_DIM, M_IDENTITY, M_ROLE = b"format", b"encoder", b"dim", b"identity", b"role"
 M_SOURCE_OFFSET, M_LOG_OFFSET, M_STREAM_TIME = b"source_offset", b"log_offset", b"stream_time"
-M_OWNER, M_RESTORING, M_OUTCOMES = b"owner", b"restoring", b"outcomes"
+M_OWNER, M_OUTCOMES = b"owner", b"outcomes"
+M_RESTORING = b"restoring"
+"""A restore by an older version that did not end: the expiry index is not whole."""
 
 M_STALE = b"stale/"
 """Prefix, followed by a row key: a former owner logged that row late, so ours has to be logged again."""
 
 M_BACK_FILL = b"back_fill/"
 """Prefix, followed by a scenario's name: how far its back-fill has come (a worker's replica)."""
+
+M_UNSUMMED = b"unsummed/"
+"""Prefix, followed by a (user, modality) prefix: the log, as far as it is applied, has rows after its last summary."""
 
 _U64 = struct.Struct(">Q")
 _OUTCOMES = struct.Struct(">5Q")

@@ -1,89 +1,81 @@
-"""What follows a restore: summaries whose rows came without one, and the expiry index."""
+"""What a window's rows and summary say of each other: the end of a restore, and the expiry index."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
+from typing import Any
 
 from store.batch import WindowRules
 from store.buffer_database import BufferDatabase
-from store.buffer_layout import M_RESTORING, expiry_key, prefix_length, split_prefix
-from store.rows import prefix_end, unpack_summary
+from store.buffer_layout import M_UNSUMMED, expiry_key, split_prefix
+from store.rows import unpack_summary
 from store.window_reader import summary_by_scan
 
 _BATCH = 500
 """Windows per WriteBatch: a large one holds the interpreter lock for its whole duration."""
 
 
-def finish(
-    db: BufferDatabase, rules: WindowRules, touched: set[bytes] | None, unsummed: set[bytes], *, relog: bool
-) -> int:
-    """Recompute summaries by scan and bring the expiry index up to date.
+def finish(db: BufferDatabase, rules: WindowRules, unsummed: Iterable[bytes]) -> int:
+    """Recompute by scan the summaries of windows whose rows came without one: the log was cut inside a batch.
+
+    What differed is written to the log by the next sweep (an entry of the expiry index at time 0).
 
     Args:
-        touched: (user, modality) prefixes restored; None = any may have been: recompute and index them all.
-        unsummed: those whose rows came without a summary.
-        relog: let the next sweep write what was recomputed to the log (an index entry at time 0).
+        unsummed: (user, modality) prefixes; they are unmarked with their summaries, so an interrupted call goes on.
 
     Returns:
-        How many summaries were recomputed and differed.
+        How many differed.
     """
     recomputed = 0
     batch = db.batch()
-    if touched is None:
-        waiting = [key for name in rules.modalities for key in _relogged(db, name)]
-        batch.delete_range(b"", b"\xff" * 256, db.h_expiry)
-        for key in waiting:
-            batch.put(key, b"", db.h_expiry)
-    for prefix in all_prefixes(db) if touched is None else sorted(touched | unsummed):
-        user_id, name = split_prefix(prefix)
-        modality = rules.modalities.get(name)
-        if modality is None:
-            continue
-        key = prefix + b"\x00"
-        packed = db.summaries.get(key)
-        if touched is None or prefix in unsummed:
-            rows = [(row[len(prefix):], value) for row, value in db.items(db.rows, prefix)]  # fmt: skip
-            if not rows and packed is None:
-                continue
-            old = None if packed is None else unpack_summary(packed)
-            fresh = summary_by_scan(rows, old, modality, rules.dim).pack()
-            if fresh != packed:
-                packed = fresh
-                recomputed += 1
-                batch.put(key, fresh, db.h_summaries)
-                if relog:
-                    batch.put(expiry_key(name, 0, user_id), b"", db.h_expiry)
-        if relog and packed is not None:
-            summary = unpack_summary(packed)
-            # a tabular window may hold null fields only: rows is 0, oldest is not
-            due = rules.due(name, summary, occupied=summary.rows > 0 or summary.oldest > 0)
-            batch.put(expiry_key(name, max(due, 1), user_id), b"", db.h_expiry)
+    for prefix in sorted(unsummed):
+        recomputed += _recompute(db, rules, prefix, batch)
+        batch.delete(M_UNSUMMED + prefix, db.h_meta)
         if len(batch) >= _BATCH:
             db.write(batch)
             batch = db.batch()
-    batch.delete(M_RESTORING, db.h_meta)
     db.write(batch)
     return recomputed
 
 
-def _relogged(db: BufferDatabase, modality: str) -> list[bytes]:
-    """Index entries of summaries that a former restore recomputed and no sweep has logged yet."""
-    found: list[bytes] = []
-    start, end = expiry_key(modality, 0, ""), expiry_key(modality, 1, "")
-    while page := [key for key in db.keys(db.expiry, start, _BATCH) if key < end]:
-        found += page
-        start = page[-1] + b"\x00"
-    return found
+def _recompute(db: BufferDatabase, rules: WindowRules, prefix: bytes, batch: Any) -> bool:
+    user_id, name = split_prefix(prefix)
+    modality = rules.modalities.get(name)
+    key = prefix + b"\x00"
+    packed = db.summaries.get(key)
+    rows = [(row[len(prefix) :], value) for row, value in db.items(db.rows, prefix)]
+    if modality is None or (not rows and packed is None):
+        return False
+    old = None if packed is None else unpack_summary(packed)
+    fresh = summary_by_scan(rows, old, modality, rules.dim).pack()
+    if fresh == packed:
+        return False
+    batch.put(key, fresh, db.h_summaries)
+    batch.put(expiry_key(name, 0, user_id), b"", db.h_expiry)
+    if (entry := due_key(rules, prefix, fresh, packed)) is not None:
+        batch.put(entry, b"", db.h_expiry)
+    return True
 
 
-def all_prefixes(db: BufferDatabase) -> Iterator[bytes]:
-    """Every (user, modality) prefix that has rows or a summary, in key order, without reading the rows between."""
-    start = b""
-    while True:
-        found = [*db.keys(db.rows, start, 1), *db.keys(db.summaries, start, 1)]
-        if not found:
-            return
-        first = min(found)
-        prefix = first[: prefix_length(first)]
-        yield prefix
-        start = prefix_end(prefix)
+def due_key(rules: WindowRules, prefix: bytes, value: bytes, old: bytes | None) -> bytes | None:
+    """The entry of the expiry index that a window needs when its summary becomes `value`; None if it has one.
+
+    Raises:
+        ValueError: a summary of a format this version does not know.
+    """
+    user_id, name = split_prefix(prefix)
+    if name not in rules.modalities:
+        return None
+    due, _ = _due(rules, name, value)
+    if old is not None:
+        before, occupied = _due(rules, name, old)
+        if occupied and before <= due:  # of an empty window the entry may be later, see store/batch.py
+            return None
+    return expiry_key(name, due, user_id)
+
+
+def _due(rules: WindowRules, name: str, packed: bytes) -> tuple[int, bool]:
+    """(when something is due, whether the window has rows). A tabular one may hold null fields only: rows is 0."""
+    summary = unpack_summary(packed)
+    occupied = summary.rows > 0 or summary.oldest > 0
+    return max(rules.due(name, summary, occupied=occupied), 1), occupied

@@ -29,7 +29,8 @@ from store.buffer_resources import BufferResources
 from store.changes import Changes, Outcomes
 from store.dirty_marks import DirtyMarks, DirtyUser
 from store.encoded_event import EncodedEvent, EncodedField
-from store.log_apply import LogBatch
+from store.errors import StateError
+from store.log_apply import LogApplier
 from store.restore_finish import finish
 from store.rows import FORMAT, KIND_SUMMARY, Summary, prefix_end, summary_key, unpack_summary, user_prefix
 from store.settings import ModalitySettings
@@ -42,10 +43,6 @@ __all__ = [
     "Changes", "DirtyUser", "EncodedEvent", "EncodedField", "Outcome", "Outcomes", "Row", "TokenBuffer",
 ]  # fmt: skip
 
-_MOST_TOUCHED = 50_000
-"""A restore that touches more windows than this looks at all of them at the end instead of remembering which."""
-_HELD_SUMMARIES, _HELD_ROWS = 16_000, 200_000
-"""While bulk loading, the position is written with this many summaries (25 MB at most) or after this many rows."""
 _PAGE = 1000
 """Summaries read at a time while users are listed: no iterator stays open between two users."""
 
@@ -75,12 +72,7 @@ class TokenBuffer:
         self._stale = {key[len(layout.M_STALE) :] for key, _ in database.items(database.meta, layout.M_STALE)}
         self._due: dict[str, int] = {}
         self._version = 0
-        self._restoring = database.meta.get(layout.M_RESTORING) is not None
-        # restored since `finish_restore`: summaries to index, and windows whose rows came without one
-        self._touched: set[bytes] | None = None if self._restoring else set()
-        self._unsummed: set[bytes] = set()
-        self._bulk: dict[bytes, bytes | None] | None = None  # while bulk loading: summaries that are held back
-        self._bulk_rows = 0
+        self._log = LogApplier(database, rules, replica=replica)
 
     @classmethod
     def open(
@@ -116,6 +108,12 @@ class TokenBuffer:
                     layout.M_ROLE: "replica" if replica else "primary",
                 }
             )
+            if database.meta.get(layout.M_RESTORING) is not None:
+                raise StateError(
+                    f"an older version was restoring the token buffer at {path} when it ended",
+                    action="remove the directory; it will be restored from the `tokens` topic",
+                    code="state_mismatch",
+                )
             self = cls(database, WindowRules(modalities, dim, expiry_granularity_ms), replica=replica)
         except BaseException:
             database.close()
@@ -209,8 +207,6 @@ class TokenBuffer:
     ) -> list[str]:
         """Apply consecutive records of `tokens` in ONE WriteBatch; applying some twice changes nothing.
 
-        In a primary it is durable only after `finish_restore`: a crash before may go back to an earlier position.
-
         Args:
             rows: (key, value), None = deleted; without markers and rows of former owners.
             next_offset: offset after the last record read; becomes `log_offset`.
@@ -228,36 +224,20 @@ class TokenBuffer:
             StateError: a row of a format this version does not know.
         """
         first = self.log_offset
-        out = LogBatch(self._db, self.stream_time, indexed=not self.replica)
-        summaries: dict[bytes, bytes | None] = {} if self._bulk is None else self._bulk
-        out.apply(rows, summaries)
-        put, meta = out.batch.put, self._db.h_meta
+        out = self._log.batch(self.stream_time)
+        out.read(rows)
         users: dict[str, None] = {}
-        if mark_dirty and out.summed:
-            users = dict.fromkeys(split_prefix(prefix)[0] for prefix in out.summed)
+        if mark_dirty and out.summaries:
+            users = dict.fromkeys(split_prefix(prefix)[0] for prefix in out.summaries)
             self._write_marks(out.batch, self._dirty.mark(users, first, next_offset - 1, sweep=sweep))
-        if not self.replica and not self._restoring:
-            put(layout.M_RESTORING, b"1", meta)
         stale = [] if self.replica else list(stale)
         for key in stale:
-            put(layout.M_STALE + key, b"", meta)
+            out.batch.put(layout.M_STALE + key, b"", self._db.h_meta)
         owner = self.owner if owner is None else owner
-        whole = self._bulk is None or len(summaries) >= _HELD_SUMMARIES or self._bulk_rows >= _HELD_ROWS
-        if whole:
-            out.finish(summaries, next_offset, owner)
-        self._db.write(out.batch, logged=self.replica)  # a primary is restoring: what a crash takes is read again
-        if whole:
-            summaries.clear()
-        self._bulk_rows = 0 if whole else self._bulk_rows + len(rows)
+        self._log.write(out, next_offset, owner)
         self.log_offset, self.stream_time, self.owner = next_offset, out.stream_time, owner
-        self._restoring = not self.replica
         self._stale.update(stale)
-        self._unsummed -= out.summed.keys()
-        self._unsummed |= out.unsummed
-        if self._touched is not None and not self.replica:
-            self._touched |= out.summed.keys() | out.unsummed
-            if len(self._touched) > _MOST_TOUCHED:
-                self._touched = None  # too many to remember: look at all
+        self._due = {}
         self._version += 1
         return list(users)
 
@@ -265,41 +245,31 @@ class TokenBuffer:
     def bulk_load(self) -> Iterator[None]:
         """For `apply_log` of very many rows to a primary: several times as fast, and nothing else may be called.
 
-        Opens the database anew. Summaries that later ones may replace are held back, and the position with them: after
-        a crash more is read again.
+        Opens the database anew. After a crash inside, more is read again than otherwise (store/log_apply.py).
 
         Raises:
             StateError: the database cannot be opened any more.
         """
         if self.replica:
             raise ValueError("a replica is read while it follows the log")
-        self._db.reopen(bulk=True)
-        self._bulk = {}
+        self._log.start_bulk()
         try:
             yield
         finally:
-            if self._restoring:
-                out = LogBatch(self._db, self.stream_time, indexed=True)
-                out.finish(self._bulk, self.log_offset, self.owner)
-                self._db.write(out.batch, logged=False)
-            self._bulk, self._bulk_rows = None, 0
-            self._db.reopen(bulk=False)
+            self._log.end_bulk()
 
     def finish_restore(self) -> int:
-        """Bring what is derived from the rows up to date: summaries of windows whose rows came without one (the log
-        was cut inside a batch), and the expiry index. Summaries written here reach the log with the next sweep.
+        """Recompute summaries of windows whose rows came without one: the log was cut inside a batch. They reach the
+        log with the next sweep. Takes time for those only, so it may be called again and again.
 
         Returns:
-            How many summaries were recomputed.
+            How many summaries were recomputed and differed.
         """
-        if self.replica:
-            count = finish(self._db, self._rules, set(), self._unsummed, relog=False)
-        elif not self._restoring:
+        if not self._log.unsummed:
             return 0
-        else:
-            count = finish(self._db, self._rules, self._touched, self._unsummed, relog=True)
-        self._restoring = False
-        self._touched, self._unsummed, self._due = set(), set(), {}
+        count = finish(self._db, self._rules, self._log.unsummed)
+        self._log.unsummed.clear()
+        self._due = {}
         self._version += 1
         return count
 

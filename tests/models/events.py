@@ -105,11 +105,12 @@ class Log:
     def __len__(self) -> int:
         return len(self.records)
 
-    def replay(self, buffer: TokenBuffer, *, chunk: int = 7, mark_dirty: bool = False) -> None:
-        """Apply everything from the buffer's position on, in small pieces."""
+    def replay(self, buffer: TokenBuffer, *, chunk: int = 7, mark_dirty: bool = False, upto: int | None = None) -> None:
+        """Apply everything from the buffer's position on (to `upto`, exclusive), in small pieces."""
         at = buffer.log_offset
-        while at < len(self.records):
-            part = self.records[at : at + chunk]
+        end = len(self.records) if upto is None else upto
+        while at < end:
+            part = self.records[at : min(at + chunk, end)]
             sweep = part[0][2]
             part = [record for i, record in enumerate(part) if all(r[2] is sweep for r in part[: i + 1])]
             at += len(part)
