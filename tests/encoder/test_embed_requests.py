@@ -14,6 +14,7 @@ from confluent_kafka import TopicPartition
 from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
+from deploy.brokers.local import LocalKafka
 from deploy.brokers.process import EmbeddedBroker
 from deploy.topics import ensure
 from encoder import embed_requests
@@ -151,6 +152,15 @@ def counted(outcome: str) -> float:
 @pytest.fixture
 def world(shared_embedded_broker: EmbeddedBroker, topic_prefix: str) -> Iterator[World]:
     world = World(shared_embedded_broker.connection, topic_prefix)
+    yield world
+    world.close()
+
+
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+def either_world(request: pytest.FixtureRequest, topic_prefix: str) -> Iterator[World]:
+    fixture = {"embedded": "shared_embedded_broker", "kafka": "kafka_broker"}[request.param]
+    broker: EmbeddedBroker | LocalKafka = request.getfixturevalue(fixture)
+    world = World(broker.connection, topic_prefix)
     yield world
     world.close()
 
@@ -316,7 +326,8 @@ def test_more_than_may_wait_here_wait_on_the_broker(
     assert len(_answered(world, side, tiny, 12)) == 12
 
 
-def test_a_partition_is_read_from_its_end_and_left_at_once(world: World, tiny: UserEncoder) -> None:
+def test_a_partition_is_read_from_its_end_and_left_at_once(either_world: World, tiny: UserEncoder) -> None:
+    world = either_world
     side = EmbedRequests(world.connection, world.topics)
     users = {partition_of(user, PARTITIONS): user for user in USERS}
     world.send(asked("from before", users[0]))
@@ -341,8 +352,9 @@ def test_a_partition_is_read_from_its_end_and_left_at_once(world: World, tiny: U
     side.close()
 
 
-def test_a_request_survives_a_change_of_owner(world: World, tiny: UserEncoder) -> None:
+def test_a_request_survives_a_change_of_owner(either_world: World, tiny: UserEncoder) -> None:
     """Nobody answers what the old owner dropped and the new one did not see; it is sent once more in time."""
+    world = either_world
     old, new = (EmbedRequests(world.connection, world.topics) for _ in range(2))
     settled(old, range(PARTITIONS), world)
     with asking(world.connection, world.topics) as client:
