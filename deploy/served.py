@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from deploy.service_client import Service, ServiceError
 from deploy.verify import Records, Served
 from store.errors import NotFoundError
+from store.scenario_name import split
+from store.settings import ScenarioSettings
 
 if TYPE_CHECKING:
     from deploy.config import Settings
@@ -20,21 +22,46 @@ if TYPE_CHECKING:
 _PAGE = 1000
 
 
-def load(settings: Settings, scenarios: Iterable[str], *, url: str | None = None) -> tuple[Records, str]:
-    """All records of these scenarios, and where they come from, in words. About 300 bytes a record.
+class Everything(NamedTuple):
+    """What is served: records per scenario, what each scenario is, and where this comes from, in words."""
+
+    records: Records
+    scenarios: dict[str, ScenarioSettings]
+    source: str
+
+
+def load(settings: Settings, scenario: str | None = None, *, url: str | None = None) -> Everything:
+    """All records of one scenario, or of all: those registered and candidates' too. About 300 bytes a record.
+
+    A snapshot alone does not tell the queries of registered scenarios, so there only those of the configuration count.
 
     Raises:
-        NotFoundError: no service runs and there is no snapshot. ServiceError: `url` was given and does not answer.
+        NotFoundError: there is no such scenario; no service runs and there is no snapshot.
+        ServiceError: `url` was given and does not answer.
     """
-    names = list(scenarios)
+    configured = {name: settings.scenarios[split(name)[0]] for name in settings.scenario_names}
     try:
         service = Service.find(settings, url)
         service.get("/livez")
     except ServiceError:
         if url is not None:
             raise
-        return from_snapshot(settings, names), "the last snapshot on disk"
-    return from_service(service, names), service.url
+        scenarios = _chosen(configured, scenario, "no service runs; of the configuration")
+        return Everything(from_snapshot(settings, scenarios), scenarios, "the last snapshot on disk")
+    listed = {
+        name: ScenarioSettings(query=found["query"], prompt=found["prompt"])
+        for name, found in service.scenarios().items()
+    }
+    scenarios = _chosen(listed, scenario, "the service has")
+    return Everything(from_service(service, scenarios), scenarios, service.url)
+
+
+def _chosen(known: dict[str, ScenarioSettings], scenario: str | None, whose: str) -> dict[str, ScenarioSettings]:
+    if scenario is None:
+        return known
+    if scenario not in known:
+        raise NotFoundError(f"unknown scenario {scenario!r}", action=f"{whose}: {', '.join(known)}")
+    return {scenario: known[scenario]}
 
 
 def from_service(service: Service, scenarios: Iterable[str]) -> Records:

@@ -7,6 +7,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from deploy.config import Settings
 
 TIMEOUT_SECONDS = 30.0
+CHANGE_SECONDS = 60.0
+"""A change is answered once the broker has taken it and serve has heard of it; each may take 15 s."""
 PAGE = 1000
 
 
@@ -35,13 +38,16 @@ class Service:
             self._headers["authorization"] = f"Bearer {token}"
 
     @classmethod
-    def find(cls, settings: Settings, url: str | None = None) -> Service:
+    def find(cls, settings: Settings, url: str | None = None, *, admin: bool = False) -> Service:
         """The service at `url`, else the one that runs on this data directory.
+
+        admin: for calls that change something.
 
         Raises:
             ServiceError: there is none.
         """
-        secret = settings.serve.read_token or settings.serve.admin_token
+        read, change = settings.serve.read_token, settings.serve.admin_token
+        secret = (change or read) if admin else (read or change)
         token = secret.get_secret_value() if secret else None
         return cls(url or running_url(settings.store.data_dir), token)
 
@@ -52,6 +58,19 @@ class Service:
     def post(self, path: str, body: Mapping[str, Any], *, timeout: float = TIMEOUT_SECONDS) -> Any:
         """POST of a JSON body, decoded. Raises as `request`."""
         return self.request("POST", path, body, timeout=timeout)
+
+    def put(self, path: str, body: Mapping[str, Any]) -> tuple[bool, Any]:
+        """PUT of a JSON body: whether it is new, and the answer. Raises as `request`."""
+        status, answer = self._call("PUT", path, body, CHANGE_SECONDS)
+        return status == HTTPStatus.CREATED, answer
+
+    def delete(self, path: str) -> None:
+        """DELETE. Raises as `request`."""
+        self._call("DELETE", path, None, CHANGE_SECONDS)
+
+    def scenarios(self) -> dict[str, dict[str, Any]]:
+        """Every scenario that is served, by name. Raises as `request`."""
+        return {scenario["name"]: scenario for scenario in self.get("/v1/scenarios")["scenarios"]}
 
     def request(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, timeout: float = TIMEOUT_SECONDS
@@ -65,12 +84,15 @@ class Service:
             NotFoundError: 404, with the service's own code.
             ServiceError: any other problem; `code` is the service's, or `service_unreachable`.
         """
+        return self._call(method, path, body, timeout)[1]
+
+    def _call(self, method: str, path: str, body: Mapping[str, Any] | None, timeout: float) -> tuple[int, Any]:
         data = None if body is None else json.dumps(body).encode()
         headers = self._headers if data is None else {**self._headers, "content-type": "application/json"}
         request = urllib.request.Request(self.url + path, data, headers, method=method)  # noqa: S310
         try:
             with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310
-                return json.load(answer)
+                return answer.status, None if answer.status == HTTPStatus.NO_CONTENT else json.load(answer)
         except urllib.error.HTTPError as error:
             raise _problem(error) from None
         except (OSError, ValueError) as error:
@@ -116,6 +138,8 @@ def _problem(error: urllib.error.HTTPError) -> AnchorstreamError:
     except (ValueError, KeyError, AttributeError):
         detail, code, action = f"HTTP {error.code} {error.reason}", f"http_{error.code}", ""
     if error.code in (401, 403) and not action:
-        action = "set serve.read_token (or ANCHORSTREAM_SERVE__READ_TOKEN) to the service's token"
+        action = (
+            "set serve.read_token (ANCHORSTREAM_SERVE__READ_TOKEN) to the service's, and serve.admin_token for changes"
+        )
     kind = NotFoundError if error.code == 404 else ServiceError
     return kind(detail, action=action, code=code)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Parameter
 
 from deploy.commands.common import Common
 
+if TYPE_CHECKING:
+    from deploy.service_client import Service
+
 SHOWN_VALUES = 6
+T = TypeVar("T")
 
 
 def embedding(
     user: str,
     *,
-    scenario: Annotated[str | None, Parameter(help="One scenario; default: all.")] = None,
+    scenario: Annotated[str | None, Parameter(help="One scenario; default: all but candidates'.")] = None,
     url: Annotated[str | None, Parameter(help="Service; default: the one on the data directory.")] = None,
     common: Common | None = None,
 ) -> None:
@@ -25,13 +30,44 @@ def embedding(
     common = common or Common()
     settings = common.settings()
     service = Service.find(settings, url)
-    names = [scenario] if scenario else list(settings.scenarios)
-    records = [service.get(f"/v1/users/{quote(user)}/embeddings/{quote(name)}") for name in names]
+    records = each(
+        service, scenario, lambda name: service.get(f"/v1/users/{quote(user)}/embeddings/{quote(name)}")
+    ).values()
     if common.json:
-        output.write_json(records[0] if scenario else records)
+        output.write_json(next(iter(records)) if scenario else list(records))
         return
     for record in records:
         write_record(record)
+
+
+def each(service: Service, scenario: str | None, ask: Callable[[str], T]) -> dict[str, T]:
+    """What `ask` answers for the scenario, or for all that the service has but candidates'.
+
+    Of several, those that do not know the user are named on standard error: a back-fill may be under way.
+
+    Raises:
+        NotFoundError: none of them knows the user.
+    """
+    from deploy import output
+    from store.errors import NotFoundError
+    from store.scenario_name import split
+
+    if scenario is not None:
+        return {scenario: ask(scenario)}
+    answers: dict[str, T] = {}
+    unknown: list[NotFoundError] = []
+    for name in service.scenarios():
+        if split(name)[1]:
+            continue
+        try:
+            answers[name] = ask(name)
+        except NotFoundError as exc:
+            unknown.append(exc)
+    if unknown and not answers:
+        raise unknown[0]
+    for lacking in unknown:
+        output.note(lacking.detail)
+    return answers
 
 
 def write_record(record: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from deploy.commands.common import Common
 def neighbors(
     user: str,
     *,
-    scenario: Annotated[str | None, Parameter(help="One scenario; default: all.")] = None,
+    scenario: Annotated[str | None, Parameter(help="One scenario; default: all but candidates'.")] = None,
     k: Annotated[int, Parameter(name=["--k", "-k"], help="How many.")] = 10,
     exact: Annotated[bool, Parameter(negative="", help="Search all vectors, not the approximate index.")] = False,
     url: Annotated[str | None, Parameter(help="Service; default: the one on the data directory.")] = None,
@@ -20,18 +20,18 @@ def neighbors(
 ) -> None:
     """Show the users nearest to one (score = cosine)."""
     from deploy import output
+    from deploy.commands.embedding import each
     from deploy.service_client import Service
 
     common = common or Common()
-    settings = common.settings()
-    service = Service.find(settings, url)
-    names = [scenario] if scenario else list(settings.scenarios)
-    answers = {name: ask(service, name, user, k, exact=exact) for name in names}
+    service = Service.find(common.settings(), url)
+    answers = each(service, scenario, lambda name: ask(service, name, user, k, exact=exact))
     if common.json:
         output.write_json(answers[scenario] if scenario else answers)
         return
+    scenarios = service.scenarios()
     for name, answer in answers.items():
-        write_neighbors(name, settings.scenarios[name].query if name in settings.scenarios else "", answer)
+        write_neighbors(name, scenarios[name]["query"] if name in scenarios else "", answer)
 
 
 def ask(service: Any, scenario: str, user: str, k: int, *, exact: bool = False) -> dict[str, Any]:

@@ -20,7 +20,7 @@ AGAIN_SECONDS = 2.0
 
 def verify(
     *,
-    scenario: Annotated[str | None, Parameter(help="One scenario; default: all that are configured.")] = None,
+    scenario: Annotated[str | None, Parameter(help="One scenario; default: all that are served.")] = None,
     url: Annotated[
         str | None, Parameter(help="Service; default: the one on the data directory, or its snapshot.")
     ] = None,
@@ -54,22 +54,20 @@ def verify(
 def _once(settings: Settings, scenario: str | None, url: str | None, *, quiet: bool) -> tuple[Report, str]:
     from deploy import output, served
     from deploy.verify import compare, open_views
-    from store.errors import NotFoundError
+    from store.scenario_name import split
 
-    names = [scenario] if scenario else list(settings.scenarios)
-    if scenario and scenario not in settings.scenarios:
-        raise NotFoundError(
-            f"scenario {scenario!r} is not in the configuration", action=f"one of: {', '.join(settings.scenarios)}"
-        )
     data_dir = settings.store.data_dir.absolute()
     with ExitStack() as stack:
         views = open_views(stack, data_dir, settings.modalities)
-        records, source = served.load(settings, names, url=url)
+        records, scenarios, source = served.load(settings, scenario, url=url)
         users = sum(1 for view in views for _ in view.users())
-        scenarios = {name: settings.scenarios[name] for name in names}
-        from encoder.user_encoder import UserEncoder  # last: importing torch takes seconds
+        from encoder.model_set import ModelSet  # last: importing torch takes seconds
 
-        encoder = UserEncoder(settings.model, settings.modalities, scenarios, views[0].dim)
+        needed = {split(name)[1] for name in scenarios}
+        candidates = {name: model for name, model in settings.candidates.items() if name in needed}
+        encoder = ModelSet(settings.model, candidates, settings.modalities, {}, views[0].dim)
+        for name, of in scenarios.items():
+            encoder.add_scenario(name, of)
         bar = stack.enter_context(output.progress("verify", quiet=quiet))
         report = compare(
             views, records, encoder, on_users=lambda n: bar.update(n / max(users, 1), f"{n:,} of {users:,} users")
