@@ -146,7 +146,8 @@ def _make_topics(context: Context, specs: Sequence[TopicSpec]) -> None:
 
 
 def _serve(context: Context) -> None:
-    from deploy import scenario_topics
+    from deploy import topic_settings
+    from deploy import topics as topic_setup
     from deploy.brokers.files import write_json
     from store.back_fill_board import BackFillBoard
     from store.catalog import Catalog
@@ -170,7 +171,7 @@ def _serve(context: Context) -> None:
 
     def make_topics(names: list[str]) -> None:
         factor = settings.kafka.replication_factor
-        scenario_topics.make(context.connection, map(topics.embeddings_spec, names), replication_factor=factor)
+        topic_setup.ensure(context.connection, map(topics.embeddings_spec, names), replication_factor=factor)
 
     registrar = ScenarioRegistrar(
         context.connection,
@@ -178,9 +179,7 @@ def _serve(context: Context) -> None:
         feed.registry,
         candidates=settings.candidates,
         make_topics=make_topics,
-        expire_topics=lambda names: scenario_topics.expire(
-            context.connection, [topics.embeddings(name) for name in names]
-        ),
+        expire_topics=lambda names: topic_settings.expire(context.connection, map(topics.embeddings, names)),
     )
     raw = {modality.topic for modality in settings.modalities.values()}
     reader = LagReader(context.connection, plan(topics, raw, settings.scenario_names))

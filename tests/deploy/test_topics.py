@@ -8,9 +8,11 @@ from confluent_kafka.admin import NewTopic
 from deploy import topics
 from deploy.brokers.local import LocalKafka
 from deploy.config import Settings
+from deploy.topic_settings import alter, expire
 from store.errors import BrokerError, TopicError
 from stream.client import Connection
-from stream.topics import Topics, TopicSpec
+from stream.settings import KafkaSettings
+from stream.topics import COMPACT, Topics, TopicSpec
 
 pytestmark = pytest.mark.kafka
 
@@ -74,3 +76,20 @@ def test_a_topic_that_cannot_be_created_comes_with_the_command(connection: Conne
         topics.ensure(connection, [TopicSpec(name, 2, {"cleanup.policy": "compact"})], replication_factor=3)
     assert f"--create --topic {name} --partitions 2 --replication-factor 3" in caught.value.action
     assert "--config cleanup.policy=compact" in caught.value.action
+
+
+def test_a_retired_scenarios_topic_gets_its_settings_back_and_no_other(
+    connection: Connection, topic_prefix: str
+) -> None:
+    names = Topics(KafkaSettings(topic_prefix=topic_prefix, partitions=1))
+    specs = [names.embeddings_spec("loan"), TopicSpec(f"{topic_prefix}.other", 1, COMPACT)]
+    topics.ensure(connection, specs)
+    expire(connection, [spec.name for spec in specs])
+    with pytest.raises(TopicError) as caught:
+        topics.ensure(connection, specs)
+    assert caught.value.detail.startswith(f"{topic_prefix}.other has cleanup.policy=delete")
+    assert "loan" not in caught.value.detail
+    assert topics.ensure(connection, specs[:1]) == []
+    alter(connection, {names.embeddings("loan"): {"cleanup.policy": "delete", "retention.ms": "7200000"}})
+    with pytest.raises(TopicError, match=r"loan has cleanup\.policy=delete"):
+        topics.ensure(connection, specs)

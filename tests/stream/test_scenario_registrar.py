@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from confluent_kafka import TopicPartition
 
-from deploy import scenario_topics
+from deploy import topic_settings, topics
 from deploy.brokers.process import EmbeddedBroker
 from store.back_fill_record import BackFillRecord
 from store.errors import BrokerError, NotFoundError, ScenarioError
@@ -46,7 +46,7 @@ def embedded_world(broker: EmbeddedBroker, topic_prefix: str, tmp_path: Path) ->
 def serving(world: World, **options: Any) -> Iterator[tuple[Running, ScenarioRegistrar]]:
     """A tail, and a registrar as serve has it."""
     found: list[ScenarioRegistrar] = []
-    topics, connection = world.topics, world.connection
+    names_of, connection = world.topics, world.connection
     candidates = options.get("candidates", ())
     clock = options.pop("wall_ms", lambda: 5000)
     timeout = options.pop("timeout_seconds", 10.0)
@@ -54,11 +54,11 @@ def serving(world: World, **options: Any) -> Iterator[tuple[Running, ScenarioReg
         found.append(
             ScenarioRegistrar(
                 connection,
-                topics,
+                names_of,
                 tail.registry,
                 candidates=candidates,
-                make_topics=lambda names: scenario_topics.make(connection, map(topics.embeddings_spec, names)),
-                expire_topics=lambda names: scenario_topics.expire(connection, map(topics.embeddings, names)),
+                make_topics=lambda names: topics.ensure(connection, map(names_of.embeddings_spec, names)),
+                expire_topics=lambda names: topic_settings.expire(connection, map(names_of.embeddings, names)),
                 timeout_seconds=timeout,
                 wall_ms=clock,
             )
@@ -177,15 +177,14 @@ def test_a_retired_topic_expires_and_a_new_registration_keeps_it(
         world.record("anna", 1, scenarios=["loan"], registration=tail.catalog["loan"].entry.registration)
         world.flush()
         registrar.retire("loan")
+        assert set(tail.catalog) == {"churn", "credit"}
         expiring = _settings(world, topic)
         assert (expiring["cleanup.policy"], expiring["retention.ms"]) == ("delete", str(3_600_000))
-        # an hour later
-        scenario_topics.alter(world.connection, {topic: {"retention.ms": "1", "file.delete.delay.ms": "1"}})
-        _delete_records(world, topic)
+        _an_hour_later(world, topic)
         registrar.put("loan", LOAN)
         kept = _settings(world, topic)
         assert kept["cleanup.policy"] == "compact"
-        assert kept["retention.ms"] != "1"
+        assert kept["retention.ms"] != expiring["retention.ms"]
         world.record("anna", 2, scenarios=["loan"], registration=tail.catalog["loan"].entry.registration)
         world.flush()
         until(lambda: tail.users_of("loan") == ["anna"])
@@ -206,7 +205,7 @@ def _settings(world: World, topic: str) -> dict[str, str]:
     return {key: entry.value for key, entry in answer.result(10).items()}
 
 
-def _delete_records(world: World, topic: str) -> None:
+def _an_hour_later(world: World, topic: str) -> None:
     """What the broker does by age, now."""
     admin = world.connection.admin()
     ends = [TopicPartition(topic, partition, -1) for partition in range(2)]

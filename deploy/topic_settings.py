@@ -1,4 +1,4 @@
-"""Topics of scenarios that are registered and retired while the system runs."""
+"""Settings of topics that are there already: changed, and those of a retired scenario's topic."""
 
 from __future__ import annotations
 
@@ -7,31 +7,14 @@ from collections.abc import Iterable, Mapping
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
-from deploy import topics
-from deploy.topics import REQUEST_SECONDS
-from store.errors import BrokerError, TopicError
+from store.errors import BrokerError
 from stream.client import Connection
-from stream.topics import HOUR_MS, TopicSpec
+from stream.topics import HOUR_MS
 
+REQUEST_SECONDS = 15.0
 EXPIRING = {"cleanup.policy": "delete", "retention.ms": str(HOUR_MS)}
 """Of a retired scenario's topic: what it holds goes, and the empty topic stays. An hour, so that a serve or worker that
 has not heard yet meets no gap."""
-
-
-def make(connection: Connection, specs: Iterable[TopicSpec], *, replication_factor: int = 1) -> None:
-    """Create what is missing, and bring back to its spec what `expire` has altered.
-
-    Raises:
-        TopicError: a topic has other partitions. BrokerError: the broker refused.
-    """
-    wanted = list(specs)
-    try:
-        topics.ensure(connection, wanted, replication_factor=replication_factor)
-    except TopicError:
-        if connection.embedded:
-            raise
-        alter(connection, {spec.name: {**dict.fromkeys(EXPIRING), **spec.config} for spec in wanted})
-        topics.ensure(connection, wanted, replication_factor=replication_factor)
 
 
 def expire(connection: Connection, names: Iterable[str]) -> None:
@@ -42,6 +25,11 @@ def expire(connection: Connection, names: Iterable[str]) -> None:
     """
     if not connection.embedded:
         alter(connection, dict.fromkeys(names, EXPIRING))
+
+
+def revive(connection: Connection, wanted: Mapping[str, Mapping[str, str]]) -> None:
+    """Undo `expire`: {topic: its settings}. Raises BrokerError: the broker refused."""
+    alter(connection, {topic: {**dict.fromkeys(EXPIRING), **settings} for topic, settings in wanted.items()})
 
 
 def alter(connection: Connection, settings: Mapping[str, Mapping[str, str | None]]) -> None:
@@ -63,7 +51,7 @@ def alter(connection: Connection, settings: Mapping[str, Mapping[str, str | None
         )
         for topic, of in settings.items()
     ]
-    admin = connection.admin()
+    admin = connection.admin()  # must outlive its answers
     answers = admin.incremental_alter_configs(resources, request_timeout=REQUEST_SECONDS)
     for resource, answer in answers.items():
         try:
