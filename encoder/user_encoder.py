@@ -20,6 +20,7 @@ from torch import Tensor
 
 from encoder import chunks, features, presets
 from encoder import tail as tails
+from encoder.allocator import keep_freed_memory
 from encoder.answer_tower import embed_texts
 from encoder.checkpoint import Card, load_into
 from encoder.forward import user_states
@@ -82,6 +83,7 @@ class UserEncoder:
             WeightsError: weights or checkpoint are missing or do not fit; the action says what to do.
         """
         torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // 2))
+        keep_freed_memory()
         self.device = _device(settings.device)
         dtype = settings.dtype
         if dtype == "auto":
