@@ -83,9 +83,11 @@ class ServedIndexes:
             if name not in wanted or wanted[name].registration != served.entry.registration:
                 dropped += self._drop(consumer, name)
         for name, entry in wanted.items():
-            if name not in self._indexes:
+            known = self._catalog.get(name)
+            if known is None:
                 self._unread.add(name)
-            self._serve(name, entry, self._indexes.get(name))
+            if known is None or known.entry != entry:
+                self._serve(name, entry, None if known is None else known.index)
         return dropped
 
     def read_new(self, consumer: Any, *, timeout_s: float) -> None:
