@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,8 @@ from store.window import UserWindow
 class HashUsers:
     """Stands for `encoder.model_set.ModelSet`. Equal windows, queries and models give equal vectors.
 
-    model: names the weights. candidates: other models beside it. computed: (user, scenario) in order.
-    seconds: that each user takes.
+    model: names the weights. candidates: other models beside it. seconds: that each user takes.
+    calls: what `encode` was asked, (users, scenarios). on_encode: called first.
     """
 
     def __init__(
@@ -31,7 +31,8 @@ class HashUsers:
         self._candidates = list(candidates)
         self._queries = {name: query for s, query in scenarios.items() for name in self.names_of(s)}
         self._seconds = seconds
-        self.computed: list[tuple[str, str]] = []
+        self.calls: list[tuple[list[str], list[str]]] = []
+        self.on_encode: Callable[[], object] = lambda: None
 
     @property
     def scenarios(self) -> list[str]:
@@ -55,7 +56,8 @@ class HashUsers:
         return 10 * len(scenarios)
 
     def encode(self, windows: Sequence[UserWindow], scenarios: Sequence[str]) -> NDArray[np.float32]:
-        self.computed += [(window.user_id, scenario) for window in windows for scenario in scenarios]
+        self.on_encode()
+        self.calls.append(([window.user_id for window in windows], list(scenarios)))
         time.sleep(self._seconds * len(windows))
         return self.encode_from_scratch(windows, scenarios)
 

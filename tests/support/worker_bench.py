@@ -189,6 +189,16 @@ def committed(connection: Connection, topics: Topics) -> list[TopicPartition]:
     return found
 
 
+def commit_ends(connection: Connection, group: str, topic: str, partitions: int) -> None:
+    """A group has read everything: on an embedded broker, who writes the topic waits for it."""
+    consumer = connection.consumer(group)
+    tps = [TopicPartition(topic, p) for p in range(partitions)]
+    ends = [consumer.get_watermark_offsets(tp, timeout=10, cached=False)[1] for tp in tps]
+    offsets = [TopicPartition(topic, p, end) for p, end in enumerate(ends)]
+    consumer.commit(offsets=offsets, asynchronous=False)
+    consumer.close()
+
+
 def wait_until(true: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
     """Wait for a condition; fails with its name."""
     deadline = time.monotonic() + seconds
