@@ -66,6 +66,11 @@ class BackFillBoard:
         with self._lock:
             return self._done_by(list(self._counting(name, entry)))
 
+    def unusable(self, name: str, entry: Registered) -> bool:
+        """Whether some worker says that it cannot compute it."""
+        with self._lock:
+            return any(record.error for record in self._counting(name, entry))
+
     def confirm(self, name: str, entry: Registered, models: frozenset[str]) -> None:
         """What was reported done by `reported_done` is queryable here."""
         with self._lock:

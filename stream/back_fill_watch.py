@@ -24,7 +24,8 @@ class BackFillWatch:
     """Confirms what the board says is done, and knows which scenarios count for freshness. For the tail's thread.
 
     Configured scenarios count always, candidates' never; a registered one from the end of its first back-fill until it
-    is retired: before, users whom nothing happens to have no row.
+    is retired: before, users whom nothing happens to have no row. One that a worker cannot compute (its soft prompt is
+    missing) does not count: nothing will cover its events.
 
     Args:
         ends: asks the broker where the topics of these scenarios end.
@@ -67,7 +68,9 @@ class BackFillWatch:
         return tuple(
             name
             for name, served in self._catalog.now().items()
-            if not split(name)[1] and (not served.registered or self._counting.get(name) == served.entry.registration)
+            if not split(name)[1]
+            and (not served.registered or self._counting.get(name) == served.entry.registration)
+            and not self._board.unusable(name, served.entry)
         )
 
     def _await(self) -> None:

@@ -137,3 +137,22 @@ def test_candidates_are_confirmed_and_never_count(bench: Bench) -> None:
     assert bench.complete("churn")
     assert bench.complete("churn@next")
     assert bench.watch.counting() == ("churn",)
+
+
+def test_what_a_worker_cannot_compute_does_not_count(bench: Bench) -> None:
+    """A typing error in the name of a soft prompt would leave every event pending for ever."""
+    bench.serve("loan", LOAN)
+    bench.report("loan", LOAN)
+    bench.watch.step()
+    assert bench.watch.counting() == ("churn", "loan")
+    mistyped = Registered(ScenarioSettings(query="q", prompt="laon"), 1001, 2)
+    bench.serve("loan", mistyped)
+    bench.board.put(BackFillRecord("loan", 1, 1001, "", 0, 0, False, 2, 2, error="prompt_missing: laon"))
+    bench.watch.changed()
+    assert bench.watch.step()
+    assert bench.watch.counting() == ("churn",)
+    mended = Registered(QUERY, 1001, 3)
+    bench.serve("loan", mended)
+    bench.report("loan", mended)
+    assert bench.watch.step()
+    assert bench.watch.counting() == ("churn", "loan")
