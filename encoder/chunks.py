@@ -50,15 +50,30 @@ def cut(names: Sequence[str]) -> NDArray[np.int64]:
     Args:
         names: event ids (tabular: field names) in the window's order.
     """
-    n = len(names)
+    return cut_each([names])[0]
+
+
+def cut_each(modalities: Sequence[Sequence[str]]) -> list[NDArray[np.int64]]:
+    """`cut` of several modalities, hashed in one go."""
+    if not modalities:
+        return []
+    hashes = marks([name for names in modalities for name in names])
+    anchors = is_anchor(hashes)
+    rows = np.flatnonzero(anchors | (hashes % _CUT_ONE_IN == 0))
+    ends = np.cumsum([len(names) for names in modalities])
+    pieces = np.split(rows, np.searchsorted(rows, ends[:-1]))
+    return [
+        _cut(len(names), (own - (end - len(names))).tolist(), anchors[own].tolist())
+        for names, own, end in zip(modalities, pieces, ends.tolist(), strict=True)
+    ]
+
+
+def _cut(n: int, candidates: list[int], anchors: list[bool]) -> NDArray[np.int64]:
     if n == 0:
         return np.zeros(1, np.int64)
-    hashes = marks(names)
-    anchors = is_anchor(hashes)
-    candidates = np.flatnonzero(anchors | (hashes % _CUT_ONE_IN == 0))
     starts = [0]
     start = 0
-    for row, anchor in zip(candidates.tolist(), anchors[candidates].tolist(), strict=True):
+    for row, anchor in zip(candidates, anchors, strict=True):
         while row - start >= MAX_ROWS:
             start += MAX_ROWS
             starts.append(start)

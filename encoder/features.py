@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import log1p, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ EPOCH_MS = 1_577_836_800_000
 """2020-01-01 UTC, the origin of rotary positions. Attention only sees differences; a near origin keeps them exact."""
 
 RECENT_DAYS = (1, 7, 28)
+_RECENT_MS = np.array(RECENT_DAYS, np.int64) * DAY_MS
 STATS = 6 + len(RECENT_DAYS)
 """Statistics of a set of rows: any, log count, log recency, log span, log rate, norm of the mean, recent counts."""
 STATS_PER_NUMBER = 3
@@ -75,7 +77,7 @@ def modality_summary(window: ModalityWindow | None, as_of: int, dim: int, k: int
     if window is None or not len(window.ts):
         return SummaryFeatures(np.zeros(dim, np.float32), stats)
     mean = (window.summary.vector_sum / np.float32(len(window.ts))).astype(np.float32)
-    stats[:STATS] = _time_stats(window.ts, as_of, mean)
+    stats[:STATS] = _time_stats([window.ts], as_of, mean)
     if k:
         raw = np.full((len(window.ts), k), np.nan)
         raw[:, : min(window.numbers.shape[1], k)] = window.numbers[:, :k]
@@ -99,25 +101,28 @@ def user_summary(
     """Features of the user token: plain mean of the modality means (missing ones are zeros and count), total activity.
 
     Args:
-        times: event times per modality that has rows. summaries: of every modality.
+        times: event times per modality that has rows, ascending. summaries: of every modality.
     """
     mean = np.stack([s.mean for s in summaries]).astype(np.float64).mean(axis=0).astype(np.float32)
-    stats = _time_stats(np.concatenate(times), as_of, mean) if times else np.zeros(STATS, np.float32)
+    stats = _time_stats(times, as_of, mean) if times else np.zeros(STATS, np.float32)
     return SummaryFeatures(mean, stats)
 
 
-def _time_stats(ts: NDArray[np.int64], as_of: int, mean: Floats) -> Floats:
-    n, age, span = len(ts), as_of - int(ts.max()), as_of - int(ts.min())
-    recent = [np.log1p(np.count_nonzero(ts > as_of - days * DAY_MS)) / 3 for days in RECENT_DAYS]
+def _time_stats(times: Sequence[NDArray[np.int64]], as_of: int, mean: Floats) -> Floats:
+    n = sum(map(len, times))
+    age = as_of - max(int(ts[-1]) for ts in times)
+    span = as_of - min(int(ts[0]) for ts in times)
+    since = as_of - _RECENT_MS
+    recent = n - sum(np.searchsorted(ts, since, side="right") for ts in times)
     return np.array(
         [
             1.0,
-            np.log1p(n) / 3,
-            np.log1p(age / HOUR_MS) / 4,
-            np.log1p(span / HOUR_MS) / 4,
-            np.log1p(n / max(span / DAY_MS, 1.0)),
-            np.linalg.norm(mean),
-            *recent,
+            log1p(n) / 3,
+            log1p(age / HOUR_MS) / 4,
+            log1p(span / HOUR_MS) / 4,
+            log1p(n / max(span / DAY_MS, 1.0)),
+            sqrt(mean @ mean),
+            *(np.log1p(recent) / 3),
         ],
         np.float32,
     )

@@ -123,19 +123,18 @@ def chunked(users: Sequence[UserTokens], leases: Sequence[Lease] | None, tail: T
     firsts, lengths, reuseds, bases, prefixes, slots = [], [], [], [], [], []
     n = 0
     for u, user in enumerate(users):
-        at, own = 0, []
+        if leases is None:
+            all_reused = np.zeros_like(user.lengths)
+            all_bases = n + np.cumsum(user.lengths) - user.lengths
+        else:
+            all_reused, all_bases = leases[u].reused, leases[u].bases
+        prefixes.append(ranges(all_bases, user.lengths))
+        at = 0
         for part in user.parts:
-            length = np.diff(part.cuts)
-            if leases is None:
-                reused = np.zeros_like(length)
-                base = n + part.cuts[:-1]
-            else:
-                reused = leases[u].reused[at : at + len(length)]
-                base = leases[u].bases[at : at + len(length)]
-                at += len(length)
+            own = slice(at, at := at + len(part.cuts) - 1)
+            length, reused, base = user.lengths[own], all_reused[own], all_bases[own]
             new = length - reused
             count = int(new.sum())
-            own.append(ranges(base, length))
             if not count:
                 continue
             rows = ranges(part.cuts[:-1] + reused, new)
@@ -148,7 +147,6 @@ def chunked(users: Sequence[UserTokens], leases: Sequence[Lease] | None, tail: T
             reuseds.append(reused[touched])
             bases.append(base[touched])
             n += count
-        prefixes.append(_join(own))
     offsets = tail.offsets.cpu().numpy()
     positions += [features.hours(user.as_of) + offsets for user in users]
     starts = n + tail.length * np.arange(len(users), dtype=np.int64)

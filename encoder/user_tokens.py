@@ -59,6 +59,11 @@ class UserTokens:
     parts: list[Part]
     summaries: list[SummaryFeatures]
 
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Rows of each chunk, int64 (chunks,), in the order of the parts."""
+        return np.concatenate([np.diff(part.cuts) for part in self.parts] or [np.zeros(0, np.int64)])
+
     @property
     def rows(self) -> int:
         """Event tokens."""
@@ -76,14 +81,19 @@ def prepare(window: UserWindow, modalities: Mapping[str, ModalitySettings], dim:
     Args:
         modalities: in the model's order. dim: of event vectors.
     """
-    parts, summaries = [], []
     known = [m for name, m in window.modalities.items() if name in modalities]
     # a replica may have read rows and not yet their summary, which follows them in the log
     as_of = max((max(m.summary.newest, int(m.ts.max(initial=0))) for m in known), default=0)
-    for index, (name, settings) in enumerate(modalities.items()):
-        rows = window.modalities.get(name)
-        summaries.append(features.modality_summary(rows, as_of, dim, number_count(settings)))
-        if rows is not None and len(rows.ts):
-            parts.append(Part(index, name, rows, chunks.cut(rows.names)))
+    summaries = [
+        features.modality_summary(window.modalities.get(name), as_of, dim, number_count(settings))
+        for name, settings in modalities.items()
+    ]
+    present = [
+        (index, name, rows)
+        for index, name in enumerate(modalities)
+        if (rows := window.modalities.get(name)) is not None and len(rows.ts)
+    ]
+    cuts = chunks.cut_each([rows.names for _, _, rows in present])
+    parts = [Part(*own, cut) for own, cut in zip(present, cuts, strict=True)]
     summaries.append(features.user_summary([part.window.ts for part in parts], as_of, summaries))
     return UserTokens(window.user_id, as_of, parts, summaries)

@@ -86,3 +86,9 @@ def test_expiry_of_the_oldest_touches_the_first_chunks() -> None:
 def test_nothing_to_cut() -> None:
     assert chunks.cut([]).tolist() == [0]
     assert chunks.cut(["a"]).tolist() == [0, 1]
+
+
+def test_modalities_are_cut_apart() -> None:
+    many = [[f"a{i}" for i in range(100)], [], [f"b{i}" for i in range(7)], [f"c{i}" for i in range(60)], []]
+    assert [cuts.tolist() for cuts in chunks.cut_each(many)] == [chunks.cut(names).tolist() for names in many]
+    assert chunks.cut_each([]) == []
