@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,10 @@ class _Columns(NamedTuple):
             np.full(capacity, -1, np.int64),
             np.full(capacity, -1, np.int32),
         )
+
+    def arrays(self) -> list[NDArray[Any]]:
+        """All columns but the matrix."""
+        return [self.live, self.partitions, self.offsets, self.models]
 
 
 class RowTable:
@@ -151,7 +155,7 @@ class RowTable:
             return None
         bigger = _Columns.empty(max(need, 2 * self.matrix.capacity), self.dim)
         bigger.matrix.rows[: self.used] = self.matrix.rows[: self.used]
-        for new, old in zip(bigger[1:], self._columns[1:], strict=True):
+        for new, old in zip(bigger.arrays(), self._columns.arrays(), strict=True):
             new[: self.used] = old[: self.used]
         return bigger
 
