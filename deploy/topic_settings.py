@@ -9,6 +9,7 @@ from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
 from store.errors import BrokerError
 from stream.client import Connection
+from stream.futures import all_of
 from stream.topics import HOUR_MS
 
 REQUEST_SECONDS = 15.0
@@ -53,12 +54,10 @@ def alter(connection: Connection, settings: Mapping[str, Mapping[str, str | None
     ]
     admin = connection.admin()  # must outlive its answers
     answers = admin.incremental_alter_configs(resources, request_timeout=REQUEST_SECONDS)
-    for resource, answer in answers.items():
-        try:
-            answer.result()
-        except KafkaException as exc:
-            shown = ", ".join(f"{key}={value}" for key, value in settings[resource.name].items())
-            raise BrokerError(
-                f"{resource.name}: the broker does not set {shown}: {exc.args[0].str()}",
-                action="grant AlterConfigs on the topic to this user",
-            ) from exc
+    try:
+        all_of(answers, 2 * REQUEST_SECONDS)
+    except KafkaException as exc:
+        raise BrokerError(
+            f"the broker does not change the settings of {', '.join(settings)}: {exc.args[0].str()}",
+            action="grant AlterConfigs on these topics to this user",
+        ) from exc

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import TopicCollection, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
 from store.catalog import ServedScenario
 from store.scenario_record import CONFIGURED
 from store.snapshot import Header
 from stream.client import Connection
+from stream.futures import all_of
 from stream.positions import check_position
 from stream.topics import Topics
 
@@ -102,21 +103,14 @@ class EmbeddingTopics:
         by_topic = {self._topics.embeddings(name): name for name in names}
         answers = self._admin.describe_topics(TopicCollection(list(by_topic)), request_timeout=timeout_s)
         # replaced, not changed: a snapshot that is being written has the old one
-        self.ids = self.ids | {by_topic[topic]: str(_of(answer).topic_id) for topic, answer in answers.items()}
+        found = all_of(answers, 2 * timeout_s)
+        self.ids = self.ids | {by_topic[topic]: str(of.topic_id) for topic, of in found.items()}
 
     def _offsets(self, names: list[str], spec: OffsetSpec, timeout_s: float) -> dict[str, dict[int, int]]:
         by_topic = {self._topics.embeddings(name): name for name in names}
         request = {TopicPartition(topic, p): spec for topic in by_topic for p in range(self._topics.partitions)}
         found: dict[str, dict[int, int]] = {name: {} for name in names}
         answers = self._admin.list_offsets(request, request_timeout=timeout_s) if request else {}
-        for tp, answer in answers.items():
-            found[by_topic[tp.topic]][tp.partition] = int(_of(answer).offset)
+        for tp, answer in all_of(answers, 2 * timeout_s).items():
+            found[by_topic[tp.topic]][tp.partition] = int(answer.offset)
         return found
-
-
-def _of(answer: Any) -> Any:
-    """Its result; the client answers in the request's timeout, or a little later."""
-    try:
-        return answer.result(2 * ANSWER_SECONDS)
-    except TimeoutError as exc:
-        raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from exc  # noqa: SLF001

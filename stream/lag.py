@@ -22,6 +22,7 @@ from confluent_kafka.admin import OffsetSpec
 from store.errors import BrokerError
 from stream.client import Connection
 from stream.first_record import FirstRecords
+from stream.futures import all_of
 from stream.lag_report import Freshness, GroupLag, LagReport, PartitionLag
 from stream.lag_status import (
     LagPolicy,
@@ -32,6 +33,7 @@ from stream.lag_status import (
     rates,
     within_window,
 )
+from stream.patience import patiently
 from stream.topics import Topics
 
 __all__ = ["Freshness", "GroupLag", "GroupTopic", "LagReader", "LagReport", "PartitionLag", "plan"]
@@ -218,15 +220,20 @@ class LagReader:
         by_group: dict[str, list[TopicPartition]] = {}
         for target, n in wanted:
             by_group.setdefault(target.group, []).append(TopicPartition(target.topic, n))
-        asked: list[tuple[str, Future[Any]]] = []
-        for group, partitions in by_group.items():
-            request = [ConsumerGroupTopicPartitions(group, partitions)]
-            answer = self._admin.list_consumer_group_offsets(request, request_timeout=self._timeout)
-            asked.append((group, answer[group]))
+
+        def ask() -> dict[str, Any]:
+            asked: dict[str, Future[Any]] = {}
+            for group, partitions in by_group.items():
+                request = [ConsumerGroupTopicPartitions(group, partitions)]
+                asked |= self._admin.list_consumer_group_offsets(request, request_timeout=self._timeout)
+            return all_of(asked, self._timeout + 1)
+
+        # a broker that has just started is still loading its groups
+        found = patiently(ask, threading.Event(), seconds=self._timeout)
         return {
             (group, tp.topic, tp.partition): tp.offset
-            for group, future in asked
-            for tp in future.result(self._timeout + 1).topic_partitions
+            for group, answer in found.items()
+            for tp in answer.topic_partitions
             if tp.offset >= 0
         }
 
@@ -255,4 +262,4 @@ class LagReader:
         if self._connection.embedded:
             return dict.fromkeys(groups)
         answers = self._admin.describe_consumer_groups(groups, request_timeout=self._timeout)
-        return {group: len(future.result(self._timeout + 1).members) for group, future in answers.items()}
+        return {group: len(found.members) for group, found in all_of(answers, self._timeout + 1).items()}
