@@ -88,7 +88,7 @@ def _measure(system: LiveSystem, asked: int, users: int, events: int) -> list[di
         "embed, new queries": lambda i, user: embed(f"Will this user buy more than {i} things?", user),
     }
     rows = [{"case": "quiet", "call": name, **_times(ask, population.users, asked)} for name, ask in calls.items()]
-    with _load(traffic, service):
+    with _load(traffic, service, min(LOAD_USERS_PER_SECOND, users)):
         rows += [{"case": "load", "call": name, **_times(ask, population.users, asked)} for name, ask in calls.items()]
     system.drain()
     system.account(traffic.sent)
@@ -110,13 +110,13 @@ def _times(ask: Ask, users: list[str], asked: int) -> dict[str, Any]:
 
 
 @contextmanager
-def _load(traffic: Traffic, service: Service) -> Iterator[None]:
+def _load(traffic: Traffic, service: Service, users_per_second: int) -> Iterator[None]:
     """Events go on until the block ends."""
     over = threading.Event()
 
     def send() -> None:
         while not over.is_set():
-            traffic.steady(service, [SCENARIO], users_per_second=LOAD_USERS_PER_SECOND, seconds=1, asked_per_second=1)
+            traffic.steady(service, [SCENARIO], users_per_second=users_per_second, seconds=1, asked_per_second=1)
 
     with ThreadPoolExecutor(1, "load") as pool:
         sending = pool.submit(send)

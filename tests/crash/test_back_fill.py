@@ -1,0 +1,114 @@
+"""A scenario is registered while users change; the worker is killed in mid-back-fill, on real Kafka."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploy.service_client import Service
+from encoder.text_encoder import TextEncoder
+from encoder.user_encoder import UserEncoder
+from store import logs
+from store.back_fill_record import BackFillRecord
+from store.settings import ScenarioSettings
+from tests.crash.reference import expected
+from tests.crash.system import System, system
+from tests.support.behaviour import DAY_MS, NOW, behaviour
+from tests.support.worker_bench import read_topic
+
+USERS = 300
+PARTITIONS = 2
+SMALL_BATCHES = "batch_tokens = 64\n"
+"""One user in a batch of a back-fill, so that it takes seconds."""
+QUERY = "Will this user default?"
+
+pytestmark = [pytest.mark.kafka, pytest.mark.crash, pytest.mark.slow, pytest.mark.timeout(420)]
+
+
+def test_a_back_fill_goes_on_behind_its_cursor(tmp_path: Path, texts: TextEncoder, users: UserEncoder) -> None:
+    with system(tmp_path, model=SMALL_BATCHES) as s:
+        s.send(behaviour(1, users=USERS, events=900).messages)
+        s.wait_drained()
+        live = behaviour(2, users=USERS, events=150, start_ms=NOW + DAY_MS, label="live").messages
+        sender = threading.Thread(target=s.send, args=(live,), kwargs={"per_second": 15})
+        sender.start()
+        service = Service.find(s.settings, None)
+        service.put("/v1/scenarios/risk", {"query": QUERY})
+        until(lambda: done(service) > USERS // 5)
+        s.launcher.kill("worker")
+        sender.join()
+        until(lambda: back_fill(service).get("complete", False))
+        s.wait_drained()
+        s.check(texts, users)
+        check_risk(s, texts, users)
+        check_progress(s)
+
+
+def back_fill(service: Service) -> dict[str, Any]:
+    found = {entry["name"]: entry for entry in service.get("/v1/scenarios")["scenarios"]}
+    return found["risk"]["back_fill"] or {}
+
+
+def done(service: Service) -> int:
+    found = back_fill(service)
+    assert not found.get("complete"), "too fast to be killed"
+    return int(found.get("done", 0))
+
+
+def check_risk(s: System, texts: TextEncoder, users: UserEncoder) -> None:
+    """Every user has it, as a run from scratch gives it."""
+    users.add_scenario("risk", ScenarioSettings(query=QUERY))
+    try:
+        want = expected(s.settings, s.sent, texts, users)
+        served = {record["user_id"]: record for record in Service.find(s.settings, None).embeddings("risk")}
+        assert served.keys() == want.keys()
+        assert len(want) > USERS * 0.9
+        for user, e in want.items():
+            (vector,) = users.encode_from_scratch([e.window], ["risk"])[0]
+            got = np.asarray(served[user]["vector"], np.float32)
+            assert float(got @ vector / np.linalg.norm(got)) >= 0.9999, user
+            assert served[user]["covers"].items() >= e.window.covers.items(), user
+    finally:
+        users.remove_scenario("risk")
+
+
+def check_progress(s: System) -> None:
+    """What was told of a partition never goes back: the second worker began where the first one was killed."""
+    told: dict[int, list[BackFillRecord]] = defaultdict(list)
+    for message in read_topic(s.launcher.connection, s.topics.back_fills, 1):
+        if message.key().startswith(b"risk|") and message.value() is not None:
+            record = BackFillRecord.unpack(message.value())
+            told[record.partition].append(record)
+    assert told.keys() == set(range(PARTITIONS))
+    for partition, records in told.items():
+        counts = [record.done for record in records]
+        assert counts == sorted(counts), partition
+        assert records[-1].complete
+    started = [
+        line
+        for path in s.launcher.log_dir.glob("worker*.log*")
+        for line in map(parsed, path.read_text().splitlines())
+        if line.get("event") == logs.BACK_FILL_STARTED and line["scenario"] == "risk"
+    ]
+    resumed = [line["done"] for line in started]
+    assert max(resumed) > 0, "a partition was taken up in the middle"
+    assert all(0 <= line["done"] <= line["users"] for line in started)
+
+
+def parsed(line: str) -> dict[str, Any]:
+    return json.loads(line) if line.startswith("{") else {}
+
+
+def until(true: Callable[[], bool], seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
