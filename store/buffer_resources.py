@@ -13,8 +13,9 @@ from store.settings import StoreSettings
 KIB, MIB = 1024, 1024 * 1024
 _BULK_FILES = 48
 """Table files on level 0 before a bulk load is compacted. It leaves that many, and some more while it compacts."""
-_UNSORTED = {layout.ROWS, layout.SUMMARIES}
-"""Families that a bulk load never reads: their memtables are plain arrays, sorted when they are flushed."""
+_UNSORTED = {layout.ROWS}
+"""Families that a bulk load never reads: their memtables are plain arrays, sorted when they are flushed (reading one
+would sort a copy of it for each key)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ class BufferResources:
     def family_options(self, *, bulk: bool = False) -> dict[str, Any]:
         """Options per column family. Only families that are probed by exact key have a bloom filter.
 
-        bulk: for applying much of a log: writes are cheap and nothing is compacted; reading rows or summaries is slow.
+        bulk: for applying much of a log: writes are cheap and nothing is compacted; reading rows is slow.
         """
         probed = {layout.IDS, layout.SUMMARIES}
         return {

@@ -23,6 +23,8 @@ REBALANCE_SECONDS = Histogram(
     buckets=_SECONDS,
 )
 RESTORED_ROWS = Counter("anchorstream_restored_rows_total", "Rows applied from the `tokens` log.")
+STANDBY_PARTITIONS = Gauge("anchorstream_standby_partitions", "Partitions of others that a standby keeps up to date.")
+STANDBY_ROWS = Counter("anchorstream_standby_rows_total", "Rows that a standby applied as they came.")
 DIRTY_USERS = Gauge("anchorstream_dirty_users", "Users waiting for a refresh.")
 PENDING_TOKENS = Gauge("anchorstream_pending_tokens", "Tokens waiting to be computed.")
 PENDING_SECONDS = Gauge("anchorstream_pending_seconds", "Time the waiting tokens take at the measured rate.")

@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from confluent_kafka import TopicPartition
 
@@ -30,6 +31,7 @@ from stream.partition import Partition, PartitionConfig, open_partition
 from stream.positions import check_position
 from stream.read_packs import read_packs
 from stream.rebalance import Rebalance
+from stream.standby import Standby
 
 LOG_INTERVAL_SECONDS = 10.0
 _log = logs.get(__name__)
@@ -39,21 +41,41 @@ class Stopped(Exception):
     """`stop` was set in the middle of a batch: nothing of it was committed."""
 
 
+class _Any:
+    """Set if one of them is."""
+
+    def __init__(self, *events: threading.Event) -> None:
+        self._events = events
+
+    def is_set(self) -> bool:
+        return any(event.is_set() for event in self._events)
+
+
 class BatchWriter:
     """Applies batches to the partitions' buffers. For one thread, but `durable`, which any thread may call."""
 
-    def __init__(self, config: PartitionConfig, encoder: TextEncoder, stop: threading.Event, *, group: str) -> None:
+    def __init__(
+        self,
+        config: PartitionConfig,
+        encoder: TextEncoder,
+        stop: threading.Event,
+        *,
+        group: str,
+        standby: Standby | None = None,
+    ) -> None:
         """Create the producer.
 
         Args:
             stop: once set, what blocks gives up its batch.
             group: the consumer group whose committed offset is where an empty buffer starts.
+            standby: has the buffers of partitions that are not open here.
         """
         self._config = config
         self._encoder = encoder
         self._stop = stop
         self._topic = config.topics.events
         self._group = group
+        self._standby = standby
         self._partitions: dict[int, Partition] = {}
         self._next: dict[int, int] = {}
         self._producer = SafeProducer(
@@ -73,7 +95,16 @@ class BatchWriter:
     @property
     def sweep_left(self) -> bool:
         """Whether expired rows remain that no event will touch."""
-        return any(partition.sweep_left for partition in self._partitions.values())
+        return any(partition.sweep_left for partition in list(self._partitions.values()))
+
+    def open(self, number: int, revoked: threading.Event) -> None:
+        """Open a partition that was assigned, ahead of its first batch; not if `revoked` is set before it is done.
+
+        Raises:
+            AnchorstreamError: as `apply`.
+        """
+        with suppress(Stopped):
+            self._open(number, time.monotonic(), revoked)
 
     def apply(self, messages: Sequence[Message]) -> None:
         """Steps 2 to 5 for one batch.
@@ -102,10 +133,14 @@ class BatchWriter:
         self._write([(p, p.buffer.prepare([], source_offset=p.buffer.source_offset)) for p in left])
 
     def close(self, partitions: Sequence[int] | None = None) -> None:
-        """Let go of some partitions (default: all)."""
+        """Let go of some partitions: to the standby if there is one. Default: close all."""
         for number in list(self._partitions) if partitions is None else partitions:
             self._next.pop(number, None)
-            if (partition := self._partitions.pop(number, None)) is not None:
+            if (partition := self._partitions.pop(number, None)) is None:
+                continue
+            if self._standby is not None and partitions is not None:
+                self._standby.give(number, partition.buffer)
+            else:
                 partition.close()
 
     def _read(self, messages: Sequence[Message]) -> list[tuple[Partition, list[EncodedEvent], int]]:
@@ -155,10 +190,13 @@ class BatchWriter:
                     metrics.EVENTS_APPLIED.labels(outcome).inc(count)
             fault.point("processor.5")
 
-    def _open(self, number: int, began: float) -> Partition:
-        """began: when the batch was taken up; its partitions are opened one after the other."""
+    def _open(self, number: int, began: float, revoked: threading.Event | None = None) -> Partition:
+        """began: when it was needed; a batch's partitions are opened one after the other."""
         if (partition := self._partitions.get(number)) is None:
-            partition = open_partition(self._config, number, self._encoder, self._producer, self._stop)
+            stop = _Any(self._stop, revoked) if revoked is not None else self._stop
+            if stop.is_set():
+                raise Stopped
+            partition = open_partition(self._config, number, self._encoder, self._producer, stop, self._standby)
             if partition is None:
                 raise Stopped
             self._partitions[number] = partition

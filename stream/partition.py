@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,9 @@ from store.token_buffer import TokenBuffer
 from stream.client import Connection
 from stream.encode_events import TextEncoder
 from stream.pacing import SafeProducer
+from stream.standby import Standby
 from stream.take_over import OwnedLog, take_over
+from stream.token_log import Stop
 from stream.topics import Topics
 
 
@@ -43,19 +44,15 @@ class Partition:
         self.buffer.close()
 
 
-def open_partition(
-    config: PartitionConfig, number: int, encoder: TextEncoder, producer: SafeProducer, stop: threading.Event
-) -> Partition | None:
-    """Open the buffer, restore it from `tokens` and take ownership. Blocks; None if `stop` was set meanwhile.
+def open_buffer(config: PartitionConfig, number: int, encoder: TextEncoder) -> TokenBuffer:
+    """The buffer in this instance's directory; a new one is empty.
 
     Raises:
         StateError: the directory belongs to another format, encoder or broker.
-        DataLossError: `tokens` no longer begins where the buffer stopped.
-        BrokerError: the broker failed.
     """
     path = config.data_dir / str(number)
     path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = TokenBuffer.open(
+    return TokenBuffer.open(
         path,
         modalities=config.modalities,
         encoder_id=encoder.id,
@@ -64,12 +61,35 @@ def open_partition(
         expiry_granularity_ms=config.expiry_granularity_ms,
         resources=config.resources,
     )
+
+
+def open_partition(
+    config: PartitionConfig,
+    number: int,
+    encoder: TextEncoder,
+    producer: SafeProducer,
+    stop: Stop,
+    standby: Standby | None = None,
+) -> Partition | None:
+    """Open the buffer, or take it from the standby, restore it from `tokens` and take ownership. Blocks.
+
+    Returns None if `stop` was set meanwhile.
+
+    Raises:
+        StateError: the directory belongs to another format, encoder or broker.
+        DataLossError: `tokens` no longer begins where the buffer stopped.
+        BrokerError: the broker failed.
+    """
+    buffer = (standby.take(number) if standby is not None else None) or open_buffer(config, number, encoder)
     try:
         taken = take_over(config.connection, config.topics.tokens, number, buffer, producer, stop=stop)
     except BaseException:
         buffer.close()
         raise
     if taken is None:
-        buffer.close()
+        if standby is not None:
+            standby.give(number, buffer)
+        else:
+            buffer.close()
         return None
     return Partition(number, buffer, taken[0])

@@ -27,8 +27,9 @@ from stream.batch_writer import BatchWriter, Stopped
 from stream.client import Connection
 from stream.encode_events import TextEncoder
 from stream.faust_app import Message
-from stream.partition import PartitionConfig
+from stream.partition import PartitionConfig, open_buffer
 from stream.settings import ProcessorSettings
+from stream.standby import Standby
 from stream.topics import Topics
 
 EXIT_BATCH_FAILED = 70
@@ -74,6 +75,7 @@ class Processor:
         self._config = PartitionConfig(connection, topics, modalities, granularity_ms, data_dir, resources)
         self._thread = ThreadPoolExecutor(1, "batch")
         self._app: Any = None
+        self._revoked = threading.Event()
 
     def run(self, stop: threading.Event) -> None:
         """Consume until `stop` is set. Blocks; runs an event loop in the calling thread.
@@ -84,7 +86,10 @@ class Processor:
             BrokerError: Faust could not start, or ended by itself.
         """
         self._stop = stop
-        self._writer = BatchWriter(self._config, self._encoder, stop, group=self._topics.group_processor)
+        standby = self._standby() if self._settings.standby else None
+        self._writer = BatchWriter(
+            self._config, self._encoder, stop, group=self._topics.group_processor, standby=standby
+        )
         if self._metrics[0]:
             start_http_server(*self._metrics)
         try:
@@ -92,6 +97,17 @@ class Processor:
         finally:
             self._thread.submit(self._writer.close).result()
             self._thread.shutdown()
+            if standby is not None:
+                standby.close()
+
+    def _standby(self) -> Standby:
+        return Standby(
+            self._connection,
+            self._topics.tokens,
+            range(self._topics.partitions),
+            lambda number: open_buffer(self._config, number, self._encoder),
+            on_failure=_die,
+        )
 
     async def _consume(self) -> None:
         settings = self._settings
@@ -126,22 +142,26 @@ class Processor:
 
     async def process(self, messages: Sequence[Message]) -> None:
         """Step 1, then 2 to 5 in the worker thread."""
-        mine = {tp.partition for tp in self._app.consumer.assignment() if tp.topic == self._topics.events}
+        mine = self._mine()
         # left over from before a rebalance: another member has them now
         kept = [message for message in messages if message.partition in mine]
         if kept and not self._stop.is_set():
             await self._in_thread(self._writer.apply, kept)
 
     async def assigned(self, partitions: Sequence[int]) -> None:
-        """Partitions are opened with their first batch: Faust does not wait for this handler."""
+        """Open them, one after the other. Faust does not wait for this handler: a batch may open one first."""
         seconds = round(self._writer.rebalance.given(), 3)
         _log.info(logs.PARTITIONS_ASSIGNED, partitions=list(partitions), seconds=seconds)
         if self._on_ready is not None:
             self._on_ready()
             self._on_ready = None
+        self._revoked = threading.Event()
+        for number in self._mine() & set(partitions):  # another rebalance may have come before this handler
+            self._thread.submit(_or_die, self._writer.open, number, self._revoked)
 
     async def revoked(self, partitions: Sequence[int]) -> None:
         """Close the buffers, so that another process may restore what they logged."""
+        self._revoked.set()
         self._writer.rebalance.lost()
         _log.info(logs.PARTITIONS_REVOKED, partitions=list(partitions))
         await self._in_thread(self._writer.close, partitions)
@@ -150,17 +170,28 @@ class Processor:
         """Step 6."""
         return self._writer.durable(partition)
 
+    def _mine(self) -> set[int]:
+        """Partitions of `events` that the group has given to this member."""
+        return {tp.partition for tp in self._app.consumer.assignment() if tp.topic == self._topics.events}
+
     async def _in_thread(self, work: Callable[..., None], *args: Any) -> None:
-        try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
-        except asyncio.CancelledError:
-            raise  # the thread goes on; `run` waits for it
-        except Stopped:
-            return
-        except BaseException as exc:
-            if isinstance(exc, AnchorstreamError):
-                _log.error(logs.BATCH_FAILED, code=exc.code, error=exc.detail, action=exc.action)
-            else:
-                _log.exception(logs.BATCH_FAILED)
-            logging.shutdown()
-            os._exit(EXIT_BATCH_FAILED)
+        """If this is cancelled the thread goes on; `run` waits for it."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, _or_die, work, *args)
+
+
+def _or_die(work: Callable[..., None], *args: Any) -> None:
+    try:
+        work(*args)
+    except Stopped:
+        return
+    except BaseException as exc:
+        _die(exc)
+
+
+def _die(exc: BaseException) -> None:
+    if isinstance(exc, AnchorstreamError):
+        _log.error(logs.BATCH_FAILED, code=exc.code, error=exc.detail, action=exc.action)
+    else:
+        _log.error(logs.BATCH_FAILED, exc_info=exc)
+    logging.shutdown()
+    os._exit(EXIT_BATCH_FAILED)

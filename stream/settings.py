@@ -76,6 +76,9 @@ class ProcessorSettings(Section):
     two cores shared by all roles, 2 threads encode a sixth of what 1 thread does."""
     text_cache_entries: Annotated[int, Field(ge=0)] = 200_000
     """A cached text vector takes about 1 KB."""
+    standby: bool = False
+    """Follow the state of all partitions that other processors own, so that a take-over reads only what is new. Each
+    instance then holds the whole state on its disk."""
     expiry_granularity_seconds: Annotated[float, Field(ge=1)] = 3600.0
     """The window's lower edge moves in steps of this, so that a user is not refreshed for every expiring event."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from store.token_buffer import Row, TokenBuffer
 from stream.client import Connection
 from stream.ownership import MARKER_KEY, OWNER_HEADER, SWEEP_HEADER, Ownership, epoch
 from stream.pacing import SafeProducer
-from stream.token_log import Progress, Restored, restore
+from stream.token_log import Progress, Restored, Stop, restore
 
 _ATTEMPTS = 10
 """Each loses only to another processor that takes over at the same instant."""
@@ -131,7 +130,7 @@ def take_over(
     producer: SafeProducer,
     *,
     on_progress: Progress | None = None,
-    stop: threading.Event | None = None,
+    stop: Stop | None = None,
 ) -> tuple[OwnedLog, Restored] | None:
     """Bring `buffer` up to date with the log and become the partition's owner. Flushes `producer`.
 

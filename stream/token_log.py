@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import gc
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
@@ -24,7 +23,7 @@ APPLY_ROWS = 2000
 CONSUME_MESSAGES = 5000
 BULK_RECORDS = 50_000
 """From this many records on, opening the database twice more is worth it."""
-_RESTORE_CONFIG: dict[str, Any] = {
+RESTORE_CONFIG: dict[str, Any] = {
     "auto.offset.reset": "error",  # a position that is lost while reading must not be skipped in silence
     "enable.partition.eof": True,
     "fetch.message.max.bytes": 8 * 1024 * 1024,
@@ -34,9 +33,17 @@ _RESTORE_CONFIG: dict[str, Any] = {
     "fetch.queue.backoff.ms": 5,  # the default, 1 s, leaves a full queue empty for most of it
     "check.crcs": False,
 }
+"""Of a consumer that reads as much as it can."""
 
 Progress = Callable[[int, int], object]
 """progress(rows applied, records remaining)."""
+
+
+class Stop(Protocol):
+    """A threading.Event, or several of them."""
+
+    def is_set(self) -> bool: ...
+
 
 log = logs.get(__name__)
 
@@ -68,7 +75,7 @@ def restore(
     buffer: TokenBuffer,
     *,
     on_progress: Progress | None = None,
-    stop: threading.Event | None = None,
+    stop: Stop | None = None,
     upto: int | None = None,
     finish: bool = True,
 ) -> Restored:
@@ -85,7 +92,7 @@ def restore(
         KafkaException: the broker failed.
     """
     started = time.monotonic()
-    consumer = connection.consumer(f"{topic}.restore", **_RESTORE_CONFIG)
+    consumer = connection.consumer(f"{topic}.restore", **RESTORE_CONFIG)
     rows = stale = recomputed = 0
     try:
         tp = TopicPartition(topic, partition, buffer.log_offset)

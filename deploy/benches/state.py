@@ -24,7 +24,7 @@ from store.settings import ModalitySettings
 from store.token_buffer import TokenBuffer
 from stream.client import Connection
 from stream.ownership import OWNER_HEADER
-from stream.token_log import restore
+from stream.token_log import RESTORE_CONFIG, restore
 
 DIM = 384
 WINDOW = 250
@@ -34,6 +34,7 @@ BATCH = 500
 START_MS = 1_700_000_000_000
 MODALITIES = {"bill": ModalitySettings(topic="bill", numbers=("amount",), window_days=3650, max_events=WINDOW)}
 _OWNER = bytes(8)
+_ROUNDS = 3
 
 
 class Source:
@@ -194,20 +195,26 @@ def _restore(
     admin = connection.admin()
     admin.create_topics([NewTopic(topic, 1, 1, config={"cleanup.policy": "compact"})])[topic].result()
     written = _fill(path, connection, topic, count)
-    for label in ("bare consumer", "restore"):
-        begin = time.perf_counter()
-        if label == "restore":
-            buffer = _open(path / "restored")
-            result = restore(connection, topic, 0, buffer)
-            seconds, done = time.perf_counter() - begin, result.rows
-            buffer.close()
-        else:
-            done = _consume(connection, topic, written)
-            seconds = time.perf_counter() - begin
-        assert done == written
-        rows.append(_row(label, done, seconds, "rows of `tokens`, zstd, one partition"))
-    ratios["restore_vs_bare_consumer"] = rows[-2]["seconds"] / rows[-1]["seconds"]
-    ratios["restore_rows_per_second"] = rows[-1]["per_second"]
+    best: dict[str, dict[str, Any]] = {}
+    for i in range(_ROUNDS):
+        for label in ("bare consumer", "restore"):
+            begin, cpu = time.perf_counter(), time.process_time()
+            if label == "restore":
+                buffer = _open(path / f"restored-{i}")
+                done = restore(connection, topic, 0, buffer).rows
+            else:
+                done = _consume(connection, topic, written)
+            seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
+            assert done == written
+            row = _row(label, done, seconds, f"rows of `tokens`, zstd, one partition; best of {_ROUNDS}")
+            row["cpu_microseconds"] = 1e6 * cpu / done
+            best[label] = min(row, best.get(label, row), key=lambda row: row["seconds"])
+            if label == "restore":
+                buffer.close()
+                shutil.rmtree(path / f"restored-{i}")
+    rows += best.values()
+    ratios["restore_vs_bare_consumer"] = best["bare consumer"]["seconds"] / best["restore"]["seconds"]
+    ratios["restore_rows_per_second"] = best["restore"]["per_second"]
     admin.delete_topics([topic])[topic].result()
 
 
@@ -231,7 +238,7 @@ def _fill(path: Path, connection: Connection, topic: str, count: int) -> int:
 
 
 def _consume(connection: Connection, topic: str, count: int) -> int:
-    consumer = connection.consumer(f"{topic}.bare", **{"queued.min.messages": 100_000, "check.crcs": False})
+    consumer = connection.consumer(f"{topic}.bare", **{**RESTORE_CONFIG, "enable.partition.eof": False})
     consumer.assign([TopicPartition(topic, 0, 0)])
     seen = 0
     while seen < count:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from confluent_kafka import TopicPartition
 
 from deploy.config import Settings, load
 from deploy.launcher import Launcher
@@ -26,15 +27,19 @@ from tests.crash.reference import Expected, expected
 from tests.support.behaviour import CONFIG, Message
 
 DRAIN_SECONDS = 180.0
+RESTORE_SECONDS = 60.0
 
 
 class System:
-    """Launcher, producer and judge. Use as a context manager."""
+    """Launcher, producer and judge. Use as a context manager. model: further settings of the model, as TOML."""
 
-    def __init__(self, folder: Path, *, bootstrap: str = "local", partitions: int = 2, **roles: int) -> None:
+    def __init__(
+        self, folder: Path, *, bootstrap: str = "local", partitions: int = 2, model: str = "", **roles: int
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "anchorstream.toml"
-        config.write_text(CONFIG.format(bootstrap=bootstrap, partitions=partitions, data_dir=folder / "data"))
+        text = CONFIG.format(bootstrap=bootstrap, partitions=partitions, data_dir=folder / "data")
+        config.write_text(text + model)
         self.settings: Settings = load(config)
         self.topics = Topics(self.settings.kafka)
         self.sent: list[tuple[Message, int, int]] = []
@@ -122,12 +127,31 @@ class System:
         return {(r["user_id"], s): r for s in self.settings.scenarios for r in service.embeddings(s)}
 
     def buffered(self) -> dict[str, UserWindow]:
-        """What the processors' buffers hold; of each partition the copy that has come furthest."""
-        out: dict[str, UserWindow] = {}
-        for path in find(self.settings.store.data_dir / "processor").values():
-            with BufferView(path, self.settings.modalities) as view:
-                out |= {user: view.window(user) for user in view.users()}
-        return out
+        """What the processors' buffers hold; of each partition the copy that has come furthest.
+
+        A partition that nobody sent anything to since it moved is still being restored while nothing lags.
+        """
+        ends = self.token_ends()
+        deadline = time.monotonic() + RESTORE_SECONDS
+        while True:
+            out: dict[str, UserWindow] = {}
+            reached: dict[int, int] = {}
+            for partition, path in find(self.settings.store.data_dir / "processor").items():
+                with BufferView(path, self.settings.modalities) as view:
+                    reached[partition] = view.log_offset
+                    out |= {user: view.window(user) for user in view.users()}
+            if all(reached.get(partition, 0) >= end for partition, end in ends.items()):
+                return out
+            assert time.monotonic() < deadline, f"log offsets of the buffers {reached}, ends of the log {ends}"
+            time.sleep(0.2)
+
+    def token_ends(self) -> dict[int, int]:
+        """End offset of each partition of `tokens`."""
+        with contextlib.closing(self.launcher.connection.consumer("ends")) as consumer:
+            return {
+                p: consumer.get_watermark_offsets(TopicPartition(self.topics.tokens, p), timeout=10)[1]
+                for p in range(self.topics.partitions)
+            }
 
     def check(self, texts: TextEncoder, users: UserEncoder) -> None:
         """Buffer and embeddings are what the messages sent must become: nothing lost, nothing doubled."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import sys
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ from deploy.brokers.local import LocalKafka
 from deploy.brokers.process import EmbeddedBroker
 from store import fault
 from store.buffer_resources import BufferResources
+from store.buffer_view import BufferView
 from store.settings import ModalitySettings
 from store.token_buffer import TokenBuffer
 from stream.client import Connection
@@ -282,6 +284,58 @@ def test_two_processors_share_the_partitions_and_survive_one_being_killed(kafka:
             buffer.commit(left, log_offset=buffer.log_offset)
         assert dict(buffer.rows()) == model.rows()
         buffer.close()
+
+
+@pytest.mark.kafka
+def test_a_new_disk_is_restored_before_the_next_event_comes(kafka: Bench, tmp_path: Path) -> None:
+    """A copy elsewhere that fell behind is not the furthest for longer than a restore takes."""
+    sent = kafka.send(make_events(8, 300))
+    child = kafka.child()
+    with running(child):
+        wait_until(kafka.done, "all committed")
+        assert child.stop() == 0, child.tail()
+    shutil.rmtree(kafka.data_dir / "processor")
+    with running(child):
+        wait_until(lambda: len(child.events("partition_usable")) == PARTITIONS, "both are open")
+        assert child.stop() == 0, child.tail()
+    kafka.check(sent, tmp_path)
+
+
+@pytest.mark.kafka
+@pytest.mark.crash
+def test_a_standby_takes_over_what_it_has_followed(kafka: Bench, tmp_path: Path) -> None:
+    """The owner is killed; the other had read all it wrote, so nothing is restored, and nothing is lost or doubled."""
+    processor = {"batch_messages": 3, "batch_wait_seconds": 0.02, "standby": True}
+    events = make_events(9, 1200)
+    sent: dict[int, list[Event]] = {p: [] for p in range(PARTITIONS)}
+
+    def send(start: int, stop: int) -> None:
+        for partition, own in kafka.send(events[start:stop]).items():
+            sent[partition] += own
+        wait_until(kafka.done, f"events up to {stop}")
+
+    survivor, other = kafka.child("processor", processor=processor), kafka.child("other", processor=processor)
+    with running(survivor):
+        with running(other):
+            wait_until(lambda: bool(other.events("partition_usable")), "each has one")
+            send(0, 800)
+            lost = other.events("partition_usable")[-1]["partition"]
+            end = kafka.ends(kafka.topics.tokens)[lost]
+            path = kafka.data_dir / "processor" / str(lost)
+            wait_until(lambda: _log_offset(path) == end, "the standby has read everything")
+            before = len(survivor.output())
+            other.kill()
+        taken = lambda name: [e for e in survivor.events(name, before) if e["partition"] == lost]  # noqa: E731
+        wait_until(lambda: bool(taken("partition_usable")), "taken over")
+        assert sum(e["rows"] for e in taken("buffer_restored")) == 0
+        send(800, len(events))
+        assert survivor.stop() == 0, survivor.tail()
+    kafka.check(sent, tmp_path)
+
+
+def _log_offset(path: Path) -> int:
+    with BufferView(path, MODALITIES) as view:
+        return view.log_offset
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 READY_EVENT = "role_ready"
 
@@ -75,6 +77,11 @@ class Role:
         with self.log.open("rb") as handle:
             handle.seek(self._life_begins_at)
             return handle.read().decode("utf-8", "replace")
+
+    def events(self, name: str, since: int = 0) -> list[dict[str, Any]]:
+        """Log lines of an event name in this life, from a character of `output` on."""
+        lines = (json.loads(line) for line in self.output()[since:].splitlines() if line.startswith("{"))
+        return [line for line in lines if line.get("event") == name]
 
     def tail(self, lines: int = 30) -> str:
         """The last lines of this life."""
