@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from store.window_update import Outcome, Row
@@ -20,11 +19,13 @@ class Outcomes(NamedTuple):
     @classmethod
     def of(cls, counts: dict[Outcome, int]) -> Outcomes:
         """From counts by outcome."""
-        return cls(*(counts.get(outcome, 0) for outcome in Outcome))
+        return cls(*[counts.get(outcome, 0) for outcome in _OUTCOMES])
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
+_OUTCOMES = tuple(Outcome)  # walking an enum is slow
+
+
+class Changes(NamedTuple):
     """Everything one commit writes. Read-only; valid until the buffer's next commit.
 
     users: whose summaries the events rewrote. swept_users: those changed by expiry alone.

@@ -49,12 +49,13 @@ def _grid() -> NDArray[np.bool_]:
     return np.asarray((np.rint(scaled) == scaled) & (np.abs(values) <= 1.0))
 
 
-_ON_GRID = _grid()
+_OFF_GRID = ~_grid()
+_F2, _F4, _U2 = np.dtype("<f2"), np.dtype("<f4"), np.dtype("<u2")
 
 
 def on_grid(vectors: bytes) -> bool:
     """Whether all values (little-endian float16) are multiples of 2**-14 within [-1, 1]."""
-    return bool(_ON_GRID.take(np.frombuffer(vectors, "<u2")).all())
+    return not np.count_nonzero(_OFF_GRID.take(np.frombuffer(vectors, _U2)))
 
 
 class Totals:
@@ -95,7 +96,7 @@ class Totals:
     def vector(self) -> bytes:
         """The vector sum, float32 (dim,), little-endian."""
         if self._array is not None:
-            self._vector, self._array = self._array.astype("<f4").tobytes(), None
+            self._vector, self._array = self._array.astype(_F4, copy=False).tobytes(), None
         return self._vector
 
     @vector.setter
@@ -120,9 +121,9 @@ class Totals:
         """Add and subtract vectors, little-endian float16; nothing else changes."""
         total = self._own()
         for vector in arrived:
-            np.add(total, np.frombuffer(vector, "<f2"), out=total)
+            np.add(total, np.frombuffer(vector, _F2), total)
         for vector in departed:
-            np.subtract(total, np.frombuffer(vector, "<f2"), out=total)
+            np.subtract(total, np.frombuffer(vector, _F2), total)
 
     def count_numbers(self, numbers: Sequence[float], sign: int) -> None:
         """Count the numbers of one row in (1) or out (-1)."""
@@ -166,7 +167,7 @@ class Totals:
 
     def _own(self) -> Vector32:
         if self._array is None:
-            self._array = np.frombuffer(self._vector, "<f4").astype(np.float32)
+            self._array = np.frombuffer(self._vector, _F4).astype(np.float32)
         return self._array
 
 
