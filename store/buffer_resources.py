@@ -13,9 +13,9 @@ from store.settings import StoreSettings
 KIB, MIB = 1024, 1024 * 1024
 _BULK_FILES = 48
 """Table files on level 0 before a bulk load is compacted. It leaves that many, and some more while it compacts."""
-_UNSORTED = {layout.ROWS}
-"""Families that a bulk load never reads: their memtables are plain arrays, sorted when they are flushed (reading one
-would sort a copy of it for each key)."""
+_UNSORTED = {layout.ROWS, layout.IDS}
+"""Families that a bulk load does not read before they are flushed: their memtables are plain arrays, sorted only then
+(reading one would sort a copy of it for each key)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ _FETCH_SECONDS = 0.05
 """How long a fetch waits to fill up; also what the end of the log costs."""
 APPLY_ROWS = 2000
 """Rows per WriteBatch: writing one holds the interpreter lock, some milliseconds."""
-CONSUME_MESSAGES = 5000
+CONSUME_MESSAGES = 1000
+"""Taken from librdkafka at once by `restore`: so few stay in the processor's cache until they are applied."""
 BULK_RECORDS = 50_000
 """From this many records on, opening the database twice more is worth it."""
 RESTORE_CONFIG: dict[str, Any] = {
@@ -107,10 +108,10 @@ def restore(
                 with _without_gc():
                     messages = consumer.consume(CONSUME_MESSAGES, _FETCH_SECONDS)
                     complete = _reached(messages, end)
-                    for run in split_runs(messages, ownership, buffer.log_offset):
-                        _apply(buffer, run, mark_dirty=False)
-                        rows += len(run.rows)
-                        stale += len(run.stale)
+                    applied, skipped = _apply_all(buffer, messages, ownership)
+                    messages = []  # else the next collection looks at them
+                rows += applied
+                stale += skipped
                 if on_progress is not None:
                     on_progress(rows, max(0, end - buffer.log_offset))
         if complete and finish:
@@ -180,7 +181,7 @@ class LogReader:
         self._ownership.pop(partition, None)
         return self._buffers.pop(partition, None)
 
-    def poll(self, max_rows: int = CONSUME_MESSAGES, timeout: float = 0.1) -> Polled:
+    def poll(self, max_rows: int = 5000, timeout: float = 0.1) -> Polled:
         """Read at most `max_rows` records and apply them.
 
         Raises:
@@ -212,9 +213,12 @@ class LogReader:
         return Polled(rows, stale, live, swept)
 
 
-def split_runs(messages: Iterable[Any], ownership: Ownership, position: int) -> Iterable[_Run]:
+def split_runs(messages: Sequence[Any], ownership: Ownership, position: int) -> Iterable[_Run]:
     """Cut records of one partition into runs to be applied at once: without markers, errors, records below
     `position`, and records of former owners."""
+    if (run := _plain_run(messages, ownership, position)) is not None:
+        yield run
+        return
     rows: list[Row] = []
     stale: list[bytes] = []
     sweep, next_offset = False, position
@@ -247,6 +251,31 @@ def split_runs(messages: Iterable[Any], ownership: Ownership, position: int) -> 
             rows.append((key, message.value()))
     if next_offset > position:
         yield _Run(rows, sweep, next_offset, current, stale)
+
+
+def _apply_all(buffer: TokenBuffer, messages: Sequence[Any], ownership: Ownership) -> tuple[int, int]:
+    """Apply records without marks; returns how many rows, and how many of former owners were skipped."""
+    rows = stale = 0
+    for run in split_runs(messages, ownership, buffer.log_offset):
+        _apply(buffer, run, mark_dirty=False)
+        rows += len(run.rows)
+        stale += len(run.stale)
+    return rows, stale
+
+
+def _plain_run(messages: Sequence[Any], ownership: Ownership, position: int) -> _Run | None:
+    """All of the records, if there is nothing to cut: most of a log is rows of one owner. None: look at each."""
+    headers = [(OWNER_HEADER, ownership.current)]
+    if (
+        0 < len(messages) <= APPLY_ROWS
+        and [message.headers() for message in messages].count(headers) == len(messages)  # those of an error are None
+        and messages[0].offset() >= position
+    ):
+        keys = [message.key() for message in messages]
+        if MARKER_KEY not in keys:
+            rows = list(zip(keys, [message.value() for message in messages], strict=True))
+            return _Run(rows, False, messages[-1].offset() + 1, ownership.current, [])
+    return None
 
 
 def _apply(buffer: TokenBuffer, run: _Run, *, mark_dirty: bool) -> list[str]:
