@@ -16,19 +16,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 
 from confluent_kafka import TopicPartition
 
 from store import fault, logs, metrics
 from store.changes import Changes
 from store.encoded_event import EncodedEvent
+from store.errors import BrokerError
 from stream.dead_letter import MAX_MESSAGE_BYTES
 from stream.encode_events import TextEncoder, encode_events
 from stream.faust_app import Message
 from stream.pacing import SafeProducer
 from stream.partition import Partition, PartitionConfig, open_partition
-from stream.positions import check_position
+from stream.positions import check_position, first_offset
 from stream.read_packs import read_packs
 from stream.rebalance import Rebalance
 from stream.standby import Standby
@@ -106,16 +107,19 @@ class BatchWriter:
         with suppress(Stopped):
             self._open(number, time.monotonic(), revoked)
 
-    def apply(self, messages: Sequence[Message]) -> None:
+    def apply(self, messages: Sequence[Message], revoked: threading.Event) -> None:
         """Steps 2 to 5 for one batch.
 
+        Args:
+            revoked: once set, no partition is opened for the batch any more.
+
         Raises:
-            Stopped: `stop` was set before the batch was durable.
+            Stopped: the batch was given up, nothing of it is durable: no later one may be applied before it.
             AnchorstreamError: the process must end without acknowledging anything further.
         """
         fault.point("processor.1")
         started = time.monotonic()
-        batches = self._read(messages)
+        batches = self._read(messages, revoked)
         fault.point("processor.2")
         changes = [
             (partition, partition.buffer.prepare(events, source_offset=last)) for partition, events, last in batches
@@ -143,7 +147,9 @@ class BatchWriter:
             else:
                 partition.close()
 
-    def _read(self, messages: Sequence[Message]) -> list[tuple[Partition, list[EncodedEvent], int]]:
+    def _read(
+        self, messages: Sequence[Message], revoked: threading.Event
+    ) -> list[tuple[Partition, list[EncodedEvent], int]]:
         """Step 2: (partition, encoded events, last offset), without what is already durable."""
         began = time.monotonic()
         by_partition: dict[int, list[Message]] = {}
@@ -152,12 +158,12 @@ class BatchWriter:
         events = []
         slices = []
         for number, fresh in by_partition.items():
-            partition = self._open(number, began)
+            partition = self._open(number, began, revoked)
             fresh = [m for m in fresh if m.offset > partition.buffer.source_offset]
             if not fresh:
                 continue
             if fresh[0].offset > self._next[number]:
-                self._position(number, self._next[number])  # raises if the gap is a loss
+                self._look_into_gap(number, self._next[number], fresh[0].offset)
             contents = read_packs(fresh, self._topic, self._config.modalities)
             for letter in contents.refused:
                 metrics.EVENTS_DEAD_LETTERED.labels(dict(letter.headers)["error"].decode()).inc()
@@ -184,16 +190,17 @@ class BatchWriter:
         for partition, changes in batch:
             partition.buffer.commit(changes, log_offset=partition.log.delivered())
             partition.sweep_left = changes.sweep_left
-            self._next[partition.number] = changes.source_offset + 1
+            # a sweep on a new disk knows no offset of its own
+            self._next[partition.number] = max(self._next[partition.number], changes.source_offset + 1)
             for outcome, count in changes.outcomes._asdict().items():
                 if count:
                     metrics.EVENTS_APPLIED.labels(outcome).inc(count)
             fault.point("processor.5")
 
-    def _open(self, number: int, began: float, revoked: threading.Event | None = None) -> Partition:
+    def _open(self, number: int, began: float, revoked: threading.Event) -> Partition:
         """began: when it was needed; a batch's partitions are opened one after the other."""
         if (partition := self._partitions.get(number)) is None:
-            stop = _Any(self._stop, revoked) if revoked is not None else self._stop
+            stop = _Any(self._stop, revoked)
             if stop.is_set():
                 raise Stopped
             partition = open_partition(self._config, number, self._encoder, self._producer, stop, self._standby)
@@ -225,6 +232,19 @@ class BatchWriter:
             return position
         finally:
             consumer.close()
+
+    def _look_into_gap(self, number: int, expected: int, found: int) -> None:
+        """What lies between must be no message: not one that was removed unread, and not one that was passed over."""
+        self._position(number, expected)
+        tp = TopicPartition(self._topic, number, expected)
+        with closing(self._config.connection.consumer(self._group)) as consumer:
+            first = first_offset(consumer, tp)
+        if first < found:
+            raise BrokerError(
+                f"{self._topic}:{number} was read on at offset {found}, but {first} has not been applied yet",
+                action="nothing: the processor starts again at what is durable",
+                code="messages_passed_over",
+            )
 
     def _obey_stop(self) -> None:
         if self._stop.is_set():

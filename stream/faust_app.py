@@ -8,7 +8,7 @@ position the handler reports as durable, whatever Faust believes was acknowledge
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -40,6 +40,15 @@ class Handler(Protocol):
 
     async def assigned(self, partitions: Sequence[int]) -> None:
         """The member's partitions now. Messages of them may have come before this."""
+        ...
+
+    def assigning(self) -> None:
+        """The group is about to give partitions; none of their messages have come yet."""
+        ...
+
+    def revoking(self) -> None:
+        """A rebalance begins: what `process` does now holds it up. A batch that is given up comes again, to whoever has
+        its partition then; no batch after it may be processed before `assigning`."""
         ...
 
     async def revoked(self, partitions: Sequence[int]) -> None:
@@ -89,7 +98,7 @@ def create(
     )
     app.finalize()
     app.transport.Consumer = _consumer_class(
-        handler.durable, fetch_wait_ms=EMBEDDED_FETCH_WAIT_MS if connection.embedded else None
+        handler, fetch_wait_ms=EMBEDDED_FETCH_WAIT_MS if connection.embedded else None
     )
 
     async def consume(stream: Any) -> None:
@@ -111,7 +120,7 @@ def create(
     return app
 
 
-def _consumer_class(durable: Callable[[int], int | None], *, fetch_wait_ms: int | None) -> type[Any]:
+def _consumer_class(handler: Handler, *, fetch_wait_ms: int | None) -> type[Any]:
     class Thread(AIOKafkaConsumerThread):  # type: ignore[misc]
         """Waits `fetch_wait_ms` for a fetch to find something; Faust itself always 1500 ms."""
 
@@ -124,18 +133,27 @@ def _consumer_class(durable: Callable[[int], int | None], *, fetch_wait_ms: int 
             return consumer
 
     class DurableConsumer(AioKafkaConsumer):  # type: ignore[misc]
-        """Commits what is durable instead of what was acknowledged."""
+        """Commits what is durable instead of what was acknowledged, and tells of a rebalance before Faust waits for the
+        batch under way."""
 
         __module__ = AioKafkaConsumer.__module__  # whose logger it uses
 
         def _new_consumer_thread(self) -> Any:
             return Thread(self, loop=self.loop, beacon=self.beacon)
 
+        async def on_partitions_revoked(self, revoked: Any) -> None:
+            handler.revoking()
+            await super().on_partitions_revoked(revoked)
+
+        async def on_partitions_assigned(self, assigned: Any, generation_id: int = 0) -> None:
+            handler.assigning()
+            await super().on_partitions_assigned(assigned, generation_id)
+
         def _new_offset(self, tp: Any) -> int | None:
             acked = self._acked[tp]
             if not acked:
                 return None
-            end = durable(tp.partition)
+            end = handler.durable(tp.partition)
             if end is None:
                 return None
             # Faust's own lists must not grow: forget what lies below

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from store.errors import DataLossError
 
@@ -37,6 +37,21 @@ def check_position(consumer: Any, tp: TopicPartition, offset: int, *, timeout_s:
             "or the broker lost its disk",
             action="move the data directory away and replay the source, or restore the topic",
         )
+
+
+def first_offset(consumer: Any, tp: TopicPartition, *, timeout_s: float = 10.0) -> int:
+    """Offset of the first message from `tp.offset` on; there must be one. Assigns the consumer.
+
+    Raises:
+        confluent_kafka.KafkaException: the broker did not answer.
+    """
+    consumer.assign([tp])
+    message = consumer.poll(timeout_s)
+    if message is None:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001
+    if message.error() is not None:
+        raise KafkaException(message.error())
+    return int(message.offset())
 
 
 def resume_positions(

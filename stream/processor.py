@@ -145,8 +145,9 @@ class Processor:
         mine = self._mine()
         # left over from before a rebalance: another member has them now
         kept = [message for message in messages if message.partition in mine]
-        if kept and not self._stop.is_set():
-            await self._in_thread(self._writer.apply, kept)
+        revoked = self._revoked
+        if kept and not self._stop.is_set() and not revoked.is_set():
+            await self._in_thread(self._writer.apply, kept, revoked)
 
     async def assigned(self, partitions: Sequence[int]) -> None:
         """Open them, one after the other. Faust does not wait for this handler: a batch may open one first."""
@@ -155,13 +156,20 @@ class Processor:
         if self._on_ready is not None:
             self._on_ready()
             self._on_ready = None
+        revoked = self._revoked
+        for number in sorted(self._mine() & set(partitions)):  # another rebalance may have come before this handler
+            self._thread.submit(_or_die, self._writer.open, number, revoked)
+
+    def assigning(self) -> None:
+        """From now on batches are processed again."""
         self._revoked = threading.Event()
-        for number in self._mine() & set(partitions):  # another rebalance may have come before this handler
-            self._thread.submit(_or_die, self._writer.open, number, self._revoked)
+
+    def revoking(self) -> None:
+        """No partition is opened any more, be it for a batch: a rebalance does not wait until a state is restored."""
+        self._revoked.set()
 
     async def revoked(self, partitions: Sequence[int]) -> None:
         """Close the buffers, so that another process may restore what they logged."""
-        self._revoked.set()
         self._writer.rebalance.lost()
         _log.info(logs.PARTITIONS_REVOKED, partitions=list(partitions))
         await self._in_thread(self._writer.close, partitions)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
+
+from confluent_kafka import TopicPartition
 
 from store.errors import BrokerError, NotFoundError, ScenarioError
 from store.scenario_name import every, split
@@ -84,8 +86,11 @@ class ScenarioRegistrar:
                     code="scenario_limit",
                 )
             registration = self._new_registration(name) if entry is None else entry.registration
-            self._make_topics(every([name], self._candidates))
+            names = every([name], self._candidates)
+            self._make_topics(names)
             self._wait_for(self._write(name, Registered(settings, registration).pack()))
+            if entry is None:
+                self._make_topics(names)  # another process that retires the name may not have seen this before it did
             return entry is None
 
     def retire(self, name: str) -> None:
@@ -98,12 +103,14 @@ class ScenarioRegistrar:
         with self._alone():
             if self._entry(name) is None:
                 raise NotFoundError(f"there is no scenario {name!r}", code="scenario_unknown")
-            self._wait_for(self._write(name, None))
             names = every([name], self._candidates)
-            self._void_reports(names)
-            # another process may have registered it again
+            self._void_reports(names)  # before the name is free: else those of its next registration
+            self._wait_for(self._write(name, None))
             if name not in self._registry.scenarios:
                 self._expire_topics(names)
+                self._wait_for(self._end())
+                if name in self._registry.scenarios:  # registered again by another process meanwhile
+                    self._make_topics(names)
 
     def close(self) -> None:
         """Release the producer."""
@@ -142,6 +149,12 @@ class ScenarioRegistrar:
             for partition in range(self._topics.partitions):
                 self._produce(self._topics.back_fills, f"{name}|{partition}", None)
         self._flush([])
+
+    def _end(self) -> int:
+        """Position behind the registry's last record."""
+        with closing(self._connection.consumer(f"{self._topics.scenarios}.end")) as consumer:
+            tp = TopicPartition(self._topics.scenarios, 0)
+            return int(consumer.get_watermark_offsets(tp, timeout=self._timeout, cached=False)[1])
 
     def _write(self, name: str, value: bytes | None) -> int:
         """Position behind the record, once it is acknowledged."""

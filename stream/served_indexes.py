@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
+
+from confluent_kafka import KafkaException
 
 from store import logs, metrics
 from store.catalog import Catalog, ServedScenario
@@ -91,12 +94,26 @@ class ServedIndexes:
         return dropped
 
     def read_new(self, consumer: Any, *, timeout_s: float) -> None:
-        """Begin to read what `adopt` added. Raises KafkaException: the broker does not know a topic (yet)."""
+        """Begin to read what `adopt` added.
+
+        Raises:
+            KafkaException: the broker does not know a topic (yet). The others are read all the same.
+        """
         if not self._unread:
             return
-        marks = self._topics.describe(self._unread, timeout_s=timeout_s)
+        try:
+            self._read(consumer, set(self._unread), timeout_s)
+        except KafkaException:
+            for name in sorted(self._unread):
+                with suppress(KafkaException):  # raised below, if it stays so
+                    self._read(consumer, {name}, timeout_s)
+            if self._unread:
+                raise
+
+    def _read(self, consumer: Any, names: set[str], timeout_s: float) -> None:
+        marks = self._topics.describe(names, timeout_s=timeout_s)
         self.snapshotter.topic_ids = self._topics.ids
-        for name in list(self._unread):
+        for name in names:
             consumer.incremental_assign(self._topics.add(consumer, name, self._catalog[name], marks[name]))
             self._unread.discard(name)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from stream.token_log import Progress, Restored, Stop, restore
 
 _ATTEMPTS = 10
 """Each loses only to another processor that takes over at the same instant."""
+_LOOK_SECONDS = 60.0
 
 log = logs.get(__name__)
 
@@ -101,7 +103,14 @@ class OwnedLog:
         try:
             consumer.assign([TopicPartition(self._topic, self._partition, start)])
             at = start
+            deadline = time.monotonic() + _LOOK_SECONDS
             while at < end:
+                if time.monotonic() > deadline:
+                    raise BrokerError(
+                        f"{self._topic}:{self._partition} could not be read back from {at} to {end} within "
+                        f"{_LOOK_SECONDS:g} s",
+                        action="check that the broker runs; nothing of the batch was committed",
+                    )
                 for message in consumer.consume(1000, 1.0):
                     at = max(at, message.offset() + (1 if message.error() is None else 0))
                     if message.error() is not None or message.offset() >= end:

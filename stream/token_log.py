@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -13,6 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from store import logs, metrics
 from store.token_buffer import Row, TokenBuffer
 from stream.client import Connection
+from stream.gc_pause import gc_paused
 from stream.ownership import MARKER_KEY, OWNER_HEADER, SWEEP_HEADER, Ownership
 from stream.positions import check_position
 
@@ -105,7 +105,7 @@ def restore(
         complete = buffer.log_offset >= end
         with buffer.bulk_load() if end - buffer.log_offset >= BULK_RECORDS else nullcontext():
             while not complete and not (stop is not None and stop.is_set()):
-                with _without_gc():
+                with gc_paused():
                     messages = consumer.consume(CONSUME_MESSAGES, _FETCH_SECONDS)
                     complete = _reached(messages, end)
                     applied, skipped = _apply_all(buffer, messages, ownership)
@@ -290,18 +290,6 @@ def _apply(buffer: TokenBuffer, run: _Run, *, mark_dirty: bool) -> list[str]:
     if run.stale:
         log.warning(logs.STALE_ROWS, rows=len(run.stale), next_offset=run.next_offset)
     return marked
-
-
-@contextmanager
-def _without_gc() -> Iterator[None]:
-    """No cycle collection while thousands of records are alive: it would look at each of them several times."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _reached(messages: Sequence[Any], end: int) -> bool:

@@ -333,6 +333,28 @@ def test_a_standby_takes_over_what_it_has_followed(kafka: Bench, tmp_path: Path)
     kafka.check(sent, tmp_path)
 
 
+@pytest.mark.kafka
+def test_a_rebalance_does_not_wait_for_a_restore(kafka: Bench, tmp_path: Path) -> None:
+    """Also with a batch waiting for it. The batch that is given up comes again: nothing is lost, nobody dies."""
+    first, second = kafka.child("processor", open_seconds=12), kafka.child("other")
+    sent = kafka.send(make_events(10, 400))
+    with running(first):
+        time.sleep(1.5)  # a batch has come
+        began = time.monotonic()
+        with running(second):
+            wait_until(lambda: bool(first.events("gave_up")), "the opening was given up")
+            wait_until(lambda: bool(second.events("partition_usable")), "the other one has its part")
+            assert time.monotonic() - began < 12 * PARTITIONS
+            wait_until(kafka.done, "all committed")
+            assert second.stop() == 0, second.tail()
+        wait_until(lambda: len(first.events("partitions_assigned")) >= 3, "all is ours again")
+        for partition, own in kafka.send(make_events(11, 100)).items():
+            sent[partition] += own
+        wait_until(kafka.done, "all committed")
+        assert first.stop() == 0, first.tail()
+    kafka.check(sent, tmp_path)
+
+
 def _log_offset(path: Path) -> int:
     with BufferView(path, MODALITIES) as view:
         return view.log_offset

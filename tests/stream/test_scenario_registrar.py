@@ -122,6 +122,38 @@ def test_reports_on_back_fills_of_a_retired_scenario_are_void(world: World) -> N
         until(lambda: tail.board.progress("loan", entry) is None)
 
 
+def test_reports_are_void_before_the_name_is_free(embedded_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else those of its next registration, which another process may make at once, would go too."""
+    order: list[str] = []
+    void, write = ScenarioRegistrar._void_reports, ScenarioRegistrar._write
+    monkeypatch.setattr(ScenarioRegistrar, "_void_reports", lambda *a: (order.append("void"), void(*a)))
+    monkeypatch.setattr(ScenarioRegistrar, "_write", lambda *a: (order.append("write"), write(*a))[1])
+    with serving(embedded_world) as (_, registrar):
+        registrar.put("loan", LOAN)
+        registrar.retire("loan")
+    assert order == ["write", "void", "write"]
+
+
+@pytest.mark.kafka
+def test_a_name_that_another_process_registers_while_it_is_retired_keeps_its_topic(
+    request: pytest.FixtureRequest, topic_prefix: str, tmp_path: Path
+) -> None:
+    world = World(request.getfixturevalue("kafka_broker").connection, topic_prefix, tmp_path)
+    topic = world.topics.embeddings("loan")
+    with serving(world) as (tail, registrar):
+        expire = registrar._expire_topics
+
+        def late(names: list[str]) -> None:
+            world.register("loan", LOAN.query, 9000)
+            expire(names)
+
+        registrar._expire_topics = late
+        registrar.put("loan", LOAN)
+        registrar.retire("loan")
+        assert tail.catalog["loan"].entry.registration == 9000
+        assert _settings(world, topic)["cleanup.policy"] == "compact"
+
+
 def test_nobody_listens(embedded_world: World) -> None:
     """Written and acknowledged, but the tail does not take it in: an error, in time."""
     world = embedded_world

@@ -201,10 +201,13 @@ def test_a_topic_that_the_broker_does_not_know_yet_is_read_once_it_does(
     with running(world) as tail:
         world.register("loan", "Who?", 1001)
         until(lambda: "loan" in tail.catalog)
+        world.register("house", "Who moves?", 1002)
         world.record("anna", 1)
         world.record("anna", 1, scenarios=["loan"], registration=1001)
+        world.record("anna", 1, scenarios=["house"], registration=1002)
         world.flush()
         until(lambda: tail.users() == [["anna"], ["anna"]])
+        until(lambda: tail.users_of("house") == ["anna"])  # one that is missing holds no other up
         assert tail.users_of("loan") == []
         known.set()
         until(lambda: tail.users_of("loan") == ["anna"])

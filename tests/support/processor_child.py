@@ -6,12 +6,14 @@ import json
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 from store import logs
 from store.buffer_resources import BufferResources
 from store.settings import ModalitySettings
+from stream import batch_writer
 from stream.client import Connection
 from stream.processor import Processor
 from stream.settings import KafkaSettings, ProcessorSettings
@@ -21,8 +23,27 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.support.hash_encoder import HashEncoder
 
 
+def open_slowly(seconds: float) -> None:
+    """As if there were much to restore. What is given up before the end is logged as `gave_up`."""
+    real = batch_writer.open_partition
+
+    def slow(*args: Any) -> Any:
+        stop = args[4]
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if stop.is_set():
+                logs.get("child").info("gave_up", partition=args[1])
+                return None
+            time.sleep(0.02)
+        return real(*args)
+
+    batch_writer.open_partition = slow  # type: ignore[assignment]
+
+
 def main(spec: dict[str, Any]) -> None:
     logs.configure("processor")
+    if seconds := spec.get("open_seconds", 0):
+        open_slowly(seconds)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     processor = Processor(
