@@ -10,6 +10,7 @@ reused; `commit` raises it to what was written. A forward that fails in between 
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -27,6 +28,9 @@ from store import metrics
 HIT, PARTIAL, MISS, UNCACHED = "hit", "partial", "miss", "uncached"
 
 PAGE_TOKENS = MAX_ROWS
+
+_ALIGN = 64
+"""Bytes; what torch aligns tensors to."""
 
 ChunkKey = tuple[str, int, str]
 
@@ -92,8 +96,8 @@ class KvPool:
         self.page_bytes = 2 * layers * PAGE_TOKENS * kv_heads * head_dim * dtype.itemsize
         self.pages = capacity_bytes // self.page_bytes
         shape = (self.pages * PAGE_TOKENS, kv_heads, head_dim)
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
+        self.keys = [_zeros(shape, dtype, device) for _ in range(layers)]
+        self.values = [_zeros(shape, dtype, device) for _ in range(layers)]
         self._free = list(range(self.pages - 1, -1, -1))
         self._users: OrderedDict[str, dict[ChunkKey, _Page]] = OrderedDict()
         self._counts = {HIT: 0, PARTIAL: 0, MISS: 0, UNCACHED: 0}
@@ -200,3 +204,13 @@ def _common(ours: list[bytes], wanted: list[bytes]) -> int:
             break
         n += 1
     return n
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros; on a CPU memory that is only taken when it is first written (torch.zeros writes it all)."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.zeros(size + _ALIGN, np.uint8)
+    start = -raw.ctypes.data % _ALIGN
+    return torch.from_numpy(raw[start : start + size]).view(dtype).view(shape)

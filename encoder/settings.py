@@ -32,7 +32,7 @@ class ModelSettings(Section):
     """`auto` = bfloat16 on CUDA, float32 on a CPU."""
     threads: Annotated[int, Field(ge=0, le=256)] = 0
     """CPU threads of torch; 0 = half the cores, at least one: the other roles want the rest."""
-    kv_pool_bytes: Annotated[int, Field(ge=0)] = 256 << 20
+    kv_pool_bytes: Annotated[int, Field(ge=0)] = 1 << 30
     """Memory of the KV pages, on the device; the least recently used go. 0 = keep none."""
     batch_tokens: Annotated[int, Field(ge=64)] = 16_384
     """Token budget of one refresh batch."""
