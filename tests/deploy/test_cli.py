@@ -129,6 +129,7 @@ def test_ctrl_c_is_quiet(tmp_path: Path) -> None:
         [sys.executable, "-m", "deploy.cli", "replay", str(fifo)], cwd=tmp_path,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )  # fmt: skip
     # an interrupt during imports can be swallowed; where the kernel does not tell, half a minute is long enough
     where, deadline = Path(f"/proc/{process.pid}/wchan"), time.monotonic() + 30
