@@ -27,6 +27,12 @@ TINY: dict[str, Any] = {"users_per_second": 4, "seconds": 3, "scenarios": 2, "us
 CLIENT, SERVE = "raw → HTTP answer", "raw → queryable"
 
 
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(freshness, "WARM_SECONDS", 1.0)
+    monkeypatch.setattr(freshness, "QUIET_SECONDS", 3.0)
+
+
 def check(found: report.Report) -> None:
     rows = {(row["case"], row["step"]): row for row in found.rows}
     assert len(rows) == len(found.rows) == 2 * (len(STEPS) + 3)
@@ -47,12 +53,14 @@ def check(found: report.Report) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short")
 def test_embedded() -> None:
     check(freshness.run(brief=True, broker="embedded", **TINY))
 
 
 @pytest.mark.slow
 @pytest.mark.kafka
+@pytest.mark.usefixtures("short")
 def test_real_kafka(kafka_broker: object) -> None:
     """`kafka_broker` only says whether Kafka can be started here; the benchmark starts its own."""
     check(freshness.run(brief=True, **TINY))
