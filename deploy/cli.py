@@ -15,7 +15,7 @@ from typing import Any
 
 from cyclopts import App, CycloptsError, Group
 
-from store.errors import AnchorstreamError
+from store.base.errors import AnchorstreamError
 
 INTERRUPTED = 130
 USAGE = 2

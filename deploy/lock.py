@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TextIO
 
-from store.errors import DataDirLocked, StateError
+from store.base.errors import DataDirLocked, StateError
 
 LOCK_FILE = "run/up.lock"
 

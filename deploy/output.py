@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from store.errors import AnchorstreamError
+from store.base.errors import AnchorstreamError
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from store.settings import Section
+from store.base.settings import Section
 
 
 class KafkaSettings(Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from store.settings import ModalitySettings
+from store.base.settings import ModalitySettings
 from stream.dead_letter import MAX_MESSAGE_BYTES
 from stream.settings import KafkaSettings
 

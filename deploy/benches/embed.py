@@ -26,8 +26,8 @@ from deploy.benches.live.population import Population
 from deploy.benches.live.system import LiveSystem
 from deploy.benches.live.traffic import Traffic
 from deploy.benches.report import Report
-from deploy.service_client import Service, quote
-from store.errors import BrokerError
+from deploy.operate.service_client import Service, quote
+from store.base.errors import BrokerError
 
 SCENARIO = "churn"
 LOAD_USERS_PER_SECOND = 10

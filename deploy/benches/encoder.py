@@ -24,16 +24,16 @@ import torch
 from numpy.typing import NDArray
 
 from deploy.benches.report import Report
-from deploy.config import paper_modalities
-from encoder.causal import causal
-from encoder.forward import embed
-from encoder.plan import finish
-from encoder.settings import ModelSettings
-from encoder.user_encoder import UserEncoder
-from encoder.user_tokens import prepare
-from store.rows import Summary
-from store.settings import ScenarioSettings
-from store.window import ModalityWindow, UserWindow
+from deploy.settings.config import paper_modalities
+from encoder.forward.causal import causal
+from encoder.forward.forward import embed
+from encoder.forward.plan import finish
+from encoder.forward.user_encoder import UserEncoder
+from encoder.forward.user_tokens import prepare
+from encoder.model.settings import ModelSettings
+from store.base.settings import ScenarioSettings
+from store.buffer.rows import Summary
+from store.buffer.window import ModalityWindow, UserWindow
 
 DIM = 384
 DAY_MS = 86_400_000

@@ -30,7 +30,7 @@ from deploy.benches.live.population import Population
 from deploy.benches.live.system import BenchError, LiveSystem
 from deploy.benches.live.traffic import Answer, Sent, Traffic
 from deploy.benches.report import Report
-from store.errors import BrokerError, ConfigError
+from store.base.errors import BrokerError, ConfigError
 
 QUERIES = {
     "credit_risk": "Will this user fall behind on a repayment in the next month?",

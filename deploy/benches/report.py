@@ -12,7 +12,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
-from store.errors import NotFoundError
+from store.base.errors import NotFoundError
 
 Row = Mapping[str, Any]
 

@@ -17,14 +17,14 @@ from confluent_kafka.admin import NewTopic
 
 from deploy.benches.report import Report
 from deploy.brokers.local import LocalKafka
-from store.buffer_resources import BufferResources
-from store.encoded_event import EncodedEvent
-from store.errors import BrokerError
-from store.settings import ModalitySettings
-from store.token_buffer import TokenBuffer
-from stream.client import Connection
-from stream.ownership import OWNER_HEADER
-from stream.token_log import RESTORE_CONFIG, restore
+from store.base.errors import BrokerError
+from store.base.settings import ModalitySettings
+from store.buffer.encoded_event import EncodedEvent
+from store.buffer.resources import BufferResources
+from store.buffer.token_buffer import TokenBuffer
+from stream.kafka.client import Connection
+from stream.token_log.ownership import OWNER_HEADER
+from stream.token_log.token_log import RESTORE_CONFIG, restore
 
 DIM = 384
 WINDOW = 250

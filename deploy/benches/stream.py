@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from deploy.benches.report import Report
-from store.settings import ModalitySettings
-from stream.client import Connection
+from store.base.settings import ModalitySettings
+from stream.kafka.client import Connection
 from stream.settings import KafkaSettings
 from stream.topics import Topics
 
@@ -91,9 +91,9 @@ def _fill_raw(connection: Connection, count: int) -> None:
 
 
 def _fill_events(connection: Connection, topics: Topics, count: int, pack_events: int) -> None:
-    from stream.event import Event
-    from stream.packing import packs
-    from stream.partitioner import partition_of
+    from stream.events.event import Event
+    from stream.events.packing import packs
+    from stream.kafka.partitioner import partition_of
 
     producer, rng, now = connection.producer(), random.Random(1), int(time.time() * 1000)
     waiting: dict[int, list[Event]] = {p: [] for p in range(PARTITIONS)}
@@ -199,8 +199,8 @@ def _bare_confluent(connection: Connection, topics: Topics, watch: _Watch, _: Pa
 
 
 def _ingest(connection: Connection, topics: Topics, watch: _Watch, _: Path) -> None:
-    from store import metrics
-    from stream.ingest import Ingest
+    from store.base import metrics
+    from stream.ingest.ingest import Ingest
     from stream.settings import IngestSettings
 
     watch.start(lambda: _total(metrics.EVENTS_ACCEPTED))
@@ -208,8 +208,8 @@ def _ingest(connection: Connection, topics: Topics, watch: _Watch, _: Path) -> N
 
 
 def _noop_faust(connection: Connection, topics: Topics, watch: _Watch, data_dir: Path) -> None:
-    from stream import faust_app
-    from stream.event import unpack
+    from stream.events.event import unpack
+    from stream.processor import faust_app
 
     class Noop:
         done = 0
@@ -248,10 +248,10 @@ def _noop_faust(connection: Connection, topics: Topics, watch: _Watch, data_dir:
 
 
 def _processor(connection: Connection, topics: Topics, watch: _Watch, data_dir: Path) -> None:
-    from encoder.text_encoder import TextEncoder
-    from store import metrics
-    from store.buffer_resources import BufferResources
-    from stream.processor import Processor
+    from encoder.model.text_encoder import TextEncoder
+    from store.base import metrics
+    from store.buffer.resources import BufferResources
+    from stream.processor.processor import Processor
     from stream.settings import ProcessorSettings
 
     encoder = TextEncoder()

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from deploy.brokers.files import read_json
-from deploy.config import Settings
-from store.errors import BrokerError
-from stream.client import Connection, connected
+from deploy.settings.config import Settings
+from store.base.errors import BrokerError
+from stream.kafka.client import Connection, connected
 from stream.topics import Topics, TopicSpec
 
 READY_FILE = Path("run") / "broker.json"
@@ -78,7 +78,7 @@ def specs(settings: Settings) -> list[TopicSpec]:
 
 
 def start(settings: Settings) -> RunningBroker:
-    """Start the configured broker, or find somebody's own. An embedded one has its topics; else see deploy/topics.py.
+    """Start the configured broker, or find somebody's own. An embedded one has its topics; else deploy/kafka/topics.py.
 
     Raises:
         BrokerError: it did not come up, or cannot be reached.

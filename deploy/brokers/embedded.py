@@ -24,8 +24,8 @@ from typing import Any
 import confluent_kafka
 
 from deploy.brokers.files import write_json
-from store import logs
-from store.errors import BrokerError, TopicError
+from store.base import logs
+from store.base.errors import BrokerError, TopicError
 
 REBALANCE_DELAY_MS = 100
 """How long a group waits for more members before its first assignment; Kafka's default is 3 s."""

@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 
-from store.errors import BrokerError
+from store.base.errors import BrokerError
 
 _EXEC_UNTIL_PARENT_ENDS = """
 import ctypes, os, signal, sys

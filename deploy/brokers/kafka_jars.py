@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deploy.brokers.files import read_json, write_json
-from store.errors import BrokerError
+from store.base.errors import BrokerError
 
 KAFKA_VERSION = "4.1.1"
 JAVA_MINIMUM = 17

@@ -20,9 +20,9 @@ import confluent_kafka
 from deploy.brokers.files import read_json, write_json
 from deploy.brokers.host import ends_with_us, free_ports
 from deploy.brokers.kafka_jars import ensure_jars, java
-from store import logs
-from store.errors import BrokerError
-from stream.client import Connection, Property
+from store.base import logs
+from store.base.errors import BrokerError
+from stream.kafka.client import Connection, Property
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0

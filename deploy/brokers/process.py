@@ -12,8 +12,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from deploy.brokers.files import read_json
-from store.errors import BrokerError
-from stream.client import Connection
+from store.base.errors import BrokerError
+from stream.kafka.client import Connection
 
 START_SECONDS = 20.0
 STOP_SECONDS = 5.0

@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 from deploy.brokers.files import read_json, write_json
-from store import logs
-from store.errors import StateError
-from stream.client import Connection
+from store.base import logs
+from store.base.errors import StateError
+from stream.kafka.client import Connection
 
 IDENTITY_FILE = Path("run") / "state-identity"
 STATE_FOLDERS = ("processor", "worker", "serve")

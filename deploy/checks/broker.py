@@ -6,10 +6,10 @@ import shutil
 
 from deploy.brokers.files import read_json
 from deploy.checks.finding import Finding, Level
-from deploy.config import Settings
 from deploy.lock import holder
-from store.errors import BrokerError, TopicError
-from stream.client import Connection
+from deploy.settings.config import Settings
+from store.base.errors import BrokerError, TopicError
+from stream.kafka.client import Connection
 
 BROKER_SECONDS = 5.0
 
@@ -56,8 +56,8 @@ def check_broker(settings: Settings) -> Finding:
 
 def check_topics(settings: Settings) -> Finding:
     """Those that exist are as the configuration needs them. Creates none."""
-    from deploy import topics
     from deploy.brokers import specs
+    from deploy.kafka import topics
 
     connection = _connect(settings)
     if connection is None:

@@ -9,9 +9,9 @@ import tempfile
 
 from deploy.brokers.files import read_json
 from deploy.checks.finding import Finding, Level
-from deploy.config import Settings
 from deploy.lock import holder
-from store.errors import StateError
+from deploy.settings.config import Settings
+from store.base.errors import StateError
 
 FREE_BYTES_WARN = 2 << 30
 FREE_BYTES_FAIL = 200 << 20

@@ -8,7 +8,7 @@ import sys
 from importlib import metadata
 
 from deploy.checks.finding import Finding, Level
-from deploy.config import Settings
+from deploy.settings.config import Settings
 
 PYTHON_MINIMUM = (3, 11)
 _FAISS = ("faiss-cpu", "faiss-gpu")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from deploy.checks.finding import Finding, Level
-from deploy.config import Settings
+from deploy.settings.config import Settings
 
 
 def check_text_encoder(_: Settings) -> Finding:
     """Its weights are there; their id is what the token buffers remember."""
-    from encoder.text_encoder import identity
+    from encoder.model.text_encoder import identity
 
     encoder_id, dim = identity()
     return Finding("text encoder", Level.OK, f"{encoder_id}, {dim}-d")
@@ -16,7 +16,7 @@ def check_text_encoder(_: Settings) -> Finding:
 
 def check_model(settings: Settings) -> Finding:
     """The preset's weights load, and the checkpoint is one for them."""
-    from encoder import checkpoint, presets
+    from encoder.model import checkpoint, presets
 
     loaded = presets.load(settings.model)
     path = settings.model.checkpoint

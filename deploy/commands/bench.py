@@ -25,8 +25,8 @@ def bench(
     """Measure one part (or all, briefly) next to a baseline in the same run; print a table with ratios."""
     from deploy import output
     from deploy.benches import report as benches
-    from store import logs
-    from store.errors import ConfigError
+    from store.base import logs
+    from store.base.errors import ConfigError
 
     logs.configure("bench", level="WARNING")
     chosen = benches.select(name)

@@ -10,7 +10,7 @@ from cyclopts.validators import Number
 from deploy.commands.common import Common
 
 if TYPE_CHECKING:
-    from store.window import UserWindow
+    from store.buffer.window import UserWindow
 
 app = App(name="buffer", help="What the token buffer holds of a user.")
 
@@ -26,8 +26,8 @@ def inspect(
     from contextlib import ExitStack
 
     from deploy import output
-    from deploy.verify import open_views
-    from store.errors import NotFoundError
+    from deploy.operate.verify import open_views
+    from store.base.errors import NotFoundError
 
     common = common or Common()
     settings = common.settings()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from deploy.config import Settings
+    from deploy.settings.config import Settings
 
 DEFAULT_CONFIG = Path("anchorstream.toml")
 
@@ -52,8 +52,8 @@ def load_settings(
 
     Raises ConfigError.
     """
-    from deploy.config import load
-    from store import logs
+    from deploy.settings.config import load
+    from store.base import logs
 
     logs.configure("cli", level=os.environ.get("ANCHORSTREAM_LOG_LEVEL", log_level))
     return load(config_path(config), overrides=overrides)

@@ -12,9 +12,9 @@ from cyclopts.validators import Number
 from deploy.commands.common import Common
 
 if TYPE_CHECKING:
-    from deploy.config import Settings
-    from stream.client import Connection
-    from stream.dead_letter_replay import Report
+    from deploy.settings.config import Settings
+    from stream.dead_letters.replay import Report
+    from stream.kafka.client import Connection
 
 app = App(name="dead-letters", help="Refused events: list, show, replay.")
 
@@ -32,7 +32,7 @@ def list_letters(
 ) -> None:
     """Refused events with their reason, and how many there are of each code."""
     from deploy import output
-    from stream import dead_letters
+    from stream.dead_letters import read as dead_letters
 
     common = common or Common()
     connection, name = _open(common.settings())
@@ -80,8 +80,8 @@ def show_letter(
 ) -> None:
     """One refused event (its id is PARTITION:OFFSET, from `list`), with its original bytes."""
     from deploy import output
-    from store.errors import NotFoundError
-    from stream import dead_letters
+    from store.base.errors import NotFoundError
+    from stream.dead_letters import read as dead_letters
 
     common = common or Common()
     partition, _, offset = letter.partition(":")
@@ -124,9 +124,9 @@ def replay_letters(
     from contextlib import ExitStack
 
     from deploy import output
-    from deploy.interrupt import stop_on_signals
-    from stream.dead_letter_replay import Choice, DeadLetterReplay
-    from stream.letter_script import LetterScript
+    from deploy.run.interrupt import stop_on_signals
+    from stream.dead_letters.replay import Choice, DeadLetterReplay
+    from stream.dead_letters.script import LetterScript
     from stream.topics import Topics
 
     common = common or Common()

@@ -36,8 +36,8 @@ def demo(
     Stays up at the printed address until Ctrl-C, unless --exit.
     """
     from deploy.demo.run import Options, run
-    from deploy.interrupt import stop_on_signals
-    from store import logs
+    from deploy.run.interrupt import stop_on_signals
+    from store.base import logs
 
     logs.configure("demo", level="WARNING")
     with stop_on_signals() as stop:

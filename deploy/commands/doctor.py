@@ -10,7 +10,7 @@ MARKS = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL"}
 def doctor(*, common: Common | None = None) -> int:
     """Check configuration, broker, topics, state, device and weights; say what to do about each fault."""
     from deploy import output
-    from deploy.doctor import diagnose
+    from deploy.operate.doctor import diagnose
 
     common = common or Common()
     config = common.config

@@ -26,8 +26,8 @@ def embed(
 ) -> None:
     """Show a user's embedding for a query that nobody registered."""
     from deploy import output
-    from deploy.commands.embedding import write_record
-    from deploy.service_client import Service
+    from deploy.operate.answers import write_record
+    from deploy.operate.service_client import Service
 
     common = common or Common()
     service = Service.find(common.settings(), url)

@@ -11,8 +11,8 @@ from cyclopts.validators import Number
 from deploy.commands.common import Common
 
 if TYPE_CHECKING:
-    from deploy.config import Settings
-    from stream.lag import Freshness, LagReport
+    from deploy.settings.config import Settings
+    from stream.lag.reader import Freshness, LagReport
 
 
 def lag(
@@ -29,8 +29,8 @@ def lag(
     """How far each role is behind, in messages and in seconds. Reads the broker; needs no role to run."""
     from deploy import output
     from deploy.brokers import connect
-    from stream.lag import LagReader
-    from stream.lag_scenarios import LagScenarios
+    from stream.lag.reader import LagReader
+    from stream.lag.scenarios import LagScenarios
     from stream.topics import Topics
 
     common = common or Common()
@@ -57,8 +57,8 @@ def lag(
 
 def served_freshness(settings: Settings) -> Freshness | None:
     """Freshness as the running service knows it; None where none runs."""
-    from deploy.service_client import Service, ServiceError
-    from stream.lag import Freshness
+    from deploy.operate.service_client import Service, ServiceError
+    from stream.lag.reader import Freshness
 
     try:
         recent = Service.find(settings).get("/v1/lag")["freshness"]["recent"]

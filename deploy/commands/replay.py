@@ -36,11 +36,11 @@ def replay(
     Every line is sent as it is; ingest refuses bad ones into dead letters.
     """
     from deploy import output
-    from deploy.interrupt import stop_on_signals
-    from store.errors import ConfigError
-    from stream.json_lines import LineFile
-    from stream.replay import Pace, Progress
-    from stream.replay_resume import ResumeFile
+    from deploy.run.interrupt import stop_on_signals
+    from store.base.errors import ConfigError
+    from stream.replay.json_lines import LineFile
+    from stream.replay.replay import Pace, Progress
+    from stream.replay.resume import ResumeFile
 
     common = common or Common()
     settings = common.settings()
@@ -57,7 +57,7 @@ def replay(
             eta = f", {output.duration(now.eta_seconds)} left" if now.eta_seconds is not None else ""
             bar.update(now.done or -1, f"{now.sent:,} events, {now.rate:,.0f}/s{eta}")
 
-        from deploy.publish import publish_files
+        from deploy.operate.publish import publish_files
 
         done = publish_files(
             settings,

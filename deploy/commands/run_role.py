@@ -21,10 +21,10 @@ def run_role(
     own --instance.
     """
     from deploy.commands.common import config_path
-    from deploy.config import load
-    from deploy.interrupt import stop_on_signals
-    from deploy.roles import run_role as run
-    from store import logs
+    from deploy.run.interrupt import stop_on_signals
+    from deploy.run.roles import run_role as run
+    from deploy.settings.config import load
+    from store.base import logs
 
     logs.configure(role)
     settings = load(config_path(config))

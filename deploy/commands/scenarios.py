@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from deploy.commands.common import Common
 
 if TYPE_CHECKING:
-    from deploy.service_client import Service
+    from deploy.operate.service_client import Service
 
 POLL_SECONDS = 0.5
 SILENCE_SECONDS = 10.0
@@ -23,7 +23,7 @@ Url = Annotated[str | None, Parameter(help="Service; default: the one on the dat
 def list_scenarios(*, url: Url = None, common: Common | None = None) -> None:
     """The scenarios of the running service, and how far their back-fills are."""
     from deploy import output
-    from deploy.service_client import Service
+    from deploy.operate.service_client import Service
 
     common = common or Common()
     answer = Service.find(common.settings(), url).get("/v1/scenarios")
@@ -56,7 +56,7 @@ def put(
 ) -> None:
     """Register a scenario, or change its query. Every known user is brought to it, beside live updates."""
     from deploy import output
-    from deploy.service_client import Service, quote
+    from deploy.operate.service_client import Service, quote
 
     common = common or Common()
     service = Service.find(common.settings(), url, admin=True)
@@ -83,7 +83,7 @@ def put(
 def retire(name: str, *, url: Url = None, common: Common | None = None) -> None:
     """Retire a scenario that was registered, with all its embeddings."""
     from deploy import output
-    from deploy.service_client import Service, quote
+    from deploy.operate.service_client import Service, quote
 
     common = common or Common()
     service = Service.find(common.settings(), url, admin=True)
@@ -121,7 +121,7 @@ def wait_for_back_fill(
         NotFoundError: it was retired meanwhile. ServiceError: a worker cannot compute it, or the service has gone.
     """
     from deploy import output
-    from deploy.service_client import ServiceError
+    from deploy.operate.service_client import ServiceError
 
     said = time.monotonic() + SILENCE_SECONDS
     with output.progress("back-fill", quiet=quiet) as bar:

@@ -27,10 +27,10 @@ def up(
     With --json, one object {url, broker, bootstrap, data_dir, pids} on standard output as soon as all is ready.
     """
     from deploy import output
-    from deploy.attend import tell, wait_ready
     from deploy.commands.common import load_settings
-    from deploy.interrupt import stop_on_signals
-    from deploy.launcher import Launcher
+    from deploy.run.attend import tell, wait_ready
+    from deploy.run.interrupt import stop_on_signals
+    from deploy.run.launcher import Launcher
 
     overrides: dict[str, Any] = {}
     if data_dir is not None:

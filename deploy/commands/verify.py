@@ -12,8 +12,8 @@ from cyclopts.validators import Number
 from deploy.commands.common import Common
 
 if TYPE_CHECKING:
-    from deploy.config import Settings
-    from deploy.verify import Report
+    from deploy.operate.verify import Report
+    from deploy.settings.config import Settings
 
 AGAIN_SECONDS = 2.0
 
@@ -52,16 +52,17 @@ def verify(
 
 
 def _once(settings: Settings, scenario: str | None, url: str | None, *, quiet: bool) -> tuple[Report, str]:
-    from deploy import output, served
-    from deploy.verify import compare, open_views
-    from store.scenario_name import split
+    from deploy import output
+    from deploy.operate import served
+    from deploy.operate.verify import compare, open_views
+    from store.records.scenario_name import split
 
     data_dir = settings.store.data_dir.absolute()
     with ExitStack() as stack:
         views = open_views(stack, data_dir, settings.modalities)
         records, scenarios, source = served.load(settings, scenario, url=url)
         users = sum(1 for view in views for _ in view.users())
-        from encoder.model_set import ModelSet  # last: importing torch takes seconds
+        from encoder.forward.model_set import ModelSet  # last: importing torch takes seconds
 
         needed = {split(name)[1] for name in scenarios}
         candidates = {name: model for name, model in settings.candidates.items() if name in needed}
@@ -83,7 +84,7 @@ def _differences(report: Report) -> str:
 
 def _write(report: Report, source: str) -> None:
     from deploy import output
-    from deploy.verify import MIN_COSINE
+    from deploy.operate.verify import MIN_COSINE
 
     counts = report.to_dict()
     output.write_pairs(

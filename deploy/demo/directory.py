@@ -7,10 +7,10 @@ import shutil
 from importlib.resources import files
 from pathlib import Path
 
-from deploy.config import Settings, load
 from deploy.lock import LOCK_FILE, DataDirLock
-from deploy.toml_text import dump
-from store.errors import StateError
+from deploy.settings.config import Settings, load
+from deploy.settings.toml_text import dump
+from store.base.errors import StateError
 
 MARKER = "anchorstream-demo.json"
 CONFIG = "anchorstream.toml"

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from store.errors import NotFoundError
+from store.base.errors import NotFoundError
 
 ZONE = "America/New_York"
 FIRST_DAY = "2017-01-01"

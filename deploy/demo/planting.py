@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from deploy.demo.journey import RawEvent
 from stream.rejection import ErrorCode
-from stream.replay import Outgoing, Router
+from stream.replay.replay import Outgoing, Router
 
 DUPLICATE_EVERY = 40
 DUPLICATE_DELAY = 100

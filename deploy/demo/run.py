@@ -14,18 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from deploy import output
-from deploy.attend import tell, wait_ready
-from deploy.config import Settings
-from deploy.demo import counts, directory, journey, show
-from deploy.demo.counts import EventCounts
+from deploy.demo import directory, journey, show
 from deploy.demo.planting import Planted, plant
 from deploy.demo.watch import Status, Watch
-from deploy.launcher import Launcher
-from deploy.publish import raw_producer
-from deploy.service_client import Service
-from deploy.supervisor import ChildEvent, EventKind
-from store.errors import AnchorstreamError
-from stream.replay import Pace, Progress, Router, replay
+from deploy.operate import counts
+from deploy.operate.counts import EventCounts
+from deploy.operate.publish import raw_producer
+from deploy.operate.service_client import Service
+from deploy.run.attend import tell, wait_ready
+from deploy.run.launcher import Launcher
+from deploy.run.supervisor import ChildEvent, EventKind
+from deploy.settings.config import Settings
+from store.base.errors import AnchorstreamError
+from stream.replay.replay import Pace, Progress, Router, replay
 from stream.topics import Topics
 
 DEFAULT_PORT = 8080

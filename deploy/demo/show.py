@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 
 from deploy import output
-from deploy.commands.embedding import write_record
-from deploy.commands.neighbors import ask, write_neighbors
-from deploy.config import Settings
 from deploy.demo.journey import RawEvent, Slice, user_of
 from deploy.demo.planting import Planted
-from deploy.service_client import Service, quote
+from deploy.operate.answers import neighbors_of, record_of, write_neighbors, write_record
+from deploy.operate.service_client import Service
+from deploy.settings.config import Settings
 
 NEIGHBORS = 5
 SCENARIOS = 2
@@ -42,9 +41,9 @@ def household(service: Service, settings: Settings, households: Slice, planted: 
     rows = [(output.moment(e["ts"]), e["modality"], _text(settings, e)) for e in latest]
     output.write_table(("time (UTC)", "event", "text"), rows)
     names = list(settings.scenarios)
-    write_record(service.get(f"/v1/users/{quote(user)}/embeddings/{quote(names[0])}"))
+    write_record(record_of(service, names[0], user))
     for name in names[:SCENARIOS]:
-        write_neighbors(name, settings.scenarios[name].query, ask(service, name, user, NEIGHBORS))
+        write_neighbors(name, settings.scenarios[name].query, neighbors_of(service, name, user, NEIGHBORS))
 
 
 def _text(settings: Settings, event: RawEvent) -> str:

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from deploy.config import Settings
-from deploy.service_client import Service, ServiceError
-from store.errors import BrokerError
-from stream.client import Connection
-from stream.lag import LagReader, plan
+from deploy.operate.service_client import Service, ServiceError
+from deploy.settings.config import Settings
+from store.base.errors import BrokerError
+from stream.kafka.client import Connection
+from stream.lag.reader import LagReader, plan
 from stream.topics import Topics
 
 

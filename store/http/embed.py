@@ -10,10 +10,10 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
-from store.embedding_record import EmbeddingRecord
 from store.http.auth import may_read
 from store.http.problems import KINDS, ProblemError, documented
 from store.http.service import Current
+from store.records.embedding import EmbeddingRecord
 
 router = APIRouter(tags=["embeddings"], dependencies=[Depends(may_read)])
 

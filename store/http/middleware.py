@@ -6,7 +6,7 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from store import logs, metrics
+from store.base import logs, metrics
 from store.http.problems import problem
 
 MAX_BODY_BYTES = 16 << 20

@@ -6,8 +6,8 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from store.row_table import StoredRecord
-from store.settings import MAX_QUERY
+from store.base.settings import MAX_QUERY
+from store.index.row_table import StoredRecord
 
 MAX_QUERIES = 256
 MAX_LISTED = 100_000

@@ -1,4 +1,4 @@
-"""Writes the API's description to standard output: `python -m store.http.openapi > tests/store/openapi.json`."""
+"""Writes the API's description to standard output: `python -m store.http.openapi > tests/store/http/openapi.json`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import sys
 import threading
 from typing import Any
 
-from store.back_fill_board import BackFillBoard
-from store.catalog import Catalog
-from store.freshness import PendingEvents
+from store.base.settings import ServeSettings
 from store.http.app import create_app
 from store.http.service import Service
-from store.settings import ServeSettings
+from store.index.back_fill_board import BackFillBoard
+from store.index.catalog import Catalog
+from store.index.freshness import PendingEvents
 
 
 def description() -> dict[str, Any]:

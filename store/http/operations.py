@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from store.errors import AnchorstreamError
+from store.base.errors import AnchorstreamError
 from store.http.auth import may_read
 from store.http.models import Health
 from store.http.problems import ProblemError, documented

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
-from store.errors import AnchorstreamError, NotFoundError
+from store.base.errors import AnchorstreamError, NotFoundError
 
 MEDIA_TYPE = "application/problem+json"
 

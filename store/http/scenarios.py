@@ -9,9 +9,8 @@ from typing import Annotated
 import numpy as np
 from fastapi import APIRouter, Depends, Path, Query, Response, status
 
-from store.back_fill_board import BackFill
-from store.catalog import ServedScenario
-from store.errors import AnchorstreamError
+from store.base.errors import AnchorstreamError
+from store.base.settings import NAME, ScenarioSettings
 from store.http.auth import may_change, may_read
 from store.http.models import (
     BackFillProgress,
@@ -29,9 +28,10 @@ from store.http.models import (
 )
 from store.http.problems import KINDS, ProblemError, documented
 from store.http.service import Current, Registrar, Service
-from store.index import ScenarioIndex, SearchResult
-from store.search import Filters
-from store.settings import NAME, ScenarioSettings
+from store.index.back_fill_board import BackFill
+from store.index.catalog import ServedScenario
+from store.index.index import ScenarioIndex, SearchResult
+from store.index.search import Filters
 
 MAX_PAGE = 1000
 Name = Annotated[str, Path(pattern=NAME, description="lower-case letters, digits and _, at most 63, letter first")]

@@ -12,8 +12,8 @@ from typing import Protocol
 import uvicorn
 from fastapi import FastAPI
 
-from store import logs
-from store.errors import AnchorstreamError
+from store.base import logs
+from store.base.errors import AnchorstreamError
 from store.http.service import Readiness
 
 GRACE_SECONDS = 3

@@ -8,13 +8,13 @@ from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Request
 
-from store.back_fill_board import BackFillBoard
-from store.catalog import Catalog, ServedScenario
-from store.embed_messages import EmbedReply
-from store.freshness import PendingEvents
+from store.base.settings import ScenarioSettings, ServeSettings
 from store.http.problems import ProblemError
-from store.index import ScenarioIndex
-from store.settings import ScenarioSettings, ServeSettings
+from store.index.back_fill_board import BackFillBoard
+from store.index.catalog import Catalog, ServedScenario
+from store.index.freshness import PendingEvents
+from store.index.index import ScenarioIndex
+from store.records.embed_messages import EmbedReply
 
 
 class LagReport(Protocol):

@@ -17,7 +17,7 @@ from store.http.auth import may_read
 from store.http.models import Embedding, to_embedding
 from store.http.problems import ProblemError, documented
 from store.http.service import Current, Service
-from store.row_table import StoredRecord
+from store.index.row_table import StoredRecord
 
 LOOK_UP_SECONDS = 0.5
 """How often a request that waits looks whether its client still does, and its scenario still is."""

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy.config import load
-from encoder.text_encoder import TextEncoder
-from encoder.user_encoder import UserEncoder
+from deploy.settings.config import load
+from encoder.forward.user_encoder import UserEncoder
+from encoder.model.text_encoder import TextEncoder
 from tests.conftest import need_kafka
 from tests.support.behaviour import CONFIG
 

@@ -10,20 +10,20 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.config import Settings
-from encoder.text_encoder import TextEncoder
-from encoder.user_encoder import UserEncoder
-from store.rows import KIND_EVENT, KIND_SUMMARY, Summary, parse_key, unpack_event, unpack_field, unpack_summary
-from store.settings import ModalitySettings
-from store.summary import number_width
-from store.window import ModalityWindow, UserWindow
+from deploy.settings.config import Settings
+from encoder.forward.user_encoder import UserEncoder
+from encoder.model.text_encoder import TextEncoder
+from store.base.settings import ModalitySettings
+from store.buffer.rows import KIND_EVENT, KIND_SUMMARY, Summary, parse_key, unpack_event, unpack_field, unpack_summary
+from store.buffer.summary import number_width
+from store.buffer.window import ModalityWindow, UserWindow
 from stream.clock import EventClock
-from stream.encode_events import encode_events
-from stream.event import Event
-from stream.partitioner import partition_of
+from stream.events.event import Event
+from stream.events.validate import Validator
+from stream.kafka.partitioner import partition_of
+from stream.processor.encode_events import encode_events
 from stream.rejection import Rejection
 from stream.settings import Clock
-from stream.validate import Validator
 from tests.models.buffer_model import BufferModel
 from tests.support.behaviour import Message
 

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 from confluent_kafka import TopicPartition
 
-from deploy.config import Settings, load
-from deploy.launcher import Launcher
-from deploy.ready import is_ready
-from deploy.service_client import Service
-from deploy.supervision import RestartPolicy
-from encoder.text_encoder import TextEncoder
-from encoder.user_encoder import UserEncoder
-from store.buffer_view import BufferView, find
-from store.errors import BrokerError
-from store.window import UserWindow
-from stream.lag import LagReader, plan
+from deploy.operate.service_client import Service
+from deploy.run.launcher import Launcher
+from deploy.run.ready import is_ready
+from deploy.run.supervision import RestartPolicy
+from deploy.settings.config import Settings, load
+from encoder.forward.user_encoder import UserEncoder
+from encoder.model.text_encoder import TextEncoder
+from store.base.errors import BrokerError
+from store.buffer.view import BufferView, find
+from store.buffer.window import UserWindow
+from stream.lag.reader import LagReader, plan
 from stream.topics import Topics
 from tests.crash.reference import Expected, expected
 from tests.support.behaviour import CONFIG, Message

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.service_client import Service
-from encoder.text_encoder import TextEncoder
-from encoder.user_encoder import UserEncoder
-from store import logs
-from store.back_fill_record import BackFillRecord
-from store.settings import ScenarioSettings
+from deploy.operate.service_client import Service
+from encoder.forward.user_encoder import UserEncoder
+from encoder.model.text_encoder import TextEncoder
+from store.base import logs
+from store.base.settings import ScenarioSettings
+from store.records.back_fill import BackFillRecord
 from tests.crash.reference import expected
 from tests.crash.system import System, system
 from tests.support.behaviour import DAY_MS, NOW, behaviour

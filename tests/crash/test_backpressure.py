@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from encoder.text_encoder import TextEncoder
-from encoder.user_encoder import UserEncoder
-from stream.lag import LagReader, plan
+from encoder.forward.user_encoder import UserEncoder
+from encoder.model.text_encoder import TextEncoder
+from stream.lag.reader import LagReader, plan
 from tests.crash.system import System, system
 from tests.support.behaviour import DAY_MS, NOW, Message, behaviour
 from tests.support.memory import resident_bytes

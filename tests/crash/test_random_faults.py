@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from encoder.text_encoder import TextEncoder
-from encoder.user_encoder import UserEncoder
+from encoder.forward.user_encoder import UserEncoder
+from encoder.model.text_encoder import TextEncoder
 from tests.crash.faults import Harm, plan
 from tests.crash.system import System, system
 from tests.support.behaviour import DAY_MS, NOW, behaviour

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deploy.lock import LOCK_FILE, DataDirLock, holder
-from store.errors import DataDirLocked, StateError
+from store.base.errors import DataDirLocked, StateError
 
 HOLD = """
 import sys, time

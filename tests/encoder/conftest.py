@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from encoder.settings import ModelSettings
-from encoder.user_encoder import UserEncoder
-from store.settings import ScenarioSettings
+from encoder.forward.user_encoder import UserEncoder
+from encoder.model.settings import ModelSettings
+from store.base.settings import ScenarioSettings
 from tests.support.windows import DIM, MODALITIES
 
 # Tests share the machine; two threads that wait for each other on a busy core are slower than one.

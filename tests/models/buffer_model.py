@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from store.encoded_event import EncodedEvent, EncodedField
-from store.rows import (
+from store.base.settings import ModalityKind, ModalitySettings
+from store.buffer.encoded_event import EncodedEvent, EncodedField
+from store.buffer.rows import (
     EventRow,
     FieldRow,
     Summary,
@@ -18,8 +19,7 @@ from store.rows import (
     pack_summary,
     summary_key,
 )
-from store.settings import ModalityKind, ModalitySettings
-from store.summary import number_width, signed_log
+from store.buffer.summary import number_width, signed_log
 
 
 @dataclass

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from store.buffer_resources import BufferResources
-from store.encoded_event import EncodedEvent, EncodedField
-from store.settings import ModalityKind, ModalitySettings
-from store.token_buffer import TokenBuffer
+from store.base.settings import ModalityKind, ModalitySettings
+from store.buffer.encoded_event import EncodedEvent, EncodedField
+from store.buffer.resources import BufferResources
+from store.buffer.token_buffer import TokenBuffer
 
 DIM = 4
 WINDOW_MS = 100

@@ -8,9 +8,9 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from store.embed_messages import EmbedReply
-from stream.client import Connection
-from stream.embed_client import EmbedClient
+from store.records.embed_messages import EmbedReply
+from stream.kafka.client import Connection
+from stream.serve.embed_client import EmbedClient
 from stream.topics import Topics
 from tests.support.worker_bench import wait_until
 

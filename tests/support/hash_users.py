@@ -9,15 +9,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from store.embedding_record import DIM
-from store.errors import WeightsError
-from store.scenario_name import every, split
-from store.settings import ScenarioSettings
-from store.window import UserWindow
+from store.base.errors import WeightsError
+from store.base.settings import ScenarioSettings
+from store.buffer.window import UserWindow
+from store.records.embedding import DIM
+from store.records.scenario_name import every, split
 
 
 class HashUsers:
-    """Stands for `encoder.model_set.ModelSet`. Equal windows, queries and models give equal vectors.
+    """Stands for `encoder.forward.model_set.ModelSet`. Equal windows, queries and models give equal vectors.
 
     model: names the weights. candidates: other models beside it. seconds: that each user takes.
     calls: what `encode` was asked, (users, scenarios). on_encode: called first.

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from store.door import Entry
-from store.embedding_record import EmbeddingRecord
+from store.index.door import Entry
+from store.records.embedding import EmbeddingRecord
 
 DIM = 8
 PARTITIONS = 2

@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from store import logs
-from store.buffer_resources import BufferResources
-from store.encoded_event import EncodedEvent
-from store.settings import ModalitySettings
-from store.token_buffer import TokenBuffer
+from store.base import logs
+from store.base.settings import ModalitySettings
+from store.buffer.encoded_event import EncodedEvent
+from store.buffer.resources import BufferResources
+from store.buffer.token_buffer import TokenBuffer
 from tests.models.events import MIB, days
 from tests.support.memory import resident_bytes
 

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from encoder import chunks, features
-from encoder.features import number_count
-from encoder.user_encoder import UserEncoder
-from encoder.user_tokens import prepare
-from store.settings import ModalitySettings
-from store.window import UserWindow
+from encoder.forward import chunks
+from encoder.forward.user_encoder import UserEncoder
+from encoder.forward.user_tokens import prepare
+from encoder.model import features
+from encoder.model.features import number_count
+from store.base.settings import ModalitySettings
+from store.buffer.window import UserWindow
 
 
 def event_tokens(encoder: UserEncoder, window: UserWindow, name: str, settings: ModalitySettings) -> Tensor:

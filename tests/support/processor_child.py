@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from store import logs
-from store.buffer_resources import BufferResources
-from store.settings import ModalitySettings
-from stream import batch_writer
-from stream.client import Connection
-from stream.processor import Processor
+from store.base import logs
+from store.base.settings import ModalitySettings
+from store.buffer.resources import BufferResources
+from stream.kafka.client import Connection
+from stream.processor import batch_writer
+from stream.processor.processor import Processor
 from stream.settings import KafkaSettings, ProcessorSettings
 from stream.topics import Topics
 

@@ -11,16 +11,16 @@ import httpx
 import numpy as np
 from fastapi import FastAPI
 
-from store.back_fill_board import BackFillBoard
-from store.catalog import Catalog, ServedScenario
-from store.door import Entry
-from store.embedding_record import EmbeddingRecord
-from store.freshness import AcceptedEvent, PendingEvents
+from store.base.settings import ScenarioSettings, ServeSettings
 from store.http.app import create_app
 from store.http.service import Service
-from store.index import ScenarioIndex
-from store.scenario_record import Registered
-from store.settings import ScenarioSettings, ServeSettings
+from store.index.back_fill_board import BackFillBoard
+from store.index.catalog import Catalog, ServedScenario
+from store.index.door import Entry
+from store.index.freshness import AcceptedEvent, PendingEvents
+from store.index.index import ScenarioIndex
+from store.records.embedding import EmbeddingRecord
+from store.records.scenario import Registered
 
 
 class Client:

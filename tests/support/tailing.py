@@ -12,22 +12,22 @@ from typing import Any
 import numpy as np
 from confluent_kafka import TopicPartition
 
-from deploy.topics import ensure
-from store.back_fill_board import BackFillBoard
-from store.back_fill_record import BackFillRecord
-from store.catalog import Catalog
-from store.embedding_record import EmbeddingRecord
-from store.freshness import PendingEvents
-from store.index import ScenarioIndex
-from store.scenario_name import every
-from store.scenario_record import Registered
-from store.settings import ModalitySettings, ScenarioSettings
-from store.snapshot import SnapshotStore
-from stream.client import Connection
-from stream.event import Event, pack
-from stream.partitioner import partition_of
-from stream.scenario_feed import ScenarioFeed
-from stream.serve_tail import ServeTail
+from deploy.kafka.topics import ensure
+from store.base.settings import ModalitySettings, ScenarioSettings
+from store.index.back_fill_board import BackFillBoard
+from store.index.catalog import Catalog
+from store.index.freshness import PendingEvents
+from store.index.index import ScenarioIndex
+from store.index.snapshot import SnapshotStore
+from store.records.back_fill import BackFillRecord
+from store.records.embedding import EmbeddingRecord
+from store.records.scenario import Registered
+from store.records.scenario_name import every
+from stream.events.event import Event, pack
+from stream.kafka.client import Connection
+from stream.kafka.partitioner import partition_of
+from stream.scenarios.feed import ScenarioFeed
+from stream.serve.tail import ServeTail
 from stream.settings import KafkaSettings
 from stream.topics import Topics
 

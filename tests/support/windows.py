@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from encoder.features import number_count
-from store.rows import Summary
-from store.settings import ModalityKind, ModalitySettings
-from store.window import ModalityWindow, UserWindow
+from encoder.model.features import number_count
+from store.base.settings import ModalityKind, ModalitySettings
+from store.buffer.rows import Summary
+from store.buffer.window import ModalityWindow, UserWindow
 
 DIM = 384
 START_MS = 1_700_000_000_000

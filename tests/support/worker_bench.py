@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 from confluent_kafka import TopicPartition
 
-from deploy.topics import ensure
-from encoder.settings import ModelSettings
-from encoder.worker import Worker
-from store.back_fill_record import BackFillRecord
-from store.buffer_resources import BufferResources
-from store.embedding_record import EmbeddingRecord
-from store.scenario_record import Registered
-from store.settings import ScenarioSettings, StoreSettings
-from store.token_buffer import EncodedEvent, TokenBuffer
-from stream.client import Connection
-from stream.partitioner import partition_of
-from stream.scenario_registry import ScenarioRegistry
+from deploy.kafka.topics import ensure
+from encoder.model.settings import ModelSettings
+from encoder.worker.worker import Worker
+from store.base.settings import ScenarioSettings, StoreSettings
+from store.buffer.resources import BufferResources
+from store.buffer.token_buffer import EncodedEvent, TokenBuffer
+from store.records.back_fill import BackFillRecord
+from store.records.embedding import EmbeddingRecord
+from store.records.scenario import Registered
+from stream.kafka.client import Connection
+from stream.kafka.partitioner import partition_of
+from stream.scenarios.registry import ScenarioRegistry
 from stream.topics import Topics
 from tests.support.windows import DIM, MODALITIES, START_MS, vector
 

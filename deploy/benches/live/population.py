@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from deploy.config import paper_modalities
+from deploy.settings.config import paper_modalities
 
 HISTORY_DAYS = 60
 _SHARES = {"bill": 36, "minipro": 20, "spm": 22, "search": 4, "app": 16, "profile": 2}

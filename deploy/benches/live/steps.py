@@ -18,12 +18,12 @@ from typing import Any
 from confluent_kafka import KafkaException, TopicPartition
 
 from deploy.benches.live.traffic import Sent
-from store.embedding_record import EmbeddingRecord
-from store.errors import BrokerError
-from store.rows import KIND_SUMMARY, parse_key, unpack_summary
-from stream.client import Connection
-from stream.event import unpack
-from stream.ownership import MARKER_KEY
+from store.base.errors import BrokerError
+from store.buffer.rows import KIND_SUMMARY, parse_key, unpack_summary
+from store.records.embedding import EmbeddingRecord
+from stream.events.event import unpack
+from stream.kafka.client import Connection
+from stream.token_log.ownership import MARKER_KEY
 from stream.topics import Topics
 
 Positions = Mapping[tuple[str, int], int]

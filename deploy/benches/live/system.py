@@ -11,13 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from deploy.attend import wait_ready
-from deploy.config import load
-from deploy.demo import counts
-from deploy.launcher import Launcher
-from deploy.service_client import Service
-from store.errors import AnchorstreamError
-from stream.lag import LagReader, plan
+from deploy.operate import counts
+from deploy.operate.service_client import Service
+from deploy.run.attend import wait_ready
+from deploy.run.launcher import Launcher
+from deploy.settings.config import load
+from store.base.errors import AnchorstreamError
+from stream.lag.reader import LagReader, plan
 from stream.topics import Topics
 
 QUIET_READINGS = 2

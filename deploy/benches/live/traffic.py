@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from deploy.benches.live.population import Population, RawEvent
-from deploy.service_client import Service, ServiceError, quote
-from stream.client import Connection
-from stream.pacing import SafeProducer
+from deploy.operate.service_client import Service, ServiceError, quote
+from stream.kafka.client import Connection
+from stream.kafka.pacing import SafeProducer
 from stream.topics import TopicSpec
 
 WAIT_MS = 20_000

@@ -1,0 +1,180 @@
+"""Topics as the configuration needs them: created if missing, verified otherwise."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import ConfigResource, NewTopic
+
+from deploy.kafka.topic_settings import EXPIRING, REQUEST_SECONDS, revive
+from store.base import logs
+from store.base.errors import BrokerError, TopicError
+from stream.kafka.client import Connection
+from stream.topics import TopicSpec
+
+_log = logs.get(__name__)
+
+
+def ensure(connection: Connection, specs: Iterable[TopicSpec], *, replication_factor: int = 1) -> list[str]:
+    """Create what is missing and verify what is there.
+
+    Verified are partitions and every setting of `TopicSpec.config`; of topics that are not ours, nothing. On an
+    embedded broker only partitions, as it has no settings. The topic of a scenario that was retired and is back gets
+    its settings back.
+
+    Returns:
+        Names of the topics created.
+
+    Raises:
+        TopicError: one line for each difference, with the command that mends it. Missing topics were created.
+        BrokerError: the broker did not answer or refused to create a topic.
+    """
+    wanted = {spec.name: spec for spec in specs}
+    there = _partitions(connection)
+    missing = [spec for name, spec in wanted.items() if name not in there]
+    created = []
+    if missing:
+        created = (
+            _create_embedded(connection, missing)
+            if connection.embedded
+            else _create(connection, missing, replication_factor)
+        )
+        for name in created:
+            _log.info(logs.TOPIC_CREATED, topic=name, partitions=wanted[name].partitions)
+        there = _wait_until_listed(connection, wanted)
+    ours = [spec for spec in wanted.values() if spec.ours and spec.name not in created]
+    faults = [fault for spec in ours for fault in _partition_faults(connection, spec, there[spec.name])]
+    if not connection.embedded:
+        faults += _config_faults(connection, ours)
+    if faults:
+        raise TopicError("\n".join(faults), action="mend each as its line says, then start again")
+    return created
+
+
+def _partitions(connection: Connection) -> dict[str, int]:
+    return {name: len(topic.partitions) for name, topic in connection.metadata().topics.items()}
+
+
+def _wait_until_listed(connection: Connection, names: Iterable[str]) -> dict[str, int]:
+    """A broker answers "created" before its metadata knows; a client that comes too early would be told "unknown"."""
+    deadline = time.monotonic() + REQUEST_SECONDS
+    while absent := set(names) - (there := _partitions(connection)).keys():
+        if time.monotonic() > deadline:
+            raise BrokerError(
+                f"created, but not to be seen after {REQUEST_SECONDS:g} s: {', '.join(sorted(absent))}",
+                action="check the state of the brokers and this user's Describe rights on the topics",
+                code="topic_create_failed",
+            )
+        time.sleep(0.05)
+    return there
+
+
+def _partition_faults(connection: Connection, spec: TopicSpec, partitions: int) -> list[str]:
+    if partitions == spec.partitions:
+        return []
+    line = f"{spec.name} has {partitions} partitions, kafka.partitions is {spec.partitions}: "
+    if connection.embedded:
+        return [line + "restart the embedded broker"]
+    # adding partitions is no way out: a user's key would map to another partition than its history
+    return [
+        f"{line}set kafka.partitions = {partitions}, or start over with another kafka.topic_prefix and data_dir "
+        "and replay the source"
+    ]
+
+
+def _config_faults(connection: Connection, specs: Sequence[TopicSpec]) -> list[str]:
+    specs = [spec for spec in specs if spec.config]
+    if not specs:
+        return []
+    resources = {spec.name: ConfigResource(ConfigResource.Type.TOPIC, spec.name) for spec in specs}
+    admin = connection.admin()
+    answers = admin.describe_configs(list(resources.values()), request_timeout=REQUEST_SECONDS)
+    faults = []
+    retired: dict[str, Mapping[str, str]] = {}
+    for spec in specs:
+        try:
+            found = answers[resources[spec.name]].result()
+        except KafkaException as exc:
+            raise BrokerError(
+                f"{spec.name}: the broker does not tell the topic's settings: {exc.args[0].str()}",
+                action="grant DescribeConfigs on the topic to this user",
+            ) from exc
+        expiring = all(key in found and found[key].value == value for key, value in EXPIRING.items())
+        if expiring and ".embeddings." in spec.name:  # of others that is a person's mistake
+            retired[spec.name] = spec.config
+            continue
+        wrong = {
+            key: value for key, value in spec.config.items() if key not in found or not _same(found[key].value, value)
+        }
+        if wrong:
+            have = ", ".join(f"{key}={found[key].value if key in found else '(unknown)'}" for key in wrong)
+            need = ",".join(f"{key}={_quoted(value)}" for key, value in wrong.items())
+            faults.append(
+                f"{spec.name} has {have}: kafka-configs.sh --bootstrap-server {connection.bootstrap} --alter "
+                f"--topic {spec.name} --add-config {need}"
+            )
+    if retired:
+        revive(connection, retired)
+    return faults
+
+
+def _same(found: str, wanted: str) -> bool:
+    return sorted(part.strip() for part in found.split(",")) == sorted(part.strip() for part in wanted.split(","))
+
+
+def _quoted(value: str) -> str:
+    return f"[{value}]" if "," in value else value
+
+
+def _create(connection: Connection, specs: Sequence[TopicSpec], replication_factor: int) -> list[str]:
+    new = [
+        NewTopic(spec.name, spec.partitions, replication_factor, config=dict(spec.config) if spec.ours else {})
+        for spec in specs
+    ]
+    admin = connection.admin()
+    answers = admin.create_topics(new, request_timeout=REQUEST_SECONDS)
+    created = []
+    for spec in specs:
+        try:
+            answers[spec.name].result()
+            created.append(spec.name)
+        except KafkaException as exc:
+            # another role was faster
+            if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise _refused(connection, spec, replication_factor, exc.args[0].str()) from exc
+    return created
+
+
+def _refused(connection: Connection, spec: TopicSpec, replication_factor: int, why: str) -> BrokerError:
+    settings = "".join(f" --config {key}={value}" for key, value in spec.config.items()) if spec.ours else ""
+    return BrokerError(
+        f"{spec.name} could not be created: {why}",
+        action=f"let somebody who may create it: kafka-topics.sh --bootstrap-server {connection.bootstrap} --create "
+        f"--topic {spec.name} --partitions {spec.partitions} --replication-factor {replication_factor}{settings}",
+        code="topic_create_failed",
+    )
+
+
+def _create_embedded(connection: Connection, specs: Sequence[TopicSpec]) -> list[str]:
+    """The embedded broker has no CreateTopics: its process has a control address for that."""
+    wanted = {"create": {spec.name: spec.partitions for spec in specs}}
+    host, _, port = connection.control.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=REQUEST_SECONDS) as s, s.makefile("rwb") as stream:
+            stream.write(json.dumps(wanted).encode() + b"\n")
+            stream.flush()
+            answer: dict[str, Any] = json.loads(stream.readline())
+    except (OSError, ValueError) as exc:
+        raise BrokerError(
+            f"the embedded broker's control address {connection.control or '(none)'} does not answer: {exc}",
+            action="restart `anchorstream up`",
+        ) from exc
+    if "error" in answer:
+        raise BrokerError(f"embedded broker: {answer['error']}", action="check topic names and kafka.partitions")
+    created: list[str] = answer["created"]
+    return created

@@ -1,0 +1,183 @@
+"""Are the embeddings that are served the ones that the stored tokens give? Computed anew, by the slow way.
+
+From the processor's buffers, read only: summaries are recomputed by scanning rows, embeddings from scratch without KV
+pages, one path through the model that shares no state with the worker. Compared with every record the service has.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from store.base.errors import StateError
+from store.base.settings import ModalitySettings
+from store.buffer.rows import pack_summary
+from store.buffer.view import BufferView, find
+from store.buffer.window import UserWindow
+
+MIN_COSINE = 0.999
+"""Agreement: float16 on the wire costs below 1e-6 of cosine, bfloat16 against float32 below 1e-3."""
+BATCH_USERS = 64
+SHOWN = 20
+
+
+class Served(NamedTuple):
+    """What a service answers for one user and scenario. vector: float16 (dim,)."""
+
+    model: str
+    as_of: int
+    vector: NDArray[np.float16]
+
+
+class Encoder(Protocol):
+    """What is needed of `encoder.forward.user_encoder.UserEncoder`."""
+
+    def model_id(self, scenario: str) -> str: ...
+
+    def encode_from_scratch(self, windows: Sequence[UserWindow], scenarios: Sequence[str]) -> NDArray[np.float32]: ...
+
+
+@dataclass(slots=True)
+class Report:
+    """users: with stored tokens. mismatched, missing, extra: pairs of user and scenario, as `scenario/user`.
+
+    A pair is mismatched when its cosine is below the threshold, or model id or newest event time differ; it says which.
+    wrong_summaries: (user, modality) whose stored summary is not what its rows give, as `modality/user`.
+    """
+
+    users: int = 0
+    compared: int = 0
+    min_cosine: float = 1.0
+    mismatched: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+    wrong_summaries: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything agrees."""
+        return not (self.mismatched or self.missing or self.extra or self.wrong_summaries)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For --json: counts, and the first few of each kind."""
+        kinds = ("mismatched", "missing", "extra", "wrong_summaries")
+        return {
+            "users": self.users,
+            "compared": self.compared,
+            **{kind: len(getattr(self, kind)) for kind in kinds},
+            "min_cosine": round(self.min_cosine, 9),
+            "threshold": MIN_COSINE,
+            "examples": {kind: getattr(self, kind)[:SHOWN] for kind in kinds if getattr(self, kind)},
+            "seconds": round(self.seconds, 2),
+        }
+
+
+Records = Mapping[str, Mapping[str, Served]]
+"""scenario → user → what is served."""
+
+
+def compare(
+    views: Iterable[BufferView],
+    records: Records,
+    encoder: Encoder,
+    *,
+    on_users: Callable[[int], None] = lambda _users: None,
+) -> Report:
+    """Compare every user of the buffers with every record.
+
+    Args:
+        on_users: called with the number of users done.
+    """
+    report = Report()
+    begun = time.monotonic()
+    scenarios = list(records)
+    known: set[str] = set()
+    for view in views:
+        for users in _batched(view.users(), BATCH_USERS):
+            windows = [_checked(view, user, report) for user in users]
+            windows = [window for window in windows if window.modalities]
+            known.update(window.user_id for window in windows)
+            if windows:
+                vectors = encoder.encode_from_scratch(windows, scenarios)
+                for window, row in zip(windows, vectors, strict=True):
+                    for scenario, vector in zip(scenarios, row, strict=True):
+                        _judge(report, encoder, scenario, window, vector, records[scenario].get(window.user_id))
+            on_users(len(known))
+    report.users = len(known)
+    report.extra = [f"{name}/{user}" for name, of in records.items() for user in of if user not in known]
+    report.seconds = time.monotonic() - begun
+    return report
+
+
+def open_views(stack: ExitStack, data_dir: Path, modalities: Mapping[str, ModalitySettings]) -> list[BufferView]:
+    """The processors' buffers on this machine, closed with `stack`.
+
+    Raises:
+        StateError: there are none.
+    """
+    state = data_dir / "processor"
+    paths = find(state, _identity(data_dir))
+    if not paths:
+        raise StateError(
+            f"there are no token buffers under {state}",
+            action="check store.data_dir; `verify` runs where the processors run",
+        )
+    return [stack.enter_context(BufferView(path, modalities)) for _, path in sorted(paths.items())]
+
+
+def cosine(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """Cosine in float64; 0 where one has no length."""
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    norm = float(np.linalg.norm(x) * np.linalg.norm(y))
+    return float(x @ y) / norm if norm > 0 else 0.0
+
+
+def _judge(
+    report: Report, encoder: Encoder, scenario: str, window: UserWindow, vector: NDArray[np.float32], got: Served | None
+) -> None:
+    pair = f"{scenario}/{window.user_id}"
+    if got is None:
+        report.missing.append(pair)
+        return
+    report.compared += 1
+    agreement = cosine(vector, got.vector) if vector.shape == got.vector.shape else 0.0
+    report.min_cosine = min(report.min_cosine, agreement)
+    faults = []
+    if got.model != encoder.model_id(scenario):
+        faults.append(f"model {got.model}, not {encoder.model_id(scenario)}")
+    if got.as_of != window.as_of:
+        faults.append(f"as of {got.as_of}, not {window.as_of}")
+    if not agreement >= MIN_COSINE:  # not `<`: a NaN is a mismatch
+        faults.append(f"cosine {agreement:.6f}")
+    if faults:
+        report.mismatched.append(f"{pair}: {', '.join(faults)}")
+
+
+def _checked(view: BufferView, user: str, report: Report) -> UserWindow:
+    stored, scanned = view.window(user), view.window_by_scan(user)
+    for name, window in stored.modalities.items():
+        if pack_summary(window.summary) != pack_summary(scanned.modalities[name].summary):
+            report.wrong_summaries.append(f"{name}/{user}")
+    return scanned
+
+
+def _identity(data_dir: Path) -> str | None:
+    from deploy.brokers.files import read_json
+    from deploy.brokers.state import IDENTITY_FILE
+
+    state = read_json(data_dir / IDENTITY_FILE)
+    return None if state is None else str(state["identity"])
+
+
+def _batched(users: Iterator[str], size: int) -> Iterator[list[str]]:
+    while batch := list(islice(users, size)):
+        yield batch

@@ -1,0 +1,267 @@
+"""One role in this process: its parts put together, its ready file kept."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from deploy import brokers
+from deploy.run.ready import clear_ready, ready_path, write_ready
+from deploy.settings.config import Settings
+from store.base import logs
+from store.base.errors import BrokerError, ConfigError
+from stream.kafka.client import Connection
+from stream.topics import Topics, TopicSpec
+
+log = logs.get(__name__)
+
+
+class Context(NamedTuple):
+    """What every role gets. state: its own directory. on_ready: to be called once it works."""
+
+    settings: Settings
+    connection: Connection
+    topics: Topics
+    state: Path
+    stop: threading.Event
+    on_ready: Callable[[], None]
+
+
+def run_role(role: str, settings: Settings, *, instance: str, stop: threading.Event) -> None:
+    """Run one role until `stop`.
+
+    Args:
+        role: a key of ROLES.
+        instance: distinguishes members of one role that share a data directory.
+
+    Raises:
+        ConfigError: no such role.
+        AnchorstreamError: what the role cannot go on with.
+    """
+    if role not in ROLES:
+        raise ConfigError(f"no role {role!r}", action=f"one of: {', '.join(ROLES)}")
+    data_dir = settings.store.data_dir.absolute()
+    ready = ready_path(data_dir, role, instance)
+    clear_ready(ready)
+    log.info(logs.ROLE_STARTED, instance=instance)
+
+    def on_ready() -> None:
+        # torch and transformers keep 400,000 objects; a full collection over them stops the role for 0.3 s
+        gc.collect()
+        gc.freeze()
+        write_ready(ready)
+        log.info(logs.ROLE_READY, instance=instance)
+
+    def waiting() -> None:
+        if stop.is_set():
+            raise BrokerError("stopped before the broker answered", action="start it again when the broker runs")
+
+    try:
+        connection = brokers.connect(settings, waiting=waiting)
+        topics = Topics(settings.kafka)
+        ROLES[role](Context(settings, connection, topics, data_dir / role / instance, stop, on_ready))
+    finally:
+        clear_ready(ready)
+        log.info(logs.ROLE_STOPPED, instance=instance)
+
+
+def _ingest(context: Context) -> None:
+    from stream.ingest.ingest import Ingest
+
+    settings = context.settings
+    _export(settings)
+    role = Ingest(context.connection, context.topics, settings.modalities, settings.ingest, on_ready=context.on_ready)
+    role.run(context.stop)
+
+
+def _processor(context: Context) -> None:
+    import torch
+
+    from encoder.model.text_encoder import TextEncoder
+    from store.buffer.resources import BufferResources
+    from stream.processor.processor import Processor
+
+    settings = context.settings
+    processor = settings.processor
+    torch.set_num_threads(processor.threads)
+    role = Processor(
+        context.connection,
+        context.topics,
+        settings.modalities,
+        processor,
+        TextEncoder(cache_entries=processor.text_cache_entries, batch_texts=processor.text_batch),
+        context.state,
+        BufferResources.of(settings.store),
+        on_ready=context.on_ready,
+        metrics_port=settings.metrics.port,
+        metrics_host=settings.metrics.host,
+    )
+    role.run(context.stop)
+
+
+def _worker(context: Context) -> None:
+    from encoder.forward.model_set import ModelSet
+    from encoder.model.text_encoder import identity
+    from encoder.worker.embed_requests import EmbedRequests
+    from encoder.worker.worker import Worker
+    from stream.scenarios.registry import ScenarioRegistry
+
+    settings = context.settings
+    _export(settings)
+    text_encoder_id, event_dim = identity()
+    encoder = ModelSet(settings.model, settings.candidates, settings.modalities, settings.scenarios, event_dim)
+    role = Worker(
+        context.connection,
+        context.topics,
+        settings.modalities,
+        encoder,
+        ScenarioRegistry(context.connection, context.topics, settings.scenarios),
+        make_topics=lambda specs: _make_topics(context, specs),
+        model=settings.model,
+        store=settings.store,
+        state=context.state,
+        text_encoder_id=text_encoder_id,
+        event_dim=event_dim,
+        expiry_granularity_ms=int(settings.processor.expiry_granularity_seconds * 1000),
+        requests=EmbedRequests(context.connection, context.topics),
+        on_ready=context.on_ready,
+    )
+    role.run(context.stop)
+
+
+def _make_topics(context: Context, specs: Sequence[TopicSpec]) -> None:
+    """Topics of scenarios that were registered. Of one that is just being retired the settings are not as they were:
+    that is serve's business, and no reason to stop."""
+    from deploy.kafka import topics
+    from store.base.errors import TopicError
+
+    try:
+        topics.ensure(context.connection, specs, replication_factor=context.settings.kafka.replication_factor)
+    except TopicError as exc:
+        log.warning(logs.TOPIC_DIFFERS, detail=exc.detail)
+
+
+def _serve(context: Context) -> None:
+    from deploy.brokers.files import write_json
+    from deploy.kafka import topic_settings
+    from deploy.kafka import topics as topic_setup
+    from store.http.app import create_app
+    from store.http.server import Serve
+    from store.http.service import Service
+    from store.index.back_fill_board import BackFillBoard
+    from store.index.catalog import Catalog
+    from store.index.freshness import PendingEvents
+    from store.index.snapshot import SnapshotStore
+    from stream.lag.reader import LagReader, plan
+    from stream.scenarios.feed import ScenarioFeed
+    from stream.scenarios.registrar import ScenarioRegistrar
+    from stream.serve.embed_client import EmbedClient
+    from stream.serve.tail import ServeTail
+
+    settings, topics = context.settings, context.topics
+    data_dir = settings.store.data_dir.absolute()
+    catalog = Catalog()
+    board = BackFillBoard(topics.partitions)
+    feed = ScenarioFeed(context.connection, topics, settings.scenarios, settings.candidates, board)
+    tracker = PendingEvents(tuple(settings.scenarios), catalog.coverage)
+
+    def make_topics(names: list[str]) -> None:
+        factor = settings.kafka.replication_factor
+        topic_setup.ensure(context.connection, map(topics.embeddings_spec, names), replication_factor=factor)
+
+    registrar = ScenarioRegistrar(
+        context.connection,
+        topics,
+        feed.registry,
+        candidates=settings.candidates,
+        make_topics=make_topics,
+        expire_topics=lambda names: topic_settings.expire(context.connection, map(topics.embeddings, names)),
+    )
+    raw = {modality.topic for modality in settings.modalities.values()}
+    reader = LagReader(context.connection, plan(topics, raw, settings.scenario_names))
+    # `verify` finds the snapshots of the first instance without a broker
+    folder = data_dir / "serve" if context.state.name == "0" else context.state
+    tail = ServeTail(
+        context.connection,
+        topics,
+        settings.modalities,
+        feed,
+        catalog,
+        board,
+        tracker,
+        SnapshotStore(folder, identity=context.connection.identity),
+        snapshot_interval_seconds=settings.store.snapshot_interval_seconds,
+        make_topics=make_topics,
+        on_scenarios=lambda: reader.watch(plan(topics, raw, catalog)),
+        on_registry=registrar.adopted,
+    )
+    embedder = EmbedClient(context.connection, topics)
+    service = Service(
+        settings.serve,
+        catalog,
+        tracker,
+        lambda: reader.read().to_dict(),
+        tail.ready,
+        board,
+        registrar=registrar,
+        embedder=embedder,
+    )
+    state_file = data_dir / "run" / "serve.json"
+
+    def on_ready(url: str) -> None:
+        write_json(state_file, {"url": url, "pid": os.getpid()})
+        context.on_ready()
+
+    serve = Serve(
+        create_app(service),
+        tail,
+        host=settings.serve.host,
+        port=settings.serve.port,
+        on_ready=on_ready,
+        beside={"embed-replies": embedder.run},
+    )
+    try:
+        serve.run(context.stop)
+    finally:
+        registrar.close()
+        reader.close()
+        state_file.unlink(missing_ok=True)
+
+
+def _monitor(context: Context) -> None:
+    from stream.lag.monitor import Monitor
+    from stream.lag.reader import LagReader
+    from stream.lag.scenarios import LagScenarios
+
+    settings = context.settings
+    raw = {modality.topic for modality in settings.modalities.values()}
+    scenarios = LagScenarios(context.connection, context.topics, raw, settings.scenarios, settings.candidates)
+    _export(settings)
+    role = Monitor(
+        LagReader(context.connection, scenarios.plan()),
+        scenarios,
+        interval_seconds=settings.metrics.lag_interval_seconds,
+        on_ready=context.on_ready,
+    )
+    role.run(context.stop)
+
+
+def _export(settings: Settings) -> None:
+    """Prometheus endpoint of a role that has none of its own."""
+    from prometheus_client import start_http_server
+
+    if settings.metrics.port:
+        start_http_server(settings.metrics.port, settings.metrics.host)
+
+
+ROLES: dict[str, Callable[[Context], None]] = {
+    "ingest": _ingest,
+    "processor": _processor,
+    "worker": _worker,
+    "serve": _serve,
+    "monitor": _monitor,
+}

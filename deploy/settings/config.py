@@ -1,0 +1,153 @@
+"""The whole configuration: one TOML file plus `ANCHORSTREAM_…` variables, validated at once, every error named."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NestedSecretsSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from encoder.model.settings import ModelSettings
+from store.base.errors import ConfigError
+from store.base.settings import NAME, ModalitySettings, ScenarioSettings, ServeSettings, StoreSettings
+from store.records.scenario_name import every
+from stream.settings import IngestSettings, KafkaSettings, MetricsSettings, ProcessorSettings
+
+ENV_PREFIX = "ANCHORSTREAM_"
+
+
+def paper_modalities() -> dict[str, ModalitySettings]:
+    """The six modalities of Query-as-Anchor with their event caps (arXiv 2602.14492, public code `params.py`)."""
+    return {
+        "bill": ModalitySettings(
+            topic="behavior.bill", text="{merchant} {category} by {channel}", numbers=("amount",), max_events=250
+        ),
+        "minipro": ModalitySettings(topic="behavior.minipro", text="{program} {page}", max_events=150),
+        "spm": ModalitySettings(topic="behavior.spm", text="{path}", max_events=150),
+        "search": ModalitySettings(topic="behavior.search", text="{query}", max_events=10),
+        "app": ModalitySettings(topic="behavior.app", text="{action} {app}", max_events=100),
+        "profile": ModalitySettings(topic="behavior.profile", kind="tabular", max_events=50),  # type: ignore[arg-type]
+    }
+
+
+def default_scenarios() -> dict[str, ScenarioSettings]:
+    """Scenarios of a new file."""
+    return {
+        "credit_risk": ScenarioSettings(query="Will this user fall behind on a repayment in the next month?"),
+        "coupon_response": ScenarioSettings(query="Will this user use a coupon in the next month?"),
+        "churn": ScenarioSettings(query="Will this user stop coming in the next month?"),
+    }
+
+
+class Settings(BaseSettings):
+    """Everything a role can be told."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=ENV_PREFIX, env_nested_delimiter="__", case_sensitive=False
+    )
+
+    kafka: KafkaSettings = Field(default_factory=KafkaSettings)
+    modalities: dict[str, ModalitySettings] = Field(default_factory=paper_modalities, min_length=1, max_length=64)
+    scenarios: dict[str, ScenarioSettings] = Field(default_factory=default_scenarios, min_length=1, max_length=256)
+    ingest: IngestSettings = Field(default_factory=IngestSettings)
+    processor: ProcessorSettings = Field(default_factory=ProcessorSettings)
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    candidates: dict[str, ModelSettings] = Field(default_factory=dict, max_length=8)
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    serve: ServeSettings = Field(default_factory=ServeSettings)
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+
+    @field_validator("modalities", "scenarios", "candidates")
+    @classmethod
+    def _names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if not re.match(NAME, name):
+                raise ValueError(f"{name!r} is not a name: lower-case letters, digits and _, at most 63, letter first")
+        return value
+
+    @model_validator(mode="after")
+    def _topics(self) -> Self:
+        own = f"{self.kafka.topic_prefix}."
+        for name, modality in self.modalities.items():
+            if modality.topic.startswith(own):
+                raise ValueError(
+                    f"modalities.{name}.topic: {modality.topic!r} lies under the prefix {own!r} of our own topics"
+                )
+        return self
+
+    @property
+    def scenario_names(self) -> list[str]:
+        """The configured scenarios as the model computes them, and as each candidate does (`churn@NAME`)."""
+        return every(self.scenarios, self.candidates)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """File values come in through `init`; the environment and secret files override them."""
+        secrets = NestedSecretsSettingsSource(file_secret_settings, secrets_nested_delimiter="__")
+        return env_settings, secrets, init_settings
+
+
+def load(path: Path | None, *, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Read and validate the configuration.
+
+    Args:
+        path: TOML file; None = defaults (and the environment).
+        overrides: nested values that win over the file, as command-line options do.
+
+    Raises:
+        ConfigError: the file cannot be read, or a value is wrong; the message names key, value and what is allowed.
+    """
+    data: dict[str, Any] = {}
+    if path is not None:
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(
+                f"no config file at {path}", action="check --config, or leave it out for defaults"
+            ) from None
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+            raise ConfigError(f"{path}: {exc}", action="the file must be readable TOML in UTF-8") from exc
+    secrets = os.environ.get(f"{ENV_PREFIX}SECRETS_DIR")
+    if secrets is not None and not Path(secrets).is_dir():
+        raise ConfigError(f"{ENV_PREFIX}SECRETS_DIR={secrets!r} is not a directory", action="mount it or unset it")
+    try:
+        return Settings(_secrets_dir=secrets, **merge(data, overrides or {}))  # type: ignore[call-arg]
+    except ValidationError as exc:
+        raise ConfigError(describe(exc, path), action="see docs/configuration.md for every key") from exc
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `over`, table by table."""
+    out = dict(base)
+    for key, value in over.items():
+        out[key] = merge(out[key], value) if isinstance(value, Mapping) and isinstance(out.get(key), Mapping) else value
+    return out
+
+
+def describe(exc: ValidationError, path: Path | None) -> str:
+    """One line per fault: key, what is allowed, and the value given (never a secret's)."""
+    lines = [f"{path or 'configuration'}: {exc.error_count()} setting(s) are wrong"]
+    for fault in exc.errors(include_url=False):
+        key = ".".join(str(part) for part in fault["loc"]) or "(file)"
+        secret = any(word in key for word in ("token", "password", "secret"))
+        shown = "" if fault["type"] in ("missing", "extra_forbidden") or secret else f"; got {fault['input']!r:.80}"
+        message = "unknown key" if fault["type"] == "extra_forbidden" else fault["msg"].removeprefix("Value error, ")
+        lines.append(f"  {key}: {message}{shown}")
+    return "\n".join(lines)

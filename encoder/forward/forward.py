@@ -1,0 +1,84 @@
+"""From planned users to the states of their <USER_EMB> tokens: embeds what is new, runs the backbone once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from encoder.forward import plan
+from encoder.forward.attention import DenseAttention, FlatKeysValues
+from encoder.forward.causal import causal
+from encoder.forward.kv_pool import KvPool, Lease, PagedKeysValues
+from encoder.forward.plan import EventRows, Plan
+from encoder.forward.split_attention import SplitAttention
+from encoder.forward.tail import Tail
+from encoder.forward.user_tokens import UserTokens
+from encoder.model import features
+from encoder.model.user_model import UserModel
+
+
+class States(NamedTuple):
+    """states: (users * scenarios, hidden), user-major, of every <USER_EMB>. plan: what was computed."""
+
+    states: Tensor
+    plan: Plan
+
+
+def user_states(
+    model: UserModel, users: Sequence[UserTokens], leases: Sequence[Lease] | None, tail: Tail, pool: KvPool | None
+) -> States:
+    """One forward. Differentiable in the model's parameters when there are no leases.
+
+    Args:
+        leases: the users' pages in `pool`, which is written; None = everything is computed, nothing kept.
+        tail: with lead 0 the layout is the paper's causal one, else ours.
+    """
+    backbone = model.backbone
+    modalities = len(model.modality)
+    layout = plan.chunked(users, leases, tail, modalities) if tail.lead else causal(users, tail, modalities)
+    device = tail.tokens.device
+    fold = backbone.heads // backbone.kv_heads if device.type == "cuda" else 1
+    planned = plan.finish(layout, tail, fold=fold, dtype=model.dtype, device=device)
+    x = embed(model, users, planned, tail)
+    source = FlatKeysValues() if planned.slots is None or pool is None else PagedKeysValues(pool, planned.slots)
+    kind = SplitAttention if device.type == "cpu" and not torch.is_grad_enabled() else DenseAttention
+    states = backbone.run(x, planned.positions, kind(planned, source, tail, model.dtype), planned.outputs)
+    return States(states, planned)
+
+
+def embed(model: UserModel, users: Sequence[UserTokens], planned: Plan, tail: Tail) -> Tensor:
+    """All tokens' embeddings in flat order, (tokens, hidden), in the language model's type."""
+    device = tail.tokens.device
+    tokens = [
+        _event_tokens(model, name, rows, device)
+        for name, rows in zip(model.modality, planned.events, strict=True)
+        if rows.places
+    ]
+    tokens.append(_summary_tokens(model, users, device))
+    tokens += [tail.tokens] * len(users)
+    return torch.cat(tokens)[planned.order].to(model.dtype)
+
+
+def _event_tokens(model: UserModel, modality: str, rows: EventRows, device: torch.device) -> Tensor:
+    adapters = model.adapters(modality)
+    k = len(adapters.number_mean)
+    numbers = [features.numbers(raw, k) for raw in rows.numbers]
+    vectors = torch.from_numpy(np.concatenate(rows.vectors)).to(device).float()
+    values = torch.from_numpy(np.concatenate([n.values for n in numbers])).to(device)
+    present = torch.from_numpy(np.concatenate([n.present for n in numbers])).to(device)
+    return adapters.events(vectors, values, present)
+
+
+def _summary_tokens(model: UserModel, users: Sequence[UserTokens], device: torch.device) -> Tensor:
+    """(users * (modalities + 1), hidden): per user its modalities in order, then the user token."""
+    adapters = [*(model.adapters(name).summary for name in model.modality), model.user]
+    columns = []
+    for i, adapter in enumerate(adapters):
+        means = torch.from_numpy(np.stack([user.summaries[i].mean for user in users])).to(device)
+        stats = torch.from_numpy(np.stack([user.summaries[i].stats for user in users])).to(device)
+        columns.append(adapter(means, stats))
+    return torch.stack(columns, 1).flatten(0, 1)

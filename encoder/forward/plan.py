@@ -1,0 +1,261 @@
+"""Which tokens one forward computes, where they stand, and which keys each may see: index arithmetic, no parameters.
+
+Flat order: event tokens of all users (only those not cached), then the users' tails, each `Tail.length` long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from encoder.forward.kv_pool import Lease
+from encoder.forward.tail import Tail
+from encoder.forward.user_tokens import Part, UserTokens
+from encoder.model import features
+
+KEY_MULTIPLE = 8
+"""Number of keys of a tail is rounded up to this: CUDA's attention kernels want aligned mask rows."""
+
+Ints = NDArray[np.int64]
+
+
+@dataclass
+class EventRows:
+    """New event tokens of one modality, in flat order. places: their flat positions, an array per user."""
+
+    vectors: list[NDArray[np.float16]] = field(default_factory=list)
+    numbers: list[NDArray[np.float32]] = field(default_factory=list)
+    places: list[Ints] = field(default_factory=list)
+
+
+@dataclass
+class Layout:
+    """A forward as arrays, before masks and devices. All indices are int64.
+
+    new_tokens: event tokens computed (causal layout: summary tokens too); tails follow them in flat order.
+    events: per modality of the model. positions: float64 (all tokens,).
+    summary_places: flat positions of summary tokens, user-major. segment_places: of the tails' scenario tokens.
+    first, length, reused, base: per chunk with new tokens: flat position of its first new token, tokens in all,
+        tokens cached, and source index of its first token.
+    prefixes: per user, source indices of all its chunk tokens. slots: pool slots of the new tokens, None = no pool.
+    """
+
+    new_tokens: int
+    events: list[EventRows]
+    positions: NDArray[np.float64]
+    summary_places: Ints
+    segment_places: Ints
+    first: Ints
+    length: Ints
+    reused: Ints
+    base: Ints
+    prefixes: list[Ints]
+    slots: Ints | None
+
+
+class Group(NamedTuple):
+    """Chunks of one attention call. queries: (chunks, m) flat. keys: (chunks, L) source indices."""
+
+    queries: Tensor
+    keys: Tensor
+    mask: Tensor
+
+
+class Plan(NamedTuple):
+    """A forward ready to run, on its device.
+
+    order: flat position → row of [events by modality, summaries, segments]. fresh: flat indices of chunks without
+    cached tokens, (chunks, L) for each class of lengths. extended: chunks with. restore: flat position of a new token
+    → row of the attention outputs [fresh chunks by class, extended chunks], padded. prefixes: per user, source
+    indices of all its chunk tokens. outputs: flat places of every <USER_EMB>, user-major. fold: see `finish`.
+    """
+
+    users: int
+    new_tokens: int
+    tail: int
+    events: list[EventRows]
+    positions: Tensor
+    order: Tensor
+    restore: Tensor
+    fresh: list[Tensor]
+    extended: Group | None
+    prefixes: list[Ints]
+    outputs: Tensor
+    slots: Tensor | None
+    fold: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens computed."""
+        return self.new_tokens + self.users * self.tail
+
+
+def ranges(starts: Ints, lengths: Ints) -> Ints:
+    """Concatenated [start, start + length) of each pair."""
+    ends = np.cumsum(lengths)
+    offsets = np.repeat(starts - (ends - lengths), lengths)
+    return offsets + np.arange(len(offsets), dtype=np.int64)
+
+
+def add_rows(events: list[EventRows], part: Part, rows: Ints | slice, places: Ints) -> None:
+    """Append rows of a part as new event tokens at flat positions."""
+    target = events[part.index]
+    target.vectors.append(part.window.vectors[rows])
+    target.numbers.append(part.window.numbers[rows])
+    target.places.append(places)
+
+
+def chunked(users: Sequence[UserTokens], leases: Sequence[Lease] | None, tail: Tail, modalities: int) -> Layout:
+    """Our layout: chunks at their event times, then [summaries][segments] at "now".
+
+    Args:
+        leases: pages per user; None = compute everything, keys and values stay in the forward.
+        modalities: of the model.
+    """
+    events = [EventRows() for _ in range(modalities)]
+    positions: list[NDArray[np.float64]] = []
+    firsts, lengths, reuseds, bases, prefixes, slots = [], [], [], [], [], []
+    n = 0
+    for u, user in enumerate(users):
+        if leases is None:
+            all_reused = np.zeros_like(user.lengths)
+            all_bases = n + np.cumsum(user.lengths) - user.lengths
+        else:
+            all_reused, all_bases = leases[u].reused, leases[u].bases
+        prefixes.append(ranges(all_bases, user.lengths))
+        at = 0
+        for part in user.parts:
+            own = slice(at, at := at + len(part.cuts) - 1)
+            length, reused, base = user.lengths[own], all_reused[own], all_bases[own]
+            new = length - reused
+            count = int(new.sum())
+            if not count:
+                continue
+            rows = ranges(part.cuts[:-1] + reused, new)
+            add_rows(events, part, rows, np.arange(n, n + count))
+            positions.append(features.hours(part.window.ts[rows]))
+            slots.append(ranges(base + reused, new))
+            touched = new > 0
+            firsts.append((n + np.cumsum(new) - new)[touched])
+            lengths.append(length[touched])
+            reuseds.append(reused[touched])
+            bases.append(base[touched])
+            n += count
+    offsets = tail.offsets.cpu().numpy()
+    positions += [features.hours(user.as_of) + offsets for user in users]
+    starts = n + tail.length * np.arange(len(users), dtype=np.int64)
+    return Layout(
+        new_tokens=n,
+        events=events,
+        positions=np.concatenate(positions),
+        summary_places=(starts[:, None] + np.arange(tail.lead)).reshape(-1),
+        segment_places=(starts[:, None] + np.arange(tail.lead, tail.length)).reshape(-1),
+        first=_join(firsts),
+        length=_join(lengths),
+        reused=_join(reuseds),
+        base=_join(bases),
+        prefixes=prefixes,
+        slots=None if leases is None else _join(slots),
+    )
+
+
+def finish(layout: Layout, tail: Tail, *, fold: int, dtype: torch.dtype, device: torch.device) -> Plan:
+    """Pad, mask and move a layout to its device.
+
+    Args:
+        fold: how often masks are repeated over query rows, see `attention.grouped`. dtype: of the language model.
+    """
+    users, total = len(layout.prefixes), len(layout.positions)
+    sources = [np.concatenate(rows.places) for rows in layout.events if rows.places]
+    order = np.empty(total, np.int64)
+    order[_join([*sources, layout.summary_places, layout.segment_places])] = np.arange(total)
+
+    restore = np.empty(layout.new_tokens, np.int64)
+    fresh = layout.reused == 0
+    at = 0
+    classes = []
+    sizes = _length_class(layout.length)
+    for size in np.unique(sizes[fresh]):
+        first, length = (a[fresh & (sizes == size)] for a in (layout.first, layout.length))
+        widest = int(length.max())
+        index = first[:, None] + np.minimum(np.arange(widest), length[:, None] - 1)
+        restore[ranges(first, length)] = at + ranges(np.arange(len(first)) * widest, length)
+        at += index.size
+        classes.append(_to(index, device))
+    group = None
+    if not fresh.all():
+        old = ~fresh
+        group, rows = _extended(layout, old, fold, dtype, device)
+        new = layout.length[old] - layout.reused[old]
+        restore[ranges(layout.first[old], new)] = at + ranges(np.arange(len(new)) * rows, new)
+    outputs = layout.new_tokens + tail.length * np.arange(users)[:, None]
+    return Plan(
+        users=users,
+        new_tokens=layout.new_tokens,
+        tail=tail.length,
+        events=layout.events,
+        positions=_to(layout.positions, device),
+        order=_to(order, device),
+        restore=_to(restore, device),
+        fresh=classes,
+        extended=group,
+        prefixes=layout.prefixes,
+        outputs=(_to(outputs, device) + tail.outputs).reshape(-1),
+        slots=None if layout.slots is None else _to(layout.slots, device),
+        fold=fold,
+    )
+
+
+def _length_class(length: Ints) -> Ints:
+    """Chunks of one class are padded to its longest: steps of 8 up to 32 (our chunks), then doubling."""
+    return np.where(length <= 32, -(-length // 8), 32 + np.ceil(np.log2(np.maximum(length, 1))).astype(np.int64))
+
+
+def _extended(
+    layout: Layout, old: NDArray[np.bool_], fold: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Group, int]:
+    first, length, reused, base = (a[old] for a in (layout.first, layout.length, layout.reused, layout.base))
+    new = length - reused
+    rows, width = int(new.max()), int(length.max())
+    width += -width % KEY_MULTIPLE
+    row = np.minimum(np.arange(rows), new[:, None] - 1)  # padding repeats the last query; its output is not read
+    keys = base[:, None] + np.minimum(np.arange(width), length[:, None] - 1)
+    allowed = np.arange(width) <= (reused[:, None] + row)[:, :, None]
+    mask = additive(_to(allowed, device), dtype)[:, None].repeat(1, 1, fold, 1)
+    return Group(_to(first[:, None] + row, device), _to(keys, device), mask), rows
+
+
+def padded_prefixes(
+    prefixes: Sequence[Ints], tail: Tail, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """All users' chunk tokens at one width: source indices (users, S), additive mask (users, 1, tail, S + tail)."""
+    lengths = np.array([len(p) for p in prefixes], np.int64)
+    longest = int(lengths.max(initial=0))
+    longest += -(longest + tail.length) % KEY_MULTIPLE
+    index = np.zeros((len(prefixes), longest), np.int64)
+    for row, own in zip(index, prefixes, strict=True):
+        row[: len(own)] = own
+    seen = _to(np.arange(longest) < lengths[:, None], device)
+    allowed = torch.empty(len(prefixes), tail.length, longest + tail.length, dtype=torch.bool, device=device)
+    allowed[:, :, :longest] = seen[:, None]
+    allowed[:, :, longest:] = tail.allowed
+    return _to(index, device), additive(allowed, dtype)[:, None]
+
+
+def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where allowed, -inf elsewhere: computed once a forward, where a boolean mask is converted in every layer."""
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, float("-inf"))
+
+
+def _join(arrays: Sequence[Ints]) -> Ints:
+    return np.concatenate(arrays) if arrays else np.zeros(0, np.int64)
+
+
+def _to(array: NDArray[np.generic], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)

@@ -1,0 +1,100 @@
+"""One user's window as the encoder sees it: modalities in order, cut into chunks, summarised, hashed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoder.forward import chunks
+from encoder.model import features
+from encoder.model.features import SummaryFeatures, number_count
+from store.base.settings import ModalitySettings
+from store.buffer.window import ModalityWindow, UserWindow
+
+ROW_DIGEST_BYTES = 12
+
+
+@dataclass
+class Part:
+    """Rows of one modality. index: of the modality. cuts: int64 (chunks + 1,), see `chunks.cut`."""
+
+    index: int
+    name: str
+    window: ModalityWindow
+    cuts: NDArray[np.int64]
+
+    @cached_property
+    def content(self) -> NDArray[np.uint8]:
+        """What the rows' tokens are computed from, as bytes: uint8 (rows, width)."""
+        w = self.window
+        columns = [np.ascontiguousarray(a).view(np.uint8).reshape(len(w.ts), -1) for a in (w.ts, w.numbers, w.vectors)]
+        return np.concatenate(columns, axis=1)
+
+    def chunk_digest(self, chunk: int) -> bytes:
+        """Hash of a chunk's content: SHA-256, which processors compute in hardware."""
+        rows = self.content[self.cuts[chunk] : self.cuts[chunk + 1]]
+        return hashlib.sha256(rows.data).digest()
+
+    def row_digests(self, chunk: int) -> list[bytes]:
+        """Hash of each row of a chunk."""
+        rows = self.content[self.cuts[chunk] : self.cuts[chunk + 1]]
+        return [hashlib.sha256(row.data).digest()[:ROW_DIGEST_BYTES] for row in rows]
+
+    def chunk_key(self, chunk: int) -> tuple[str, int, str]:
+        """What names a chunk while rows join it: its modality and first row."""
+        row = int(self.cuts[chunk])
+        return self.name, int(self.window.ts[row]), self.window.names[row]
+
+
+@dataclass(frozen=True)
+class UserTokens:
+    """parts: modalities with rows, in the model's order. summaries: one per modality of the model, then the user's."""
+
+    user_id: str
+    as_of: int
+    parts: list[Part]
+    summaries: list[SummaryFeatures]
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Rows of each chunk, int64 (chunks,), in the order of the parts."""
+        return np.concatenate([np.diff(part.cuts) for part in self.parts] or [np.zeros(0, np.int64)])
+
+    @property
+    def rows(self) -> int:
+        """Event tokens."""
+        return sum(len(part.window.ts) for part in self.parts)
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of all modalities."""
+        return sum(len(part.cuts) - 1 for part in self.parts)
+
+
+def prepare(window: UserWindow, modalities: Mapping[str, ModalitySettings], dim: int) -> UserTokens:
+    """Describe a user. Modalities the model does not know are left out.
+
+    Args:
+        modalities: in the model's order. dim: of event vectors.
+    """
+    known = [m for name, m in window.modalities.items() if name in modalities]
+    # a replica may have read rows and not yet their summary, which follows them in the log
+    as_of = max((max(m.summary.newest, int(m.ts.max(initial=0))) for m in known), default=0)
+    summaries = [
+        features.modality_summary(window.modalities.get(name), as_of, dim, number_count(settings))
+        for name, settings in modalities.items()
+    ]
+    present = [
+        (index, name, rows)
+        for index, name in enumerate(modalities)
+        if (rows := window.modalities.get(name)) is not None and len(rows.ts)
+    ]
+    cuts = chunks.cut_each([rows.names for _, _, rows in present])
+    parts = [Part(*own, cut) for own, cut in zip(present, cuts, strict=True)]
+    summaries.append(features.user_summary([part.window.ts for part in parts], as_of, summaries))
+    return UserTokens(window.user_id, as_of, parts, summaries)

@@ -1,0 +1,42 @@
+"""Settings of the model and the worker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from store.base.settings import Section
+
+
+class ModelSettings(Section):
+    """Which language model, where, and how much memory its KV pages may take."""
+
+    preset: Literal["tiny", "smollm2-135m", "qwen2.5-0.5b"] = "tiny"
+    """`tiny`: a few million parameters, for CPUs. `qwen2.5-0.5b` (the paper's) needs `path`."""
+    path: Path | None = None
+    """Directory of a Llama- or Qwen-type causal LM; overrides the preset's own weights."""
+    checkpoint: Path | None = None
+    """Adapters, head and soft prompts (safetensors + card). None = seeded, untrained."""
+    prompts_dir: Path | None = None
+    """Soft prompts beside the checkpoint's, `<name>.safetensors` with one tensor (tokens, hidden). Read when a scenario
+    names one that the checkpoint lacks, and again when the scenario is registered again."""
+    seed: int = 0
+    """Of weights that no checkpoint provides."""
+    layout: Literal["chunked", "causal"] = "chunked"
+    """`chunked`: ours, an update costs what is new. `causal`: the paper's, for comparison."""
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """`auto` = CUDA if there is one."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto` = bfloat16 on CUDA, float32 on a CPU."""
+    threads: Annotated[int, Field(ge=0, le=256)] = 0
+    """CPU threads of torch; 0 = half the cores, at least one: the other roles want the rest."""
+    kv_pool_bytes: Annotated[int, Field(ge=0)] = 1 << 30
+    """Memory of the KV pages, on the device; the least recently used go. 0 = keep none."""
+    batch_tokens: Annotated[int, Field(ge=64)] = 16_384
+    """Token budget of one refresh batch."""
+    min_interval_ms: Annotated[int, Field(ge=0)] = 200
+    """A user is refreshed at most once per this interval."""
+    max_staleness_ms: Annotated[int, Field(ge=0)] = 1000
+    """The scheduler's target bound from a summary's arrival to its refresh."""

@@ -1,0 +1,178 @@
+"""The partitions of `tokens` that the group gave to this worker: their replicas, positions and back-fills."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+from encoder.worker.back_fill import PartitionBackFill
+from encoder.worker.targets import Target, unpack
+from store.base import fault
+from store.buffer.token_buffer import TokenBuffer
+from stream.kafka.rebalance import Rebalance
+from stream.token_log.token_log import LogReader
+
+ANSWER_SECONDS = 30
+_COMMIT_LATER = {KafkaError.REBALANCE_IN_PROGRESS, KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID}
+
+
+class Assignment:
+    """One partition.
+
+    end: of the log when it was given; below it another member may have published. published: everything below this
+    offset was published before. back_fill: of its users.
+    """
+
+    def __init__(self, partition: int, buffer: TokenBuffer, found: Any, end: int, targets: Sequence[Target]) -> None:
+        """found: TopicPartition with the committed offset and metadata."""
+        self.partition = partition
+        self.buffer = buffer
+        self.end = end
+        self.published = max(int(found.offset), 0)
+        new = found.offset < 0 and buffer.log_offset == 0
+        self.back_fill = PartitionBackFill(buffer, unpack(found.metadata), targets, new=new)
+        self.usable = False
+        self._committed: tuple[int, str | None] | None = (found.offset, found.metadata) if found.offset >= 0 else None
+        # marks from before another member had the partition
+        buffer.clear_dirty([user.user_id for user in buffer.dirty()], upto=self.published)
+
+    @property
+    def position(self) -> int:
+        """W5: everything below this offset of `tokens` is in the embeddings."""
+        oldest = self.buffer.oldest_dirty_offset()
+        read = self.buffer.log_offset if oldest is None else oldest
+        return max(self.published, read)
+
+    @property
+    def announced(self) -> bool:
+        """B1: whether the standings of the back-fills are committed."""
+        return self._committed is not None and self._committed[1] == self.back_fill.metadata
+
+    @property
+    def ready(self) -> bool:
+        """Whether embeddings of its users may be published."""
+        return self.usable and self.announced
+
+    def due(self) -> tuple[int, str] | None:
+        """What has to be committed; None if it is."""
+        wanted = self.position, self.back_fill.metadata
+        return None if wanted == self._committed else wanted
+
+    def committed(self, what: tuple[int, str] | None) -> None:
+        """`due` was committed; None: perhaps not."""
+        self._committed = what
+
+
+class Assignments:
+    """All of them, read through one consumer. For the worker's thread.
+
+    Args:
+        consumer: of the worker's group, subscribed by the caller.
+        open_buffer: opens the replica of a partition.
+    """
+
+    def __init__(self, consumer: Any, topic: str, open_buffer: Callable[[int], TokenBuffer]) -> None:
+        self.reader = LogReader(consumer, topic)
+        self._consumer = consumer
+        self._topic = topic
+        self._open_buffer = open_buffer
+        self._mine: dict[int, Assignment] = {}
+        self._rebalance = Rebalance("worker")
+
+    def __iter__(self) -> Iterator[Assignment]:
+        return iter(list(self._mine.values()))
+
+    def get(self, partition: int) -> Assignment | None:
+        """None where the partition is not ours."""
+        return self._mine.get(partition)
+
+    @property
+    def topic_partitions(self) -> list[TopicPartition]:
+        """To pause and resume."""
+        return [TopicPartition(self._topic, partition) for partition in self._mine]
+
+    def given(self, partitions: Sequence[int], targets: Sequence[Target]) -> tuple[list[TopicPartition], float]:
+        """Open partitions.
+
+        Returns:
+            Where to read on, and how long, in seconds, the partitions were not ours.
+
+        Raises:
+            KafkaException: the broker did not answer. DataLossError, StateError: a replica cannot be continued.
+        """
+        away = self._rebalance.given()
+        positions = []
+        asked = [TopicPartition(self._topic, partition) for partition in partitions]
+        for found in self._consumer.committed(asked, timeout=ANSWER_SECONDS):
+            tp = TopicPartition(self._topic, found.partition)
+            buffer = self._open_buffer(found.partition)
+            end = self._consumer.get_watermark_offsets(tp, timeout=ANSWER_SECONDS, cached=False)[1]
+            assignment = self._mine[found.partition] = Assignment(found.partition, buffer, found, end, targets)
+            positions.append(self.reader.add(found.partition, buffer, mark_from=assignment.published))
+        return positions, away
+
+    def release(self, partitions: Iterable[int], *, commit: bool) -> list[Assignment]:
+        """Let partitions go; the caller closes their buffers."""
+        self._rebalance.lost()
+        mine = [self._mine[partition] for partition in partitions if partition in self._mine]
+        if commit:
+            self._commit(mine)
+        for assignment in mine:
+            del self._mine[assignment.partition]
+            self.reader.remove(assignment.partition)
+        return mine
+
+    def ready(self) -> bool:
+        """Whether embeddings may be published: no replica is behind, and every standing is committed.
+
+        Another member may have published embeddings of what a replica has not yet read: older ones must not follow
+        them. And somebody who computes other targets must not take ours for his.
+        """
+        ready = True
+        for assignment in self._mine.values():
+            if not assignment.usable and assignment.buffer.log_offset >= assignment.end:
+                assignment.usable = True
+                assignment.back_fill.begin()
+                self._rebalance.usable(assignment.partition)
+            ready = ready and assignment.ready
+        return ready
+
+    @property
+    def behind(self) -> bool:
+        """Whether a replica has not yet read what was in the log when it was given."""
+        return any(not assignment.usable for assignment in self._mine.values())
+
+    @property
+    def announced(self) -> bool:
+        """Whether every standing is committed."""
+        return all(assignment.announced for assignment in self._mine.values())
+
+    def commit(self) -> None:
+        """W5, B1, B5. What cannot be committed now, because the group is being rebalanced, is tried again.
+
+        Raises:
+            KafkaException: the broker failed for good.
+        """
+        self._commit(self._mine.values())
+
+    def _commit(self, assignments: Iterable[Assignment]) -> None:
+        due = [(assignment, what) for assignment in assignments if (what := assignment.due()) is not None]
+        if not due:
+            return
+        offsets = [TopicPartition(self._topic, a.partition, position, text) for a, (position, text) in due]
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as exc:
+            if exc.args[0].code() not in _COMMIT_LATER and not exc.args[0].retriable():
+                raise
+            for assignment, _ in due:
+                assignment.committed(None)
+            return
+        news = [assignment for assignment, _ in due if not assignment.announced]
+        for assignment, what in due:
+            assignment.committed(what)
+        if news:
+            fault.point("back_fill.1" if any(a.back_fill.unfinished for a in news) else "back_fill.5")
+        fault.point("worker.5")

@@ -1,0 +1,98 @@
+"""Tells how far the back-fills are: records of `{prefix}.back-fills`, metrics, log."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+from encoder.worker.back_fill import Progress
+from encoder.worker.live_scenarios import LiveScenarios
+from encoder.worker.targets import Target
+from store.base import logs, metrics
+from store.records.back_fill import BackFillRecord
+from stream.kafka.pacing import SafeProducer
+from stream.topics import Topics
+
+log = logs.get(__name__)
+
+REPORT_MS = 1000
+"""Between two records of one back-fill, but for its beginning and its end."""
+
+
+class _Sent(NamedTuple):
+    record: BackFillRecord
+    at_ms: int
+
+
+class BackFillReports:
+    """Of one worker, for its thread. Records are queued with the embeddings; the producer's next flush awaits them."""
+
+    def __init__(
+        self, producer: SafeProducer, topics: Topics, scenarios: LiveScenarios, now_ms: Callable[[], int]
+    ) -> None:
+        self._producer = producer
+        self._topic = topics.back_fills
+        self._scenarios = scenarios
+        self._now_ms = now_ms
+        self._sent: dict[int, dict[str, _Sent]] = {}
+
+    def report(self, progress: Mapping[int, Mapping[Target, Progress]]) -> None:
+        """Tell what has changed. progress: by partition, of those that are usable."""
+        now_ms = self._now_ms()
+        for partition, of in progress.items():
+            sent = self._sent.setdefault(partition, {})
+            records = self._records(partition, of, now_ms)
+            for name in sent.keys() - records.keys():
+                self._producer.produce(self._topic, None, key=sent.pop(name).record.key, partition=0)
+            for name, record in records.items():
+                last = sent.get(name)
+                if last is None or _worth_telling(last, record):
+                    self._producer.produce(self._topic, record.pack(), key=record.key, partition=0)
+                    sent[name] = _Sent(record, now_ms)
+                    _log(None if last is None else last.record, record)
+        self._export(progress)
+
+    def forget(self, partitions: Collection[int]) -> None:
+        """These are somebody else's now."""
+        for partition in partitions:
+            self._sent.pop(partition, None)
+
+    def _records(self, partition: int, progress: Mapping[Target, Progress], now_ms: int) -> dict[str, BackFillRecord]:
+        revision = self._scenarios.revision
+        out = {
+            name: BackFillRecord(name, partition, registration, model, *of, now_ms, revision(name))
+            for (name, registration, model), of in progress.items()
+        }
+        for name, unusable in self._scenarios.unusable.items():
+            out[name] = BackFillRecord(
+                name, partition, unusable.registration, "", 0, 0, complete=False, updated_at=now_ms,
+                revision=revision(name), error=unusable.error,
+            )  # fmt: skip
+        return out
+
+    def _export(self, progress: Mapping[int, Mapping[Target, Progress]]) -> None:
+        left: dict[str, int] = defaultdict(int)
+        for of in progress.values():
+            for target, (done, total, complete) in of.items():
+                left[target.scenario] += 0 if complete else max(total - done, 0)
+        for name, users in left.items():
+            metrics.BACK_FILL_USERS_LEFT.labels(name).set(users)
+
+
+def _worth_telling(last: _Sent, record: BackFillRecord) -> bool:
+    same = replace(record, updated_at=last.record.updated_at)
+    if same == last.record:
+        return False
+    only_further = replace(same, done=last.record.done, total=last.record.total) == last.record
+    return not only_further or record.updated_at - last.at_ms >= REPORT_MS
+
+
+def _log(last: BackFillRecord | None, record: BackFillRecord) -> None:
+    started = last is None or last.complete or last.model != record.model
+    where = {"scenario": record.scenario, "partition": record.partition, "model": record.model}
+    if not record.complete and not record.error and started:
+        log.info(logs.BACK_FILL_STARTED, **where, done=record.done, users=record.total)
+    elif record.complete and last is not None and not last.complete:
+        log.info(logs.BACK_FILL_DONE, **where, users=record.done)

@@ -1,0 +1,147 @@
+"""Which scenarios the worker computes: those of the registry, each by every model, as they come and go."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoder.worker.targets import Target
+from store.base import logs, metrics
+from store.base.errors import WeightsError
+from store.base.settings import ScenarioSettings
+from store.buffer.window import UserWindow
+from store.records.scenario import Registered
+from store.records.scenario_name import split
+
+log = logs.get(__name__)
+
+
+class Encoder(Protocol):
+    """What the worker needs of `ModelSet`. Names may be candidates' (store/records/scenario_name.py)."""
+
+    @property
+    def scenarios(self) -> list[str]: ...
+
+    def names_of(self, scenario: str) -> list[str]: ...
+
+    def add_scenario(self, name: str, scenario: ScenarioSettings) -> None: ...
+
+    def remove_scenario(self, name: str) -> None: ...
+
+    def model_id(self, scenario: str) -> str: ...
+
+    def tokens_of(self, scenarios: Sequence[str]) -> int: ...
+
+    def encode(self, windows: Sequence[UserWindow], scenarios: Sequence[str]) -> NDArray[np.float32]: ...
+
+
+class Registry(Protocol):
+    """What is needed of `stream.scenarios.registry.ScenarioRegistry`."""
+
+    @property
+    def scenarios(self) -> Mapping[str, Registered]: ...
+
+    def load(self, stop: threading.Event) -> None: ...
+
+    def poll(self) -> bool: ...
+
+    def close(self) -> None: ...
+
+
+class Unusable(NamedTuple):
+    """A registered scenario that a model cannot compute. error: `code: detail`."""
+
+    registration: int
+    error: str
+
+
+class LiveScenarios:
+    """Keeps an encoder's scenarios as the registry has them. For the worker's thread.
+
+    A scenario that a model cannot compute (its soft prompt is missing or does not fit) is left out, logged, exported as
+    a metric and told in the records of its back-fill; all others go on. Registering it again tries again. A scenario of
+    the configuration was loaded before: if that failed, the worker did not start.
+    """
+
+    def __init__(self, registry: Registry, encoder: Encoder) -> None:
+        self.targets: tuple[Target, ...] = ()
+        """Of everything that can be computed, by name."""
+        self.unusable: dict[str, Unusable] = {}
+        self.tail_tokens: dict[str, int] = {}
+        """By name: what a user costs beside the events."""
+        self._registry = registry
+        self._encoder = encoder
+        self._known: Mapping[str, Registered] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """Of the targets."""
+        return [target.scenario for target in self.targets]
+
+    @property
+    def registered(self) -> list[str]:
+        """Names of the targets that the configuration does not have."""
+        return [target.scenario for target in self.targets if target.registration]
+
+    def revision(self, name: str) -> int:
+        """Of a scenario's record in the registry, or its candidate's; 0 = configured."""
+        return self._known[_base(name)].revision
+
+    def load(self, stop: threading.Event) -> None:
+        """Read the registry. Raises BrokerError."""
+        self._registry.load(stop)
+        self._follow()
+
+    def poll(self) -> bool:
+        """Take in what has come, without waiting; whether anything changed. Raises BrokerError."""
+        if not self._registry.poll():
+            return False
+        self._follow()
+        return True
+
+    def close(self) -> None:
+        """Stop reading the registry."""
+        self._registry.close()
+
+    def _follow(self) -> None:
+        wanted = self._registry.scenarios
+        for scenario in self._known.keys() - wanted.keys():
+            for name in self._encoder.names_of(scenario):
+                self._remove(name)
+        there = set(self._encoder.scenarios)
+        for scenario, entry in wanted.items():
+            if entry == self._known.get(scenario):
+                continue
+            for name in self._encoder.names_of(scenario):
+                if entry.revision or name not in there:
+                    self._add(name, entry)
+        self._known = wanted
+        targets = [
+            Target(name, wanted[_base(name)].registration, self._encoder.model_id(name))
+            for name in self._encoder.scenarios
+            if _base(name) in wanted
+        ]
+        self.targets = tuple(sorted(targets))
+        self.tail_tokens = {name: self._encoder.tokens_of([name]) for name in self.names}
+
+    def _add(self, name: str, entry: Registered) -> None:
+        self._remove(name)
+        try:
+            self._encoder.add_scenario(name, entry.settings)
+        except WeightsError as exc:
+            self.unusable[name] = Unusable(entry.registration, f"{exc.code}: {exc.detail}")
+            metrics.SCENARIO_UNUSABLE.labels(name).set(1)
+            log.warning(logs.SCENARIO_UNUSABLE, scenario=name, error=exc.code, detail=exc.detail, action=exc.action)
+
+    def _remove(self, name: str) -> None:
+        self._encoder.remove_scenario(name)
+        if self.unusable.pop(name, None) is not None:
+            metrics.SCENARIO_UNUSABLE.remove(name)
+
+
+def _base(name: str) -> str:
+    return split(name)[0]

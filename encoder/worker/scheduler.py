@@ -1,0 +1,292 @@
+"""When which users are refreshed. Pure: the clock is passed in, nothing is computed or waited for here.
+
+Rules:
+  1. A user is pending once, however many of its events arrive: marks are coalesced.
+  2. A user is eligible `min_interval_ms` after its last refresh began, at once if there was none.
+  3. Live users are served first come, first served, by the time they became eligible. So a user with a thousand times
+     the events takes one place per interval, and waits behind everyone who became eligible before.
+  4. A batch takes users until `batch_tokens` are spent, at least one.
+  5. Low-priority work (window sweeps, back-fills; when both wait, in turns) is served when no live user is eligible, in
+     batches of a quarter of the budget, because a batch cannot be interrupted.
+  6. Where live users leave no idle time, low-priority work gets one batch all the same once it has waited
+     LOW_WAIT_MS and nine times as long as its last batch took: about a tenth of the time, so that it ends some day.
+  7. Input should pause while live work is expected to take longer than `max_staleness_ms`, or someone has waited
+     that long beyond eligibility; and go on when both are below half of it.
+
+A user's wait from mark to start is then at most `min_interval_ms`, plus two batches (one running, one of rule 6), plus
+the work of those eligible before it, which rule 7 keeps near `max_staleness_ms`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+from typing import NamedTuple
+
+LOW_PRIORITY_SHARE = 4
+LOW_WAIT_MS = 500
+LOW_TIME_SHARE = 10
+"""Under full live load, low-priority work gets one part in this many of the time."""
+RATE_MEMORY = 0.2
+"""Weight of the newest batch in the estimate of tokens per second."""
+
+
+class RefreshBatch(NamedTuple):
+    """Users to refresh together, in all scenarios.
+
+    tokens: expected work. since_ms: when the longest waiting of them was marked. live: by events, else by sweeps.
+    """
+
+    users: tuple[str, ...]
+    tokens: int
+    since_ms: int
+    live: bool
+
+
+class BackFillTurn(NamedTuple):
+    """The caller's back-fill may compute about so many tokens now, at least one user."""
+
+    tokens: int
+
+
+class Pending(NamedTuple):
+    """Work waiting. seconds: at the measured rate, 0 until there is one.
+
+    waiting_ms: since the live mark of the user served next; nobody's wait is longer by more than the interval.
+    """
+
+    live_users: int
+    low_users: int
+    live_tokens: int
+    low_tokens: int
+    seconds: float
+    waiting_ms: int
+
+
+@dataclass(slots=True)
+class _Entry:
+    since_ms: int
+    eligible_ms: int
+    new_tokens: int
+
+
+@dataclass(slots=True)
+class _LowEntry:
+    since_ms: int
+    new_tokens: int
+
+
+class RefreshScheduler:
+    """Pending users of one worker. Single-threaded; `now_ms` never goes back.
+
+    tail_tokens: what a refresh computes beside new events; changes with the scenarios.
+    """
+
+    def __init__(
+        self,
+        *,
+        tail_tokens: int,
+        batch_tokens: int,
+        min_interval_ms: int,
+        max_staleness_ms: int,
+        max_user_tokens: int = 1000,
+    ) -> None:
+        """max_user_tokens: event tokens of a full window."""
+        self.tail_tokens = tail_tokens
+        self._batch_tokens = batch_tokens
+        self._min_interval_ms = min_interval_ms
+        self._max_staleness_ms = max_staleness_ms
+        self._max_user_tokens = max_user_tokens
+        self._eligible: OrderedDict[str, _Entry] = OrderedDict()
+        self._delayed: dict[str, _Entry] = {}
+        self._delayed_order: list[tuple[int, int, str]] = []  # heap of (eligible_ms, arrival, user)
+        self._low: OrderedDict[str, _LowEntry] = OrderedDict()
+        self._begun_ms: dict[str, int] = {}
+        self._begun_order: deque[tuple[int, str]] = deque()
+        self._arrivals = 0
+        self._live_new = 0
+        self._low_new = 0
+        self._low_since_ms: int | None = None
+        self._low_took_ms = 0.0
+        self._back_fill_next = False
+        self._rate = 0.0
+        self._paused = False
+
+    def __len__(self) -> int:
+        """Users pending, live and low."""
+        return len(self._eligible) + len(self._delayed) + len(self._low)
+
+    def mark(self, user: str, now_ms: int, *, new_tokens: int = 1, since_ms: int | None = None) -> None:
+        """Events of a user arrived.
+
+        Args:
+            since_ms: when they did, if that was before now (a worker that restarts passes what it remembers).
+        """
+        self._advance(now_ms)
+        low = self._low.pop(user, None)
+        if low is not None:
+            self._low_new -= low.new_tokens
+            new_tokens += low.new_tokens
+        entry = self._eligible.get(user) or self._delayed.get(user)
+        if entry is None:
+            since = now_ms if since_ms is None else min(since_ms, now_ms)
+            self._insert(user, _Entry(since, 0, 0), now_ms)
+            entry = self._eligible.get(user) or self._delayed[user]
+        self._grow(entry, new_tokens)
+
+    def mark_low(self, user: str, now_ms: int, *, new_tokens: int = 0) -> None:
+        """A user needs a refresh that can wait: its window was swept."""
+        self._advance(now_ms)
+        if (live := self._eligible.get(user) or self._delayed.get(user)) is not None:
+            self._grow(live, new_tokens)
+            return
+        entry = self._low.setdefault(user, _LowEntry(now_ms, 0))
+        more = min(new_tokens, self._max_user_tokens - entry.new_tokens)
+        entry.new_tokens += more
+        self._low_new += more
+
+    def remove(self, user: str) -> None:
+        """Forget a user (erased, or its partition was revoked); no effect when it is not pending."""
+        entry = self._eligible.pop(user, None) or self._delayed.pop(user, None)
+        if entry is not None:
+            self._live_new -= entry.new_tokens
+        if (low := self._low.pop(user, None)) is not None:
+            self._low_new -= low.new_tokens
+
+    def next_batch(self, now_ms: int, *, back_fill: bool = False) -> RefreshBatch | BackFillTurn | None:
+        """Take the next users to refresh; None when nobody is eligible. Their refresh begins now.
+
+        Args:
+            back_fill: the caller has users to back-fill. Only then a BackFillTurn is returned.
+        """
+        self._advance(now_ms)
+        if not self._low and not back_fill:
+            self._low_since_ms = None
+            return self._live_batch(now_ms)
+        if self._low_since_ms is None:
+            self._low_since_ms = now_ms
+        waited = now_ms - self._low_since_ms
+        if waited < max(LOW_WAIT_MS, (LOW_TIME_SHARE - 1) * self._low_took_ms):
+            live = self._live_batch(now_ms)
+            if live is not None:
+                return live
+        if back_fill and (self._back_fill_next or not self._low):
+            self._back_fill_next = False
+            return BackFillTurn(self._batch_tokens // LOW_PRIORITY_SHARE)
+        self._back_fill_next = True
+        return self._low_batch(now_ms)
+
+    def put_back(self, batch: RefreshBatch, now_ms: int) -> None:
+        """A batch was not computed after all: its users are pending as before, without waiting for the interval."""
+        for user in reversed(batch.users):
+            self._begun_ms.pop(user, None)
+            if not batch.live:
+                self.mark_low(user, now_ms)
+                continue
+            entry = self._eligible.pop(user, None) or self._delayed.pop(user, None) or _Entry(batch.since_ms, 0, 0)
+            entry.since_ms = min(entry.since_ms, batch.since_ms)
+            entry.eligible_ms = min(batch.since_ms, now_ms)
+            self._eligible[user] = entry
+            self._eligible.move_to_end(user, last=False)
+
+    def done(self, batch: RefreshBatch | BackFillTurn, seconds: float, now_ms: int) -> None:
+        """A batch took so long; it ended now. Teaches the rate, and rule 6 what low-priority work costs."""
+        if not isinstance(batch, RefreshBatch) or not batch.live:
+            self._low_since_ms, self._low_took_ms = now_ms, 1000 * seconds
+        if isinstance(batch, RefreshBatch) and seconds > 0:  # a back-fill computes windows that nobody has seen lately
+            measured = batch.tokens / seconds
+            self._rate = measured if not self._rate else self._rate + RATE_MEMORY * (measured - self._rate)
+
+    def wait_ms(self, now_ms: int) -> int | None:
+        """Time until someone is eligible if nothing else arrives: 0 = now, None = nobody is pending."""
+        self._advance(now_ms)
+        if self._eligible or self._low:
+            return 0
+        return self._delayed_order[0][0] - now_ms if self._delayed else None
+
+    def should_pause(self, now_ms: int) -> bool:
+        """Whether input should wait (rule 7). Keeps its last answer between the two bounds."""
+        self._advance(now_ms)
+        oldest = next(iter(self._eligible.values()), None)
+        overdue = 0 if oldest is None else now_ms - oldest.eligible_ms
+        load_ms = max(overdue, 1000 * self._seconds(len(self._eligible) * self.tail_tokens + self._live_new))
+        bound = self._max_staleness_ms if not self._paused else self._max_staleness_ms / 2
+        self._paused = load_ms > bound
+        return self._paused
+
+    def pending(self, now_ms: int) -> Pending:
+        """Work waiting."""
+        live = len(self._eligible) + len(self._delayed)
+        live_tokens = live * self.tail_tokens + self._live_new
+        low_tokens = len(self._low) * self.tail_tokens + self._low_new
+        oldest = next(iter(self._eligible.values()), None)
+        waiting = 0 if oldest is None else now_ms - oldest.since_ms
+        seconds = self._seconds(live_tokens + low_tokens)
+        return Pending(live, len(self._low), live_tokens, low_tokens, seconds, waiting)
+
+    def _seconds(self, tokens: int) -> float:
+        return tokens / self._rate if self._rate else 0.0
+
+    def _grow(self, entry: _Entry, new_tokens: int) -> None:
+        more = min(new_tokens, self._max_user_tokens - entry.new_tokens)
+        entry.new_tokens += more
+        self._live_new += more
+
+    def _insert(self, user: str, entry: _Entry, now_ms: int) -> None:
+        begun = self._begun_ms.get(user)
+        entry.eligible_ms = now_ms if begun is None else max(now_ms, begun + self._min_interval_ms)
+        if entry.eligible_ms <= now_ms:
+            self._eligible[user] = entry
+        else:
+            self._delayed[user] = entry
+            self._arrivals += 1
+            heapq.heappush(self._delayed_order, (entry.eligible_ms, self._arrivals, user))
+
+    def _advance(self, now_ms: int) -> None:
+        """Move users whose interval is over, and forget refreshes whose interval is."""
+        while self._delayed_order and self._delayed_order[0][0] <= now_ms:
+            eligible_ms, _, user = heapq.heappop(self._delayed_order)
+            entry = self._delayed.get(user)
+            if entry is not None and entry.eligible_ms == eligible_ms:  # else removed since, perhaps marked again
+                self._eligible[user] = self._delayed.pop(user)
+        while self._begun_order and self._begun_order[0][0] + self._min_interval_ms <= now_ms:
+            begun, user = self._begun_order.popleft()
+            if self._begun_ms.get(user) == begun:
+                del self._begun_ms[user]
+
+    def _begin(self, user: str, now_ms: int) -> None:
+        self._begun_ms[user] = now_ms
+        self._begun_order.append((now_ms, user))
+
+    def _live_batch(self, now_ms: int) -> RefreshBatch | None:
+        users: list[str] = []
+        tokens, since_ms = 0, now_ms
+        while self._eligible:
+            user, entry = next(iter(self._eligible.items()))
+            cost = self.tail_tokens + entry.new_tokens
+            if users and tokens + cost > self._batch_tokens:
+                break
+            del self._eligible[user]
+            self._live_new -= entry.new_tokens
+            self._begin(user, now_ms)
+            users.append(user)
+            tokens += cost
+            since_ms = min(since_ms, entry.since_ms)
+        return RefreshBatch(tuple(users), tokens, since_ms, live=True) if users else None
+
+    def _low_batch(self, now_ms: int) -> RefreshBatch:
+        users: list[str] = []
+        tokens, since_ms = 0, now_ms
+        while self._low:
+            user, entry = next(iter(self._low.items()))
+            cost = self.tail_tokens + entry.new_tokens
+            if users and tokens + cost > self._batch_tokens // LOW_PRIORITY_SHARE:
+                break
+            del self._low[user]
+            self._low_new -= entry.new_tokens
+            self._begin(user, now_ms)
+            users.append(user)
+            tokens += cost
+            since_ms = min(since_ms, entry.since_ms)
+        return RefreshBatch(tuple(users), tokens, since_ms, live=False)

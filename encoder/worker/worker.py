@@ -1,0 +1,376 @@
+"""The worker: applies `tokens` to its replica of the buffer, refreshes dirty users, publishes `embeddings.*`.
+
+Protocol (the same numbers in the body and in docs/commit-protocol.md):
+  W1. Rows, dirty marks and the `tokens` offset become durable in one WriteBatch.
+  W2. Embeddings of a batch of dirty users are computed from the replica.
+  W3. They are produced, and every delivery is awaited.
+  W4. The users' dirty marks are cleared, unless a newer summary has arrived meanwhile.
+  W5. The lowest offset still dirty (or the read position) is committed to Kafka. Reading goes on at the offset of W1;
+      the commit tells lag, and a new owner of the partition what needs no refresh.
+A crash before W4 leaves the marks: the users are refreshed again, to equal embeddings.
+Scenarios that come or change are back-filled beside it, by B1 to B5 of encoder/worker/back_fill.py.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from confluent_kafka import TopicPartition
+
+from encoder.model.settings import ModelSettings
+from encoder.worker.assignment import Assignment, Assignments
+from encoder.worker.back_fill_reports import BackFillReports
+from encoder.worker.live_scenarios import Encoder, LiveScenarios, Registry
+from encoder.worker.publisher import Publisher
+from encoder.worker.scheduler import BackFillTurn, Pending, RefreshBatch, RefreshScheduler
+from store.base import fault, logs, metrics
+from store.base.settings import ModalitySettings, StoreSettings
+from store.buffer.resources import BufferResources
+from store.buffer.token_buffer import TokenBuffer
+from store.buffer.window import UserWindow
+from stream.kafka.client import Connection
+from stream.kafka.pacing import SafeProducer
+from stream.kafka.partitioner import partition_of
+from stream.topics import Topics, TopicSpec
+
+log = logs.get(__name__)
+
+POLL_ROWS = 5000
+IDLE_SECONDS = 0.02
+"""How long to wait for rows when nobody is due: the price of an update's first step."""
+COMMIT_SECONDS = 0.25
+
+
+class Requests(Protocol):
+    """Who answers for users at once, beside the refreshes (`embed_requests.py`); on the worker's thread."""
+
+    def assigned(self, partitions: Sequence[int]) -> None: ...
+
+    def revoked(self, partitions: Sequence[int]) -> None: ...
+
+    def answer(self, windows_of: Callable[[int, str], UserWindow | None], encoder: Any, behind: bool) -> int: ...
+
+    def forget_anchors(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Worker:
+    """One worker process. `run` blocks; everything happens on its thread.
+
+    Args:
+        encoder: with the scenarios of the configuration.
+        registry: of the scenarios, those of the configuration among them; read here, and closed at the end.
+        make_topics: sees to it that topics exist; called with those of scenarios that were registered.
+        text_encoder_id, event_dim: of the vectors in `tokens`.
+        state: directory of this worker's buffers, one per partition.
+        requests: asked once per step, before anybody is refreshed; its `encoder` is the worker's. Closed at the end.
+        on_ready: called once, when the first partitions are assigned.
+        wall: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        topics: Topics,
+        modalities: Mapping[str, ModalitySettings],
+        encoder: Encoder,
+        registry: Registry,
+        *,
+        make_topics: Callable[[Sequence[TopicSpec]], object],
+        model: ModelSettings,
+        store: StoreSettings,
+        state: Path,
+        text_encoder_id: str,
+        event_dim: int,
+        expiry_granularity_ms: int,
+        requests: Requests | None = None,
+        on_ready: Callable[[], None] = lambda: None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._connection = connection
+        self._topics = topics
+        self._modalities = modalities
+        self._encoder = encoder
+        self._make_topics = make_topics
+        self._state = state
+        self._text_encoder_id = text_encoder_id
+        self._event_dim = event_dim
+        self._granularity = expiry_granularity_ms
+        self._resources = BufferResources.of(store)
+        self._requests = requests
+        self._on_ready = on_ready
+        self._ready = False
+        self._scenarios = LiveScenarios(registry, encoder)
+        self._scheduler = RefreshScheduler(
+            tail_tokens=0,
+            batch_tokens=model.batch_tokens,
+            min_interval_ms=model.min_interval_ms,
+            max_staleness_ms=model.max_staleness_ms,
+            max_user_tokens=sum(m.max_events for m in modalities.values()),
+        )
+        self._paused = False
+        self._stop = threading.Event()
+        specs = [topics.embeddings_spec(name) for name in encoder.scenarios]
+        self._producer = SafeProducer(connection, specs, while_waiting=self._leave_if_stopped)
+        self._publisher = Publisher(self._producer, topics, lambda: int(wall() * 1000))
+        self._reports = BackFillReports(self._producer, topics, self._scenarios, lambda: int(wall() * 1000))
+        self._consumer: Any = None
+        self._mine = Assignments(None, topics.tokens, self._open_buffer)
+        self._committed_at = 0.0
+        self._polled_at = time.monotonic()
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop`; then commit and close.
+
+        Raises:
+            BrokerError: embeddings were not acknowledged. KafkaException: the broker failed for good.
+            DataLossError, StateError: the replica cannot be continued.
+        """
+        self._stop = stop
+        # a position that is lost while reading must not be skipped in silence
+        consumer = self._connection.consumer(self._topics.group_worker, **{"auto.offset.reset": "error"})
+        try:
+            self._attach(consumer)
+            consumer.subscribe(
+                [self._topics.tokens], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
+            )
+            while not stop.is_set():
+                self._step()
+        except _Stopped:
+            pass  # between W2 and W4: the dirty marks stay
+        finally:
+            log.info(logs.ROLE_STOPPING)
+            self._detach()
+
+    def _attach(self, consumer: Any) -> None:
+        """Take the group's consumer, and read which scenarios there are."""
+        self._consumer = consumer
+        self._mine = Assignments(consumer, self._topics.tokens, self._open_buffer)
+        self._scenarios.load(self._stop)
+        self._rescope()
+
+    def _detach(self) -> None:
+        self._release([assignment.partition for assignment in self._mine], commit=True)
+        self._consumer.close()
+        self._scenarios.close()
+        if self._requests is not None:
+            self._requests.close()
+
+    def _leave_if_stopped(self) -> None:
+        if self._stop.is_set():
+            raise _Stopped
+
+    def _step(self) -> None:
+        if self._scenarios.poll():
+            self._rescope()
+        ready = self._mine.ready()
+        asked = 0
+        if self._requests is not None:
+            asked = self._requests.answer(self._window_of, self._encoder, self._mine.behind)
+        waiting = any(assignment.back_fill.waiting for assignment in self._mine)
+        batch = self._scheduler.next_batch(_now_ms(), back_fill=waiting) if ready else None
+        self._poll(0.0 if batch or asked else IDLE_SECONDS)
+        if isinstance(batch, RefreshBatch):
+            self._refresh(batch)
+        elif batch is not None:
+            self._back_fill(batch)
+        self._reports.report({a.partition: a.back_fill.progress() for a in self._mine if a.usable})
+        self._pause_or_resume()
+        self._commit()
+
+    def _rescope(self) -> None:
+        """The scenarios have changed, or were read for the first time."""
+        specs = [self._topics.embeddings_spec(name) for name in self._scenarios.registered]
+        if specs:
+            self._make_topics(specs)
+            self._producer.add_topics(specs)
+        if self._requests is not None:
+            self._requests.forget_anchors()  # a soft prompt may have been swapped
+        self._scheduler.tail_tokens = self._encoder.tokens_of(self._scenarios.names)
+        for assignment in self._mine:
+            assignment.back_fill.retarget(self._scenarios.targets)
+
+    def _poll(self, seconds: float) -> None:
+        """W1."""
+        polled = self._mine.reader.poll(POLL_ROWS, seconds)
+        self._polled_at = time.monotonic()
+        now_ms = _now_ms()
+        for user in polled.live:
+            self._scheduler.mark(user, now_ms)
+        for user in polled.swept:
+            self._scheduler.mark_low(user, now_ms)
+        if polled.rows:
+            fault.point("worker.1")
+
+    def _pause_or_resume(self) -> None:
+        """While refreshes fall behind, rows wait on the broker: lag shows it, and nothing grows here."""
+        now_ms = _now_ms()
+        # behind, nobody is refreshed until the rest has been read
+        paused = self._scheduler.should_pause(now_ms) and not self._mine.behind
+        _export(self._scheduler.pending(now_ms))
+        if paused is not self._paused:
+            self._paused = paused
+            (self._consumer.pause if paused else self._consumer.resume)(self._mine.topic_partitions)
+            log.debug(logs.INPUT_PAUSED if paused else logs.INPUT_RESUMED, topic=self._topics.tokens)
+
+    def _refresh(self, batch: RefreshBatch) -> None:
+        started = time.monotonic()
+        targets = self._scenarios.targets
+        by_partition: dict[int, list[str]] = {}
+        for user in batch.users:
+            by_partition.setdefault(partition_of(user, self._topics.partitions), []).append(user)
+        # a partition that was revoked since is its new owner's; one that came back is behind, its users marked anew
+        owned = [(self._mine.get(partition), users) for partition, users in by_partition.items()]
+        parts = [_Part(assignment, users) for assignment, users in owned if assignment is not None and assignment.ready]
+        # W2
+        windows = [window for part in parts for window in part.known]
+        vectors = self._encoder.encode(windows, self._scenarios.names)
+        computed = time.monotonic()
+        fault.point("worker.2")
+        self._make_sure_of_ownership()
+        # W3
+        at = 0
+        for part in parts:
+            of_part = vectors[at : at + len(part.known)]
+            at += len(part.known)
+            if self._still_mine(part.assignment):
+                self._publisher.publish(part.assignment.partition, part.known, targets, of_part)
+                self._publisher.erase(part.assignment.partition, part.gone, targets)
+        self._publisher.flush()
+        fault.point("worker.3")
+        # W4
+        for part in parts:
+            if self._still_mine(part.assignment):
+                part.assignment.buffer.clear_dirty(part.users, upto=part.upto)
+        fault.point("worker.4")
+        self._scheduler.done(batch, computed - started, _now_ms())
+        metrics.REFRESHED_USERS.inc(len(windows))
+        metrics.REFRESH_SECONDS.observe(time.monotonic() - started)
+        log.debug(logs.USERS_REFRESHED, users=len(windows), seconds=round(time.monotonic() - started, 3))
+
+    def _back_fill(self, turn: BackFillTurn) -> None:
+        """One batch of the first partition that has users left; what it computes, no live refresh has overtaken."""
+        started = time.monotonic()
+        # B2
+        for assignment in self._mine:
+            batch = assignment.back_fill.take(turn.tokens, self._scenarios.tail_tokens)
+            if batch is not None:
+                break
+        else:
+            self._scheduler.done(turn, 0.0, _now_ms())
+            return
+        vectors = self._encoder.encode(batch.windows, [target.scenario for target in batch.targets])
+        fault.point("back_fill.2")
+        self._make_sure_of_ownership()
+        if self._still_mine(assignment):
+            # B3
+            self._publisher.publish(assignment.partition, batch.windows, batch.targets, vectors)
+            self._publisher.flush()
+            fault.point("back_fill.3")
+            # B4
+            assignment.back_fill.advance(batch)
+            fault.point("back_fill.4")
+            for target in batch.targets:
+                metrics.BACK_FILLED_USERS.labels(target.scenario).inc(len(batch.windows))
+        self._scheduler.done(turn, time.monotonic() - started, _now_ms())
+
+    def _make_sure_of_ownership(self) -> None:
+        """Hear of lost partitions before publishing. A process that was stopped (SIGSTOP) may have lost
+        them; their new owner's embeddings must not be followed by older ones."""
+        if time.monotonic() - self._polled_at > self._connection.session_timeout_ms / 2000:
+            # long enough for the group coordinator to answer a heartbeat
+            self._poll(self._connection.heartbeat_interval_ms / 1000)
+
+    def _still_mine(self, assignment: Assignment) -> bool:
+        return self._mine.get(assignment.partition) is assignment
+
+    def _commit(self) -> None:
+        """W5, B1, B5."""
+        now = time.monotonic()
+        if now - self._committed_at >= COMMIT_SECONDS or not self._mine.announced:
+            self._committed_at = now
+            self._mine.commit()
+            self._producer.check()
+
+    def _window_of(self, partition: int, user_id: str) -> UserWindow | None:
+        """None where the partition is not ours."""
+        assignment = self._mine.get(partition)
+        return None if assignment is None else assignment.buffer.window(user_id)
+
+    # Partitions come and go
+
+    def _open_buffer(self, partition: int) -> TokenBuffer:
+        return TokenBuffer.open(
+            self._state / str(partition),
+            modalities=self._modalities,
+            encoder_id=self._text_encoder_id,
+            dim=self._event_dim,
+            identity=self._connection.identity,
+            expiry_granularity_ms=self._granularity,
+            resources=self._resources,
+            replica=True,
+        )
+
+    def _assigned(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        numbers = [tp.partition for tp in partitions]
+        positions, away = self._mine.given(numbers, self._scenarios.targets)
+        now_ms = _now_ms()
+        for tp in positions:
+            assignment = self._mine.get(tp.partition)
+            for user in assignment.buffer.dirty() if assignment is not None else ():
+                (self._scheduler.mark_low if user.mark.sweep else self._scheduler.mark)(user.user_id, now_ms)
+        consumer.assign(positions)
+        consumer.resume(positions)  # librdkafka keeps a partition paused over its next assignment
+        self._paused = False
+        if self._requests is not None:
+            self._requests.assigned(numbers)
+        log.info(logs.PARTITIONS_ASSIGNED, partitions=numbers, seconds=round(away, 3))
+        if not self._ready:
+            self._ready = True
+            self._on_ready()
+
+    def _revoked(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        self._release([tp.partition for tp in partitions], commit=True)
+
+    def _lost(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        self._release([tp.partition for tp in partitions], commit=False)
+
+    def _release(self, partitions: Sequence[int], *, commit: bool) -> None:
+        if self._requests is not None:
+            self._requests.revoked(partitions)
+        self._reports.forget(partitions)
+        for assignment in self._mine.release(partitions, commit=commit):
+            for user in assignment.buffer.dirty():
+                self._scheduler.remove(user.user_id)
+            assignment.buffer.close()
+        log.info(logs.PARTITIONS_REVOKED, partitions=list(partitions))
+
+
+class _Stopped(Exception):
+    """Told to stop while the producer waits for its readers."""
+
+
+class _Part:
+    """Users of one partition in a refresh. known: their windows; gone: users of whom nothing is left."""
+
+    def __init__(self, assignment: Assignment, users: list[str]) -> None:
+        self.assignment, self.users = assignment, users
+        self.upto = assignment.buffer.log_offset
+        windows = [assignment.buffer.window(user) for user in users]
+        self.known = [window for window in windows if window.modalities]
+        self.gone = [window.user_id for window in windows if not window.modalities]
+
+
+def _now_ms() -> int:
+    return int(time.monotonic() * 1000)
+
+
+def _export(waiting: Pending) -> None:
+    metrics.DIRTY_USERS.set(waiting.live_users + waiting.low_users)
+    metrics.PENDING_TOKENS.set(waiting.live_tokens + waiting.low_tokens)
+    metrics.PENDING_SECONDS.set(waiting.seconds)

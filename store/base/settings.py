@@ -1,0 +1,105 @@
+"""Settings of what remembers and answers: modalities (windows), scenarios, state, HTTP service."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+NAME = r"^[a-z][a-z0-9_]{0,62}$"
+"""Modality and scenario names: they become topic names, metric labels and key parts."""
+
+MAX_SCENARIOS = 256
+"""In all, configured and registered; without candidates'."""
+MAX_QUERY = 2000
+"""Characters."""
+
+MAX_EVENTS_LIMIT = 1000
+"""Upper bound of `max_events`: a float32 sum of so many fixed-point vectors is exact (store/buffer/summary.py)."""
+
+_PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+class Section(BaseModel):
+    """Base of all settings: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModalityKind(StrEnum):
+    """`events`: a rolling sequence. `tabular`: the latest value per field by event time."""
+
+    EVENTS = "events"
+    TABULAR = "tabular"
+
+
+class ModalitySettings(Section):
+    """One kind of behaviour and its rolling window."""
+
+    topic: str = Field(min_length=1, max_length=249, pattern=r"^[a-zA-Z0-9._-]+$")
+    """Raw topic it arrives on. Modalities may share one; their events then name theirs in `modality`."""
+    kind: ModalityKind = ModalityKind.EVENTS
+    """`events`: a rolling sequence. `tabular`: the latest value per field, by event time."""
+    text: str = ""
+    """Template of an event's text; `{field}` is replaced, a missing field renders empty. Empty = all text fields."""
+    numbers: tuple[str, ...] = Field(default=(), max_length=16)
+    """Fields kept as numbers beside the text vector."""
+    window_days: Annotated[float, Field(gt=0, le=3660)] = 90.0
+    """Older events leave the window (by the newest event time seen)."""
+    max_events: Annotated[int, Field(ge=1, le=MAX_EVENTS_LIMIT)] = 250
+    """Newest events of a user kept; tabular: fields."""
+
+    @field_validator("text")
+    @classmethod
+    def _placeholders(cls, value: str) -> str:
+        rest = _PLACEHOLDER.sub("", value)
+        if "{" in rest or "}" in rest:
+            raise ValueError("only plain {field} placeholders are allowed, without formats or nesting")
+        return value
+
+    @property
+    def window_ms(self) -> int:
+        """Length of the window, milliseconds."""
+        return int(self.window_days * 86_400_000)
+
+
+class ScenarioSettings(Section):
+    """One use of the embeddings, described by its natural-language query."""
+
+    query: str = Field(min_length=1, max_length=MAX_QUERY)
+    """The question that the embedding is conditioned on, in natural language."""
+    prompt: str | None = None
+    """Name of a tuned soft prompt, if any."""
+
+
+class StoreSettings(Section):
+    """State on disk."""
+
+    data_dir: Path = Path("anchorstream-data")
+    """All state of this machine: databases, snapshots, logs, the local broker. One `up` at a time owns it."""
+    snapshot_interval_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """How often serve writes its index to disk, so that a restart need not read whole topics."""
+    block_cache_bytes: Annotated[int, Field(ge=8 << 20)] = 128 << 20
+    """Shared by all partitions of one process."""
+    write_buffer_bytes: Annotated[int, Field(ge=4 << 20)] = 64 << 20
+    """Shared by all partitions of one process."""
+    sync_writes: bool = False
+    """fsync every batch. Off, a killed process loses nothing; a power cut is healed from the `tokens` topic."""
+
+
+class ServeSettings(Section):
+    """HTTP service."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Set tokens before you choose one that others reach."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    """0 = any free port; the chosen one is printed and written to `<data_dir>/run/serve.json`."""
+    read_token: SecretStr | None = None
+    """Bearer token asked of readers; None = none. Keep it out of a shared file: see Environment and secrets."""
+    admin_token: SecretStr | None = None
+    """Bearer token asked for changes (scenarios, erasure); None = none."""
+    max_k: Annotated[int, Field(ge=1, le=10_000)] = 1000
+    """Most neighbours of one request."""

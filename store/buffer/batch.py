@@ -1,0 +1,327 @@
+"""Applying a batch of events to the windows they touch, and sweeping what has expired elsewhere. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from store.base import logs
+from store.base.settings import ModalityKind, ModalitySettings
+from store.buffer.changes import Changes, Outcomes
+from store.buffer.encoded_event import EncodedEvent
+from store.buffer.layout import expiry_key, parse_expiry_key, unpack_id
+from store.buffer.rows import Summary, modality_prefix, unpack_summary
+from store.buffer.summary import Totals, add_up, number_width
+from store.buffer.window_update import EventWindow, Outcome, Row, TabularWindow, WindowUpdate
+
+SWEEP_ROWS = 2000
+"""Most rows one batch removes by expiry alone (and most index entries it looks at)."""
+_SWEEP_CHUNK = 256
+
+log = logs.get(__name__)
+
+
+class Reader(Protocol):
+    """What a batch reads of the database, at one instant."""
+
+    def summaries(self, prefixes: Sequence[bytes]) -> list[bytes | None]:
+        """Summary rows by (user, modality) prefix."""
+        ...
+
+    def ids(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Entries of the id index."""
+        ...
+
+    def scan(self, prefix: bytes, start: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Rows in key order (store/buffer/window_update.py::Scan)."""
+        ...
+
+    def expiry(self, start: bytes, end: bytes, limit: int) -> list[bytes]:
+        """Keys of the expiry index in [start, end)."""
+        ...
+
+    def totals_by_scan(self, prefix: bytes, modality: ModalitySettings, packed: bytes) -> Totals:
+        """Totals of a window whose summary row was written under another configuration."""
+        ...
+
+
+class WindowRules:
+    """Configuration of the windows."""
+
+    def __init__(self, modalities: Mapping[str, ModalitySettings], dim: int, granularity_ms: int) -> None:
+        self.modalities = modalities
+        self.dim = dim
+        self.granularity_ms = granularity_ms
+        self._windows = {name: modality.window_ms for name, modality in modalities.items()}
+        # looked up once per window and batch: attributes of a validated model are slow
+        self.shapes = {
+            name: (m.kind is ModalityKind.EVENTS, m.max_events, number_width(m)) for name, m in modalities.items()
+        }
+        """(a sequence of events?, max_events, numbers of a row) per modality."""
+
+    def floor(self, modality: str, stream_time: int) -> int:
+        """Events of a modality older than this have expired. Moves in steps of the granularity."""
+        return stream_time // self.granularity_ms * self.granularity_ms - self._windows[modality]
+
+    def due(self, modality: str, totals: Totals | Summary, *, occupied: bool) -> int:
+        """Event time that the floor must pass before a (user, modality) has something to expire.
+
+        A summary without rows is kept for one more window after its newest event expired, then dropped, but only
+        together with all others of its user: late duplicates still find what was covered, an embedding goes on
+        covering what it covered, and memory follows the users of two windows, not all ever seen.
+        """
+        return totals.oldest if occupied else totals.newest + self._windows[modality]
+
+    def due_with(self, modality: str, other: str, newest: int) -> int:
+        """The same of a modality that is kept for another one of its user, whose newest event is `newest`."""
+        return newest + 2 * self._windows[other] - self._windows[modality]
+
+
+class Batch:
+    """One call of `TokenBuffer.prepare`."""
+
+    def __init__(self, reader: Reader, rules: WindowRules, stream_time: int, due: Mapping[str, int]) -> None:
+        self._reader = reader
+        self._rules = rules
+        self._stream_time = stream_time
+        self._due = dict(due)  # per modality: no entry of the expiry index is lower
+        self._updates: dict[tuple[str, str], WindowUpdate] = {}
+        self._prefixes: dict[tuple[str, str], bytes] = {}
+        self._old_due: dict[tuple[str, str], int] = {}
+        self._outcomes: dict[Outcome, int] = {}
+        self._expiry_deletes: list[bytes] = []
+        self._expiry_puts: list[bytes] = []
+        self._sweep_deletes: list[Row] = []
+        self._sweep_summaries: list[Row] = []
+        self._sweep_ids: list[Row] = []
+        self._swept_users: dict[str, None] = {}
+        self._swept: set[tuple[str, str]] = set()
+        self._lowest_put: dict[str, int] = {}
+        self._sweep_left = False
+
+    def apply(self, events: Sequence[EncodedEvent]) -> None:
+        """Judge the events in order; each sees what those before it did."""
+        self._load_touched(events)
+        rules, updates, outcomes = self._rules, self._updates, self._outcomes
+        stream_time = self._stream_time
+        floors = {name: rules.floor(name, stream_time) for name in rules.modalities}
+        step_end = (stream_time // rules.granularity_ms + 1) * rules.granularity_ms
+        for event in events:
+            update = updates[event.user_id, event.modality]
+            floor = floors[event.modality]
+            if update.floor != floor:
+                update.expire(floor)
+            outcome = update.known(event)
+            if outcome is None:
+                if event.ts > stream_time:
+                    stream_time = event.ts
+                    if stream_time >= step_end:
+                        floors = {name: rules.floor(name, stream_time) for name in rules.modalities}
+                        step_end = (stream_time // rules.granularity_ms + 1) * rules.granularity_ms
+                        update.expire(floors[event.modality])
+                outcome = update.add(event)
+            elif outcome is Outcome.CONFLICTING:
+                log.debug(logs.EVENT_CONFLICTING, user=logs.user(event.user_id), event_id=event.event_id,
+                          source=event.source, source_offset=event.source_offset)  # fmt: skip
+            update.totals.cover(event.source, event.source_offset, event.ingested_at)
+            update.covered = True
+            outcomes[outcome] = outcomes.get(outcome, 0) + 1
+        arrivals = []
+        for (_, modality), update in updates.items():
+            if update.floor != floors[modality]:
+                update.expire(floors[modality])
+            arrivals.append(update.finish())
+        add_up(arrivals, rules.dim)
+        self._stream_time = stream_time
+
+    def sweep(self, limit: int = SWEEP_ROWS) -> None:
+        """Take out expired rows of windows that no event touched, at most about `limit`."""
+        budget = limit
+        for modality in self._rules.modalities:
+            floor = self._rules.floor(modality, self._stream_time)
+            end = max(floor, 1)  # an entry at 0 is always due
+            start = expiry_key(modality, 0, "")
+            while self._due.get(modality, 0) < end:
+                if budget <= 0:
+                    self._sweep_left = True
+                    return
+                found = self._reader.expiry(start, expiry_key(modality, end, ""), min(_SWEEP_CHUNK, budget))
+                if not found:
+                    self._due[modality] = end
+                    break
+                for key, removed in self._sweep_entries(modality, found, floor):
+                    budget -= 1 + removed
+                    start = key + b"\x00"
+                    self._due[modality] = parse_expiry_key(key).ts
+                    if budget <= 0:
+                        break
+
+    def changes(self, source_offset: int, version: int, again: Sequence[Row] = ()) -> Changes:
+        """Everything the commit has to write. again: stored rows that have to be logged again."""
+        deletes: list[Row] = []
+        puts: list[Row] = []
+        summaries: list[Row] = []
+        ids: list[Row] = []
+        users: dict[str, None] = {}
+        for (user_id, modality), update in self._updates.items():
+            if not update.covered:
+                continue
+            prefix = self._prefixes[user_id, modality]
+            gone, new = update.rows()
+            deletes += [(key, None) for key in gone]
+            puts += new
+            ids += update.ids()
+            summaries.append((prefix + b"\x00", update.totals.pack()))
+            due = self._rules.due(modality, update.totals, occupied=update.occupied)
+            if due < self._old_due.get((user_id, modality), due + 1):
+                self._index(modality, due, user_id)
+            users[user_id] = None
+        for modality, due in self._lowest_put.items():
+            self._due[modality] = min(due, self._due.get(modality, 0))
+        changed = {
+            key
+            for rows in (deletes, puts, summaries, self._sweep_deletes, self._sweep_summaries)
+            for key, _ in rows
+        } if again else set()  # fmt: skip
+        stale = [key for key, _ in again]
+        healed = [row for row in again if row[0] not in changed]
+        return Changes(
+            deletes, puts, summaries, self._sweep_deletes, self._sweep_summaries, ids + self._sweep_ids,
+            self._expiry_deletes, self._expiry_puts, Outcomes.of(self._outcomes), list(users),
+            list(self._swept_users), self._stream_time, source_offset, self._due, self._sweep_left,
+            stale, healed, version,
+        )  # fmt: skip
+
+    def _sweep_entries(self, modality: str, keys: list[bytes], floor: int) -> Iterable[tuple[bytes, int]]:
+        """Handle entries of the expiry index; yields each with the number of rows removed."""
+        entries = [parse_expiry_key(key) for key in keys]
+        self._load(
+            [(e.user_id, modality) for e in entries if (e.user_id, modality) not in self._swept], {}, {}, new=False
+        )
+        for key, entry in zip(keys, entries, strict=True):
+            self._expiry_deletes.append(key)
+            yield key, self._sweep_window(entry.user_id, modality, floor, relog=entry.ts == 0)
+
+    def _sweep_window(self, user_id: str, modality: str, floor: int, *, relog: bool) -> int:
+        """Expire the rows of one window and index what is left; returns how many went."""
+        window = (user_id, modality)
+        update = self._updates.get(window)
+        if window in self._swept or update is None:
+            return 0  # swept through another entry, or gone
+        self._swept.add(window)
+        gone: list[bytes] = []
+        dropped = False
+        due = 0
+        if not update.covered:
+            del self._updates[window]
+            update.expire(floor)
+            add_up([update.finish()], self._rules.dim)
+            gone, _ = update.rows()
+            if not update.occupied and self._rules.due(modality, update.totals, occupied=False) < floor:
+                dropped, due = self._drop_others(user_id, modality, floor)
+            if gone or dropped or relog:
+                self._sweep_deletes += [(key, None) for key in gone]
+                self._sweep_summaries.append(
+                    (self._prefixes[window] + b"\x00", None if dropped else update.totals.pack())
+                )
+                self._sweep_ids += update.ids()
+                self._swept_users[user_id] = None
+        if not dropped:
+            due = max(due, self._rules.due(modality, update.totals, occupied=update.occupied))
+            self._index(modality, due, user_id)
+        return len(gone)
+
+    def _drop_others(self, user_id: str, modality: str, floor: int) -> tuple[bool, int]:
+        """Drop the user's other summaries, or none if one has to stay; then also when to look again."""
+        others = [(user_id, name) for name in self._rules.modalities if name != modality]
+        stored = self._reader.summaries([modality_prefix(*other) for other in others])
+        found: list[tuple[str, str]] = []
+        due, busy = 0, False
+        for other, packed in zip(others, stored, strict=True):
+            if (update := self._updates.get(other)) is not None:
+                newest, occupied = update.totals.newest, update.covered or update.occupied
+            elif packed is not None:
+                summary = unpack_summary(packed)
+                newest = summary.newest
+                # swept in this batch: what is stored is the state before
+                occupied = summary.rows > 0 or summary.oldest > 0 or other in self._swept
+            else:
+                continue
+            found.append(other)
+            busy = busy or occupied
+            due = max(due, self._rules.due_with(modality, other[1], newest))
+        if due >= floor or busy:
+            self._sweep_left = self._sweep_left or due < floor  # the other one's rows go first
+            return False, due
+        for other in found:
+            self._swept.add(other)
+            self._updates.pop(other, None)
+            self._sweep_summaries.append((modality_prefix(*other) + b"\x00", None))
+        return True, 0
+
+    def _index(self, modality: str, due: int, user_id: str) -> None:
+        due = max(due, 1)  # 0 asks for more than a look
+        self._expiry_puts.append(expiry_key(modality, due, user_id))
+        self._lowest_put[modality] = min(due, self._lowest_put.get(modality, due))
+
+    def _load_touched(self, events: Sequence[EncodedEvent]) -> None:
+        """Read the summaries and ids that the events need, with two multi-gets."""
+        prefixes, shapes = self._prefixes, self._rules.shapes
+        wanted: dict[tuple[str, str], list[EncodedEvent]] = {}
+        for event in events:
+            touched = wanted.get((event.user_id, event.modality))
+            if touched is None:
+                wanted[event.user_id, event.modality] = touched = []
+            touched.append(event)
+        keys: list[bytes] = []
+        owners: list[tuple[tuple[str, str], str]] = []
+        for key, touched in wanted.items():
+            shape = shapes.get(key[1])
+            if shape is None:
+                raise ValueError(f"modality {key[1]!r} is not configured")
+            prefix = prefixes[key] = modality_prefix(*key)
+            if shape[0]:
+                for event in touched:
+                    keys.append(prefix + event.event_id.encode())
+                    owners.append((key, event.event_id))
+        ids: dict[tuple[str, str], dict[str, tuple[int, int] | None]] = {}
+        for (key, event_id), value in zip(owners, self._reader.ids(keys) if keys else [], strict=True):
+            if value is not None:
+                ids.setdefault(key, {})[event_id] = unpack_id(value)
+        self._load(list(wanted), ids, {key: len(touched) for key, touched in wanted.items()}, new=True)
+
+    def _load(
+        self,
+        keys: list[tuple[str, str]],
+        ids: dict[tuple[str, str], dict[str, tuple[int, int] | None]],
+        expected: Mapping[tuple[str, str], int],
+        *,
+        new: bool,
+    ) -> None:
+        keys = [key for key in keys if key not in self._updates]
+        if not keys:
+            return
+        rules = self._rules
+        for key in keys:
+            if key not in self._prefixes:
+                self._prefixes[key] = modality_prefix(*key)
+        scan = self._reader.scan
+        stored = self._reader.summaries([self._prefixes[key] for key in keys])
+        for key, packed in zip(keys, stored, strict=True):
+            if packed is None and not new:
+                continue
+            sequence, max_events, width = rules.shapes[key[1]]
+            prefix = self._prefixes[key]
+            if packed is None:
+                totals = Totals.empty(rules.dim, width)
+            else:
+                found = Totals.of(packed, width)
+                totals = found or self._reader.totals_by_scan(prefix, rules.modalities[key[1]], packed)
+            update: WindowUpdate
+            if sequence:
+                update = EventWindow(prefix, max_events, totals, scan, ids.get(key) or {}, expected.get(key, 1))
+            else:
+                update = TabularWindow(prefix, max_events, totals, scan)
+            self._updates[key] = update
+            if packed is not None and update.occupied:  # else its entry may be later, see `_drop_others`
+                self._old_due[key] = rules.due(key[1], totals, occupied=True)

@@ -1,0 +1,63 @@
+"""What a batch will change: computed by `TokenBuffer.prepare`, made durable by `TokenBuffer.commit`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from store.buffer.window_update import Outcome, Row
+
+
+class Outcomes(NamedTuple):
+    """How many events of a batch became what (store/buffer/window_update.py::Outcome)."""
+
+    applied: int = 0
+    duplicate: int = 0
+    conflicting: int = 0
+    expired: int = 0
+    evicted: int = 0
+
+    @classmethod
+    def of(cls, counts: dict[Outcome, int]) -> Outcomes:
+        """From counts by outcome."""
+        return cls(*[counts.get(outcome, 0) for outcome in _OUTCOMES])
+
+
+_OUTCOMES = tuple(Outcome)  # walking an enum is slow
+
+
+class Changes(NamedTuple):
+    """Everything one commit writes. Read-only; valid until the buffer's next commit.
+
+    users: whose summaries the events rewrote. swept_users: those changed by expiry alone.
+    healed: rows logged again because a former owner wrote over them (`stale`: all such keys).
+    sweep_left: more has expired than fits one batch; the next `prepare`, empty or not, goes on.
+    """
+
+    deletes: list[Row]
+    puts: list[Row]
+    summaries: list[Row]
+    sweep_deletes: list[Row]
+    sweep_summaries: list[Row]
+    ids: list[Row]
+    expiry_deletes: list[bytes]
+    expiry_puts: list[bytes]
+    outcomes: Outcomes
+    users: list[str]
+    swept_users: list[str]
+    stream_time: int
+    source_offset: int
+    due: dict[str, int]
+    sweep_left: bool
+    stale: list[bytes]
+    healed: list[Row]
+    version: int
+
+    @property
+    def rows(self) -> list[Row]:
+        """What the events changed, in the order to be logged: deletes, puts, then summaries; None = deleted."""
+        return self.deletes + self.puts + self.summaries
+
+    @property
+    def sweep_rows(self) -> list[Row]:
+        """What expiry alone changed, then what is logged again: to be sent after `rows`, with the `sweep` header."""
+        return self.sweep_deletes + self.sweep_summaries + self.healed

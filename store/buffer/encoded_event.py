@@ -1,0 +1,38 @@
+"""Events as the token buffer takes them: texts already encoded. Named tuples: one is made per event."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from store.buffer.rows import Vector16, Vector32
+
+
+class EncodedField(NamedTuple):
+    """One field of a tabular event. numbers: float32 (n,). vector: float16 (dim,), size 0 = the field is null."""
+
+    name: str
+    digest: int
+    numbers: Vector32
+    vector: Vector16
+
+
+class EncodedEvent(NamedTuple):
+    """One accepted event.
+
+    ts: event time, ms. digest: 64 bits of its content; two events with one id and different digests conflict.
+    numbers: float32 (k,), NaN = missing. vector: float16 (dim,), multiples of 2**-14 within [-1, 1].
+    fields: of a tabular modality, else None (then `numbers` and `vector` count). ingested_at: ms.
+    source, source_offset: the raw message, "topic:partition" and offset.
+    """
+
+    user_id: str
+    modality: str
+    ts: int
+    event_id: str
+    digest: int
+    numbers: Vector32
+    vector: Vector16
+    fields: tuple[EncodedField, ...] | None
+    source: str
+    source_offset: int
+    ingested_at: int

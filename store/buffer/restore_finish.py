@@ -1,0 +1,81 @@
+"""What a window's rows and summary say of each other: the end of a restore, and the expiry index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from store.buffer.batch import WindowRules
+from store.buffer.database import BufferDatabase
+from store.buffer.layout import M_UNSUMMED, expiry_key, split_prefix
+from store.buffer.rows import unpack_summary
+from store.buffer.window_reader import summary_by_scan
+
+_BATCH = 500
+"""Windows per WriteBatch: a large one holds the interpreter lock for its whole duration."""
+
+
+def finish(db: BufferDatabase, rules: WindowRules, unsummed: Iterable[bytes]) -> int:
+    """Recompute by scan the summaries of windows whose rows came without one: the log was cut inside a batch.
+
+    What differed is written to the log by the next sweep (an entry of the expiry index at time 0).
+
+    Args:
+        unsummed: (user, modality) prefixes; they are unmarked with their summaries, so an interrupted call goes on.
+
+    Returns:
+        How many differed.
+    """
+    recomputed = 0
+    batch = db.batch()
+    for prefix in sorted(unsummed):
+        recomputed += _recompute(db, rules, prefix, batch)
+        batch.delete(M_UNSUMMED + prefix, db.h_meta)
+        if len(batch) >= _BATCH:
+            db.write(batch)
+            batch = db.batch()
+    db.write(batch)
+    return recomputed
+
+
+def _recompute(db: BufferDatabase, rules: WindowRules, prefix: bytes, batch: Any) -> bool:
+    user_id, name = split_prefix(prefix)
+    modality = rules.modalities.get(name)
+    key = prefix + b"\x00"
+    packed = db.summaries.get(key)
+    rows = [(row[len(prefix) :], value) for row, value in db.items(db.rows, prefix)]
+    if modality is None or (not rows and packed is None):
+        return False
+    old = None if packed is None else unpack_summary(packed)
+    fresh = summary_by_scan(rows, old, modality, rules.dim).pack()
+    if fresh == packed:
+        return False
+    batch.put(key, fresh, db.h_summaries)
+    batch.put(expiry_key(name, 0, user_id), b"", db.h_expiry)
+    if (entry := due_key(rules, prefix, fresh, packed)) is not None:
+        batch.put(entry, b"", db.h_expiry)
+    return True
+
+
+def due_key(rules: WindowRules, prefix: bytes, value: bytes, old: bytes | None) -> bytes | None:
+    """The entry of the expiry index that a window needs when its summary becomes `value`; None if it has one.
+
+    Raises:
+        ValueError: a summary of a format this version does not know.
+    """
+    user_id, name = split_prefix(prefix)
+    if name not in rules.modalities:
+        return None
+    due, _ = _due(rules, name, value)
+    if old is not None:
+        before, occupied = _due(rules, name, old)
+        if occupied and before <= due:  # of an empty window the entry may be later, see store/buffer/batch.py
+            return None
+    return expiry_key(name, due, user_id)
+
+
+def _due(rules: WindowRules, name: str, packed: bytes) -> tuple[int, bool]:
+    """(when something is due, whether the window has rows). A tabular one may hold null fields only: rows is 0."""
+    summary = unpack_summary(packed)
+    occupied = summary.rows > 0 or summary.oldest > 0
+    return max(rules.due(name, summary, occupied=occupied), 1), occupied

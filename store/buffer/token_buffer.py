@@ -1,0 +1,466 @@
+"""The token buffer of one partition: rolling windows of encoded events, kept in RocksDB, logged to `tokens`.
+
+What it holds is a function of the events applied, whatever their order: per (user, modality) those not older than the
+window, counted back from the partition's stream time (newest event time, floored to a granularity), and of these the
+newest `max_events` by (ts, event id); of a tabular modality, per field the newest. Each (user, modality) also has a
+summary. Events that change nothing (duplicate, expired, evicted, conflicting) still advance the summary's `covers`,
+so that whoever waits for an event to be covered by an embedding is answered.
+
+The commit protocol (docs/commit-protocol.md; the steps have the same numbers there, here and in the processor):
+    1. read a batch of `events` at offset N; 2. encode its texts; 3. `prepare`: what will change, nothing written;
+    4. send the rows to `tokens`, await every delivery; 5. `commit`: one WriteBatch with rows, indexes, stream time,
+    source offset and log offset; 6. acknowledge: Kafka's committed offset follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from store.base import logs
+from store.base.errors import StateError
+from store.base.settings import ModalitySettings
+from store.buffer import layout
+from store.buffer.back_fill_cursor import BackFillCursor
+from store.buffer.batch import Batch, WindowRules
+from store.buffer.changes import Changes, Outcomes
+from store.buffer.database import BufferDatabase, Cursor
+from store.buffer.dirty_marks import DirtyMarks, DirtyUser
+from store.buffer.encoded_event import EncodedEvent, EncodedField
+from store.buffer.layout import Mark, pack_int, pack_mark, prefix_length, split_prefix, unpack_mark
+from store.buffer.log_apply import LogApplier
+from store.buffer.resources import BufferResources
+from store.buffer.restore_finish import finish
+from store.buffer.rows import FORMAT, KIND_SUMMARY, Summary, prefix_end, summary_key, unpack_summary, user_prefix
+from store.buffer.summary import Totals
+from store.buffer.window import UserWindow
+from store.buffer.window_reader import read_user, summary_by_scan
+from store.buffer.window_update import Outcome, Row
+
+__all__ = [
+    "Changes", "DirtyUser", "EncodedEvent", "EncodedField", "Outcome", "Outcomes", "Row", "TokenBuffer",
+]  # fmt: skip
+
+_PAGE = 1000
+"""Summaries read at a time while users are listed: no iterator stays open between two users."""
+
+log = logs.get(__name__)
+
+
+class TokenBuffer:
+    """One partition. Single-threaded. A `replica` follows the log only: no id and expiry index, no `prepare`."""
+
+    def __init__(self, database: BufferDatabase, rules: WindowRules, *, replica: bool) -> None:
+        self._db = database
+        self._rules = rules
+        self.replica = replica
+        self.source_offset = database.get_int(layout.M_SOURCE_OFFSET, -1)
+        """Last offset of `events` applied, -1 = none."""
+        self.log_offset = database.get_int(layout.M_LOG_OFFSET, 0)
+        """Next offset of `tokens` to read."""
+        self.stream_time = database.get_int(layout.M_STREAM_TIME, 0)
+        """Newest event time applied, ms."""
+        self.outcomes = Outcomes(*layout.unpack_outcomes(database.meta.get(layout.M_OUTCOMES)))
+        """What became of every event ever committed here, each counted once; starts anew on a restored disk."""
+        self.owner: bytes = database.meta.get(layout.M_OWNER) or b""
+        """Owner of the partition as of `log_offset` (stream/token_log/ownership.py); empty = none yet."""
+        self._dirty = DirtyMarks(
+            (key.decode(), unpack_mark(value)) for key, value in database.items(database.dirty, b"")
+        )
+        self._stale = {key[len(layout.M_STALE) :] for key, _ in database.items(database.meta, layout.M_STALE)}
+        self._due: dict[str, int] = {}
+        self._version = 0
+        self._log = LogApplier(database, rules, replica=replica)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        modalities: Mapping[str, ModalitySettings],
+        encoder_id: str,
+        dim: int,
+        identity: str,
+        expiry_granularity_ms: int,
+        resources: BufferResources,
+        replica: bool = False,
+    ) -> Self:
+        """Open or create the buffer at `path`.
+
+        Args:
+            encoder_id, dim: the text encoder whose vectors it holds.
+            identity: of the broker its log lives on (`Connection.identity`).
+            expiry_granularity_ms: step in which the windows' lower edge moves.
+
+        Raises:
+            StateError: it was written for another format, encoder, broker or role, is in use, or cannot be read.
+        """
+        database = BufferDatabase(path, resources)
+        try:
+            database.check(
+                {
+                    layout.M_FORMAT: f"{layout.BUFFER_FORMAT}.{FORMAT}",
+                    layout.M_ENCODER: encoder_id,
+                    layout.M_DIM: str(dim),
+                    layout.M_IDENTITY: identity,
+                    layout.M_ROLE: "replica" if replica else "primary",
+                }
+            )
+            if database.meta.get(layout.M_RESTORING) is not None:
+                raise StateError(
+                    f"an older version was restoring the token buffer at {path} when it ended",
+                    action="remove the directory; it will be restored from the `tokens` topic",
+                    code="state_mismatch",
+                )
+            self = cls(database, WindowRules(modalities, dim, expiry_granularity_ms), replica=replica)
+        except BaseException:
+            database.close()
+            raise
+        log.info(logs.BUFFER_OPENED, path=str(path), source_offset=self.source_offset, log_offset=self.log_offset)
+        return self
+
+    # Steps 3 and 5 of the commit protocol
+
+    def prepare(self, events: Sequence[EncodedEvent], *, source_offset: int, stream_now: int = 0) -> Changes:
+        """Step 3: what a batch changes. Reads only; later events of the batch see earlier ones.
+
+        Args:
+            events: in the order of `events`. May be empty: expired rows are swept all the same.
+            source_offset: of the last message of `events` in the batch.
+            stream_now: lets stream time advance without an event. It must be a function of the events alone, or
+                two replays end differently; the processor leaves it out.
+
+        Raises:
+            ValueError: an event of an unknown modality, or a vector that is not on the grid of store/buffer/summary.py.
+        """
+        if self.replica:
+            raise ValueError("a replica follows the log; it judges no events")
+        batch = Batch(_BatchReader(self._db, self._rules), self._rules, max(self.stream_time, stream_now), self._due)
+        batch.apply(events)
+        batch.sweep()
+        return batch.changes(source_offset, self._version, self.current(self._stale) if self._stale else ())
+
+    def commit(self, changes: Changes, *, log_offset: int) -> None:
+        """Step 5: make a batch durable in ONE WriteBatch: rows, indexes, stream time, source and log offset.
+
+        Args:
+            changes: of the latest `prepare`; all its rows must have been delivered to `tokens` (step 4).
+            log_offset: next offset of `tokens` to read on a restart: after the last row delivered.
+
+        Raises:
+            ValueError: something else was committed since the `prepare`.
+        """
+        if changes.version != self._version:
+            raise ValueError("these changes were prepared before the buffer's last commit")
+        db = self._db
+        batch = db.batch()
+        put, delete = batch.put, batch.delete
+        rows, summaries, ids, expiry = db.h_rows, db.h_summaries, db.h_ids, db.h_expiry
+        for deletes in (changes.deletes, changes.sweep_deletes):
+            for key, _ in deletes:
+                delete(key, rows)
+        for key, value in changes.puts:
+            put(key, value, rows)
+        for written in (changes.summaries, changes.sweep_summaries):
+            for key, value in written:
+                if value is None:
+                    delete(key, summaries)
+                else:
+                    put(key, value, summaries)
+        for key, value in changes.ids:
+            if value is None:
+                delete(key, ids)
+            else:
+                put(key, value, ids)
+        for key in changes.expiry_deletes:
+            delete(key, expiry)
+        for key in changes.expiry_puts:
+            put(key, b"", expiry)
+        for key in changes.stale:
+            delete(layout.M_STALE + key, db.h_meta)
+        put(layout.M_SOURCE_OFFSET, pack_int(changes.source_offset), db.h_meta)
+        put(layout.M_LOG_OFFSET, pack_int(log_offset), db.h_meta)
+        put(layout.M_STREAM_TIME, pack_int(changes.stream_time), db.h_meta)
+        outcomes = Outcomes(*map(int.__add__, self.outcomes, changes.outcomes))
+        put(layout.M_OUTCOMES, layout.pack_outcomes(outcomes), db.h_meta)
+        db.write(batch)
+        self.outcomes = outcomes
+        self.source_offset, self.log_offset = changes.source_offset, log_offset
+        self.stream_time = changes.stream_time
+        self._due = changes.due
+        self._stale.difference_update(changes.stale)
+        self._version += 1
+
+    # The log: restore and replica
+
+    def apply_log(
+        self,
+        rows: Sequence[Row],
+        *,
+        next_offset: int,
+        mark_dirty: bool = False,
+        sweep: bool = False,
+        owner: bytes | None = None,
+        stale: Iterable[bytes] = (),
+    ) -> list[str]:
+        """Apply consecutive records of `tokens` in ONE WriteBatch; applying some twice changes nothing.
+
+        Args:
+            rows: (key, value), None = deleted; without markers and rows of former owners.
+            next_offset: offset after the last record read; becomes `log_offset`.
+            mark_dirty: mark the users of summary rows as dirty.
+            sweep: the marks are by expiry alone: low priority.
+            owner: the owner in force at `next_offset`, if it changed.
+            stale: keys of rows of former owners that were skipped; a primary logs its own state of them again.
+
+        Call `finish_restore` before the next `prepare`.
+
+        Returns:
+            Users marked dirty.
+
+        Raises:
+            StateError: a row of a format this version does not know.
+        """
+        first = self.log_offset
+        out = self._log.batch(self.stream_time)
+        out.read(rows)
+        users: dict[str, None] = {}
+        if mark_dirty and out.summaries:
+            users = dict.fromkeys(split_prefix(prefix)[0] for prefix in out.summaries)
+            self._write_marks(out.batch, self._dirty.mark(users, first, next_offset - 1, sweep=sweep))
+        stale = [] if self.replica else list(stale)
+        for key in stale:
+            out.batch.put(layout.M_STALE + key, b"", self._db.h_meta)
+        owner = self.owner if owner is None else owner
+        self._log.write(out, next_offset, owner)
+        self.log_offset, self.stream_time, self.owner = next_offset, out.stream_time, owner
+        self._stale.update(stale)
+        self._due = {}
+        self._version += 1
+        return list(users)
+
+    @contextmanager
+    def bulk_load(self) -> Iterator[None]:
+        """For `apply_log` of very many rows to a primary: several times as fast, and nothing else may be called.
+
+        Opens the database anew. After a crash inside, more is read again than otherwise (store/buffer/log_apply.py).
+
+        Raises:
+            StateError: the database cannot be opened any more.
+        """
+        if self.replica:
+            raise ValueError("a replica is read while it follows the log")
+        self._log.start_bulk()
+        try:
+            yield
+        finally:
+            self._log.end_bulk()
+
+    def finish_restore(self) -> int:
+        """Recompute summaries of windows whose rows came without one: the log was cut inside a batch. They reach the
+        log with the next sweep. Takes time for those only, so it may be called again and again.
+
+        Returns:
+            How many summaries were recomputed and differed.
+        """
+        if not self._log.unsummed:
+            return 0
+        count = finish(self._db, self._rules, self._log.unsummed)
+        self._log.unsummed.clear()
+        self._due = {}
+        self._version += 1
+        return count
+
+    def note_stale(self, keys: Iterable[bytes]) -> None:
+        """Remember rows that a former owner logged after ours: the next batch logs our state of them again."""
+        keys = list(keys)
+        batch = self._db.batch()
+        for key in keys:
+            batch.put(layout.M_STALE + key, b"", self._db.h_meta)
+        self._db.write(batch)
+        self._stale.update(keys)
+
+    def current(self, keys: Iterable[bytes]) -> list[Row]:
+        """What the buffer holds under row keys, summaries last; None = nothing."""
+        rows: list[bytes] = []
+        summaries: list[bytes] = []
+        for key in keys:
+            (summaries if key[prefix_length(key)] == KIND_SUMMARY else rows).append(key)
+        out: list[Row] = list(zip(rows, self._db.rows.get(rows), strict=True)) if rows else []
+        if summaries:
+            out += zip(summaries, self._db.summaries.get(summaries), strict=True)
+        return out
+
+    # Dirty users (replica)
+
+    def dirty(self, limit: int | None = None) -> list[DirtyUser]:
+        """Dirty users, longest waiting first; those swept only come last."""
+        out: list[DirtyUser] = []
+        for user in self._dirty:
+            if limit is not None and len(out) >= limit:
+                break
+            out.append(user)
+        return out
+
+    def mark_dirty(self, users: Iterable[str], *, sweep: bool = False) -> None:
+        """Mark users as dirty without a log record (back-fill): no offset of the log is in their embeddings."""
+        batch = self._db.batch()
+        self._write_marks(batch, self._dirty.mark(users, 0, max(self.log_offset - 1, 0), sweep=sweep))
+        self._db.write(batch)
+
+    def clear_dirty(self, users: Iterable[str], *, upto: int) -> None:
+        """Unmark users refreshed from windows read when `log_offset` was `upto`; those changed since stay dirty."""
+        batch = self._db.batch()
+        self._write_marks(batch, self._dirty.clear(users, upto))
+        self._db.write(batch)
+
+    @property
+    def dirty_count(self) -> int:
+        """How many users are dirty."""
+        return len(self._dirty)
+
+    def oldest_dirty_offset(self) -> int | None:
+        """Lowest `tokens` offset that is not yet in an embedding; None when nobody is dirty."""
+        return self._dirty.oldest()
+
+    # Back-fills (replica)
+
+    def back_fills(self) -> dict[str, BackFillCursor]:
+        """Cursors of the back-fills under way, by scenario."""
+        start = len(layout.M_BACK_FILL)
+        return {
+            key[start:].decode(): BackFillCursor.unpack(value)
+            for key, value in self._db.items(self._db.meta, layout.M_BACK_FILL)
+        }
+
+    def save_back_fills(self, cursors: Mapping[str, BackFillCursor | None]) -> None:
+        """Keep cursors, or drop them (None), by scenario; durable on return, all or none."""
+        batch = self._db.batch()
+        for scenario, cursor in cursors.items():
+            key = layout.M_BACK_FILL + scenario.encode()
+            if cursor is None:
+                batch.delete(key, self._db.h_meta)
+            else:
+                batch.put(key, cursor.pack(), self._db.h_meta)
+        self._db.write(batch)
+
+    # Reading
+
+    def window(self, user_id: str) -> UserWindow:
+        """All windows of a user; without modalities if the user is unknown."""
+        prefix = user_prefix(user_id)
+        db, rules = self._db, self._rules
+        return read_user(
+            user_id, db.items(db.summaries, prefix), db.items(db.rows, prefix), rules.modalities, rules.dim
+        )
+
+    def users(self, *, after: str = "") -> Iterator[str]:
+        """Every user with a summary, in key order. The buffer may change meanwhile.
+
+        Args:
+            after: only those behind this user; "" = all.
+        """
+        start, last = prefix_end(user_prefix(after)) if after else b"", ""
+        while True:
+            page = self._db.keys(self._db.summaries, start, _PAGE)
+            for key in page:
+                user = split_prefix(key[:-1])[0]
+                if user != last:
+                    last = user
+                    yield user
+            if len(page) < _PAGE:
+                return
+            start = page[-1] + b"\x00"
+
+    def count_users(self, *, exact_keys: int = 100_000) -> int:
+        """How many users have a summary; beyond so many summaries estimated from these and the database's own count."""
+        users, keys, last = 0, 0, b""
+        key: bytes
+        for key in self._db.summaries.keys():  # noqa: SIM118 (not a dict)
+            prefix = key[: 2 + (key[0] << 8 | key[1])]
+            users += prefix != last
+            last, keys = prefix, keys + 1
+            if keys == exact_keys:
+                there: int = self._db.summaries.property_int_value("rocksdb.estimate-num-keys") or 0
+                return max(users, users * there // keys)
+        return users
+
+    def summary(self, user_id: str, modality: str) -> Summary | None:
+        """One summary row."""
+        packed = self._db.summaries.get(summary_key(user_id, modality))
+        return None if packed is None else unpack_summary(packed)
+
+    def inspect(self, user_id: str) -> dict[str, Any]:
+        """What the buffer holds of a user, for people: JSON-able, without vectors."""
+        window = self.window(user_id)
+        mark = next((user.mark for user in self._dirty if user.user_id == user_id), None)
+        return {
+            "user_id": user_id,
+            "as_of": window.as_of,
+            "covers": window.covers,
+            "ingested_at": window.ingested_at,
+            "stream_time": self.stream_time,
+            "source_offset": self.source_offset,
+            "log_offset": self.log_offset,
+            "dirty": None if mark is None else mark._asdict(),
+            "modalities": {
+                name: {
+                    "rows": m.summary.rows,
+                    "oldest": m.summary.oldest,
+                    "newest": m.summary.newest,
+                    "expires_below": self._rules.floor(name, self.stream_time),
+                    "covers": m.summary.covers,
+                    "events": [
+                        {"ts": ts, "name": event, "numbers": [None if x != x else x for x in numbers]}
+                        for ts, event, numbers in zip(m.ts.tolist(), m.names, m.numbers.tolist(), strict=True)
+                    ],
+                }
+                for name, m in window.modalities.items()
+            },
+        }
+
+    def rows(self) -> Iterator[tuple[bytes, bytes]]:
+        """Every row, summaries after the rest. For tests, checks and copies; exhaust it or drop it."""
+        yield from self._db.items(self._db.rows, b"")
+        yield from self._db.items(self._db.summaries, b"")
+
+    # Files
+
+    def checkpoint(self, path: Path) -> None:
+        """A consistent copy by hard links, to be opened like any buffer; `path` must not exist."""
+        self._db.checkpoint(path)
+
+    def compact(self) -> None:
+        """Rewrite everything once, so that deleted rows give their space back."""
+        self._db.compact()
+
+    def disk_bytes(self) -> int:
+        """Bytes of table files."""
+        return self._db.disk_bytes()
+
+    def close(self) -> None:
+        """Let the database go. Closing twice is fine."""
+        self._db.close()
+        log.info(logs.BUFFER_CLOSED, path=str(self._db.path), log_offset=self.log_offset)
+
+    def _write_marks(self, batch: Any, marks: Iterable[tuple[str, Mark | None]]) -> None:
+        for user, mark in marks:
+            if mark is None:
+                batch.delete(user.encode(), self._db.h_dirty)
+            else:
+                batch.put(user.encode(), pack_mark(mark), self._db.h_dirty)
+
+
+class _BatchReader(Cursor):
+    """The database as a batch sees it."""
+
+    def __init__(self, database: BufferDatabase, rules: WindowRules) -> None:
+        super().__init__(database)
+        self._rules = rules
+
+    def totals_by_scan(self, prefix: bytes, modality: ModalitySettings, packed: bytes) -> Totals:
+        """Totals of a window whose summary row was written under another configuration."""
+        rows = [(key[len(prefix) :], value) for key, value in self._db.items(self._db.rows, prefix)]
+        return summary_by_scan(rows, unpack_summary(packed), modality, self._rules.dim)

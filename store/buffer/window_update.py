@@ -1,0 +1,323 @@
+"""One (user, modality) while a batch is applied: which rows come, which go, and its summary. Reads, never writes.
+
+Events are judged one by one, as if each were its own batch. What a batch leaves is therefore independent of where
+batches begin and end, which is what makes applying a batch again after a crash safe.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from enum import StrEnum
+from heapq import heappop, heappush
+from typing import Protocol
+
+from store.base.errors import StateError
+from store.buffer.encoded_event import EncodedEvent, EncodedField
+from store.buffer.layout import pack_id
+from store.buffer.rows import FieldRow, event_numbers, event_vector, pack_event_head, pack_field, unpack_field
+from store.buffer.summary import Arrivals, Totals
+
+_NEVER = -1 << 62
+READ_AHEAD = 256
+"""Most rows read at once while old ones are taken out."""
+
+Scan = Callable[[bytes, bytes, int], list[tuple[bytes, bytes]]]
+"""scan(prefix, from, n): up to n rows under `prefix`, from prefix + from on; keys come without the prefix."""
+
+Row = tuple[bytes, bytes | None]
+
+
+class Outcome(StrEnum):
+    """What became of an event."""
+
+    APPLIED = "applied"
+    DUPLICATE = "duplicate"
+    CONFLICTING = "conflicting"
+    """The window holds another event with this id; the first is kept."""
+    EXPIRED = "expired"
+    """Older than the window."""
+    EVICTED = "evicted"
+    """Older than everything in a full window."""
+
+
+class WindowUpdate(Protocol):
+    """What the buffer needs of both kinds of window."""
+
+    totals: Totals
+    covered: bool
+    """Whether an event of this batch was seen."""
+    floor: int
+    """Older events have expired."""
+
+    def known(self, event: EncodedEvent) -> Outcome | None:
+        """The outcome if it needs no judging (DUPLICATE or CONFLICTING: the window holds the event's id), else None."""
+        ...
+
+    def add(self, event: EncodedEvent) -> Outcome:
+        """Judge an event that is not known."""
+        ...
+
+    def expire(self, floor: int) -> None:
+        """Take out what is older than `floor`, and what exceeds the window's count. Remembers the floor."""
+        ...
+
+    @property
+    def occupied(self) -> bool:
+        """Whether any row is left."""
+        ...
+
+    def finish(self) -> Arrivals:
+        """Bring `totals` up to date but for the vectors returned, which `add_up` adds. Called once, at the end."""
+        ...
+
+    def rows(self) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
+        """(keys to delete, rows to put). A row that came and went within the batch is among the deletes:
+        an earlier attempt at this batch may have sent it."""
+        ...
+
+    def ids(self) -> list[Row]:
+        """Changes of the id index."""
+        ...
+
+
+class EventWindow:
+    """A rolling window of events: the newest `max_events` by (ts, event id). Keeps track of the oldest only."""
+
+    def __init__(
+        self,
+        prefix: bytes,
+        max_events: int,
+        totals: Totals,
+        scan: Scan,
+        ids: dict[str, tuple[int, int] | None],
+        expected: int,
+    ) -> None:
+        """expected: about how many rows will come, and so go: read ahead."""
+        self.totals = totals
+        self.covered = False
+        self.floor = _NEVER
+        self._prefix = prefix
+        self._key_prefix = prefix + b"\x01"
+        self._max = max_events
+        self._scan = scan
+        self._stored = totals.rows  # rows on disk not yet taken out
+        self._oldest: int | None = totals.oldest if totals.rows else None
+        self._ahead: deque[tuple[bytes, bytes]] = deque()  # rows on disk, oldest first
+        self._next = totals.oldest.to_bytes(8, "big")  # where reading goes on: skips the tombstones before it
+        self._chunk = expected + 1
+        self._added: dict[bytes, EncodedEvent] = {}
+        self._heap: list[bytes] = []
+        self._removed: list[bytes] = []
+        self._departed: list[bytes] = []
+        self._ids = ids
+        self._changed_ids: dict[str, bytes | None] = {}
+        self._packed: list[tuple[bytes, bytes]] = []
+
+    @property
+    def occupied(self) -> bool:
+        return self.totals.rows > 0
+
+    def known(self, event: EncodedEvent) -> Outcome | None:
+        seen = self._ids.get(event.event_id)
+        if seen is None:
+            return None
+        return Outcome.DUPLICATE if seen == (event.ts, event.digest) else Outcome.CONFLICTING
+
+    def add(self, event: EncodedEvent) -> Outcome:
+        totals, ts = self.totals, event.ts
+        if ts > totals.newest:
+            totals.newest = ts
+        if ts < self.floor:
+            return Outcome.EXPIRED
+        event_id = event.event_id
+        rest = ts.to_bytes(8, "big") + event_id.encode()
+        if totals.rows >= self._max:
+            head = self._head()
+            if rest < head:
+                return Outcome.EVICTED
+            self._pop(head)
+        self._added[rest] = event
+        heappush(self._heap, rest)
+        totals.rows += 1
+        self._ids[event_id] = (ts, event.digest)
+        self._changed_ids[event_id] = pack_id(ts, event.digest)
+        if totals.rows == 1 or (self._oldest is not None and ts < self._oldest):
+            self._oldest = ts
+        return Outcome.APPLIED
+
+    def expire(self, floor: int) -> None:
+        self.floor = floor
+        totals = self.totals
+        while totals.rows > self._max:
+            self._pop(self._head())
+        while totals.rows and (self._oldest is None or self._oldest < floor):
+            head = self._head()
+            self._oldest = int.from_bytes(head[:8], "big")
+            if self._oldest < floor:
+                self._pop(head)
+
+    def finish(self) -> Arrivals:
+        totals = self.totals
+        if not totals.rows:
+            totals.oldest = 0
+        else:
+            totals.oldest = int.from_bytes(self._head()[:8], "big") if self._oldest is None else self._oldest
+        arrived, departed, prefix = [], [], self._key_prefix
+        counted = bool(totals.sums)
+        for rest, event in self._added.items():
+            numbers = event.numbers
+            vector = event.vector.tobytes()
+            arrived.append(vector)
+            if counted:
+                totals.count_numbers(numbers.tolist(), 1)
+            head = pack_event_head(event.digest, len(numbers))
+            self._packed.append((prefix + rest, head + numbers.tobytes() + vector))
+        for value in self._departed:
+            if counted:
+                totals.count_numbers(event_numbers(value), -1)
+            departed.append(event_vector(value))
+        return Arrivals(totals, arrived, departed)
+
+    def rows(self) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
+        prefix = self._key_prefix
+        return [prefix + rest for rest in self._removed if rest not in self._added], self._packed
+
+    def ids(self) -> list[Row]:
+        return [(self._prefix + name.encode(), value) for name, value in self._changed_ids.items()]
+
+    def _head(self) -> bytes:
+        """(ts, event id) of the oldest row."""
+        ahead = self._ahead
+        if self._stored and not ahead:
+            ahead.extend(self._scan(self._key_prefix, self._next, min(self._chunk, self._stored)))
+            if not ahead:
+                raise StateError(
+                    f"the token buffer counts {self._stored} rows that it does not hold",
+                    action="remove its directory; it will be restored from the `tokens` topic",
+                    code="state_damaged",
+                )
+            self._chunk = min(self._chunk * 4, READ_AHEAD)
+            self._next = ahead[-1][0] + b"\x00"
+        if not self._heap:
+            return ahead[0][0]
+        return min(ahead[0][0], self._heap[0]) if ahead else self._heap[0]
+
+    def _pop(self, head: bytes) -> None:
+        """Take the oldest row out."""
+        if self._heap and self._heap[0] == head:
+            heappop(self._heap)
+            del self._added[head]
+        else:
+            self._departed.append(self._ahead.popleft()[1])
+            self._stored -= 1
+        self.totals.rows -= 1
+        self._removed.append(head)
+        event_id = head[8:].decode()
+        self._ids[event_id] = None
+        self._changed_ids[event_id] = None
+        self._oldest = None
+
+
+class TabularWindow:
+    """The newest value per field by (ts, event id), at most `max_events` fields. Small: read whole, summed anew.
+
+    A field set to null keeps a row without a vector, so that an older value cannot come back.
+    """
+
+    def __init__(self, prefix: bytes, max_events: int, totals: Totals, scan: Scan) -> None:
+        self.totals = totals
+        self.covered = False
+        self.floor = _NEVER
+        self._key_prefix = prefix + b"\x02"
+        self._max = max_events
+        stored = _scan_all(scan, self._key_prefix)
+        self._fields = {key.decode(): unpack_field(value) for key, value in stored}
+        self._touched: dict[str, None] = {}
+
+    @property
+    def occupied(self) -> bool:
+        return bool(self._fields)
+
+    def known(self, event: EncodedEvent) -> Outcome | None:
+        """A duplicate if no field would change and at least one holds this very event.
+
+        An event without fields changes nothing. It does not move the stream time, which a restore finds in the rows.
+        """
+        if not event.fields:
+            self.totals.newest = max(self.totals.newest, event.ts)
+            return Outcome.EVICTED
+        found, changes = False, False
+        for field in event.fields or ():
+            row = self._fields.get(field.name)
+            if row is not None and row.event_id == event.event_id:
+                if (row.ts, row.digest) != (event.ts, field.digest):
+                    return Outcome.CONFLICTING
+                found = True
+            else:
+                changes = changes or row is None or (event.ts, event.event_id) > (row.ts, row.event_id)
+        return Outcome.DUPLICATE if found and not changes else None
+
+    def add(self, event: EncodedEvent) -> Outcome:
+        if event.ts > self.totals.newest:
+            self.totals.newest = event.ts
+        if event.ts < self.floor:
+            return Outcome.EXPIRED
+        mine = [field for field in event.fields or () if self._put(event, field)]
+        self._trim()
+        return Outcome.APPLIED if any(field.name in self._fields for field in mine) else Outcome.EVICTED
+
+    def expire(self, floor: int) -> None:
+        self.floor = floor
+        for name in [name for name, row in self._fields.items() if row.ts < floor]:
+            self._drop(name)
+        self._trim()
+
+    def finish(self) -> Arrivals:
+        totals = self.totals
+        totals.reset_rows()
+        arrived = []
+        for row in self._fields.values():
+            if row.vector.size:
+                totals.rows += 1
+                totals.count_numbers(row.numbers.tolist(), 1)
+                arrived.append(row.vector.tobytes())
+        totals.oldest = min((row.ts for row in self._fields.values()), default=0)
+        return Arrivals(totals, arrived, [])
+
+    def rows(self) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
+        prefix, fields = self._key_prefix, self._fields
+        deletes = [prefix + name.encode() for name in self._touched if name not in fields]
+        return deletes, [(prefix + name.encode(), pack_field(fields[name])) for name in self._touched if name in fields]
+
+    def ids(self) -> list[Row]:
+        return []
+
+    def _put(self, event: EncodedEvent, field: EncodedField) -> bool:
+        row = self._fields.get(field.name)
+        if row is not None and (event.ts, event.event_id) <= (row.ts, row.event_id):
+            return False
+        self._fields[field.name] = FieldRow(field.digest, event.ts, event.event_id, field.numbers, field.vector)
+        self._touched[field.name] = None
+        return True
+
+    def _drop(self, name: str) -> None:
+        del self._fields[name]
+        self._touched[name] = None
+
+    def _trim(self) -> None:
+        if (excess := len(self._fields) - self._max) > 0:
+            oldest = sorted(self._fields, key=lambda name: (self._fields[name].ts, self._fields[name].event_id, name))
+            for name in oldest[:excess]:
+                self._drop(name)
+
+
+def _scan_all(scan: Scan, prefix: bytes) -> list[tuple[bytes, bytes]]:
+    rows: list[tuple[bytes, bytes]] = []
+    start = b""
+    while chunk := scan(prefix, start, READ_AHEAD):
+        rows += chunk
+        start = chunk[-1][0] + b"\x00"
+        if len(chunk) < READ_AHEAD:
+            break
+    return rows

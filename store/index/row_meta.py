@@ -1,0 +1,53 @@
+"""What the index keeps of a record beside its vector: packed, about 200 bytes a row."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgpack
+
+from store.records.embedding import EmbeddingRecord
+
+
+class RowMeta(NamedTuple):
+    """A record without user, scenario and vector. applied_at: ms, when it became queryable here."""
+
+    model: str
+    as_of: int
+    ingested_at: int
+    computed_at: int
+    applied_at: int
+    covers: dict[str, int]
+    events: dict[str, int]
+
+
+class Coverage(NamedTuple):
+    """What is queryable of a user.
+
+    covers: {"topic:partition": last raw offset covered}. applied_at: ms, when that became queryable here.
+    erased_at: ms; None = there is a row. An erased user covers what the erased row covered.
+    """
+
+    covers: dict[str, int]
+    applied_at: int
+    erased_at: int | None = None
+
+
+def pack_meta(record: EmbeddingRecord, applied_at: int) -> bytes:
+    """Bytes of a row's metadata."""
+    return msgpack.packb(  # type: ignore[no-any-return]
+        (
+            record.model,
+            record.as_of,
+            record.ingested_at,
+            record.computed_at,
+            applied_at,
+            record.covers,
+            record.events,
+        )
+    )
+
+
+def unpack_meta(raw: bytes) -> RowMeta:
+    """Inverse of `pack_meta`."""
+    return RowMeta(*msgpack.unpackb(raw))

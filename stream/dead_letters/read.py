@@ -1,0 +1,283 @@
+"""Reading the dead-letter topic: what was refused, why, its original bytes, and what of it was replayed since.
+
+`stream/dead_letter.py` has the form of a letter, `stream/dead_letters/marks.py` that of a mark.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from confluent_kafka import KafkaException, TopicPartition
+
+from store.base.errors import BrokerError, NotFoundError
+from stream.dead_letters import marks as replay_marks
+from stream.dead_letters.marks import LetterTable, Range
+from stream.kafka.client import Connection
+
+_SILENCE_SECONDS = 10.0
+_PROGRESS_EVERY = 500
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedEvent:
+    """One dead letter. partition, offset: its own place in the dead-letter topic; at: when it was refused, epoch ms.
+
+    source_*: where the raw message lay (None if a foreign producer wrote the letter without saying so).
+    truncated: the original length in bytes if the value was cut, else None.
+    """
+
+    partition: int
+    offset: int
+    at: int
+    error: str
+    detail: str
+    source_topic: str | None
+    source_partition: int | None
+    source_offset: int | None
+    key: bytes | None
+    value: bytes | None
+    truncated: int | None = None
+
+    @property
+    def id(self) -> str:
+        """`partition:offset`, as `dead-letters show` takes it."""
+        return f"{self.partition}:{self.offset}"
+
+    def matches(self, error: str | None, source_topic: str | None) -> bool:
+        """Whether the letter has this code and came from this topic; None = any."""
+        return error in (None, self.error) and source_topic in (None, self.source_topic)
+
+    def to_dict(self, *, preview_bytes: int = 200) -> dict[str, Any]:
+        """For `--json` and people: bytes as text where they are text, cut to `preview_bytes`."""
+        return {
+            "id": self.id,
+            "at": self.at,
+            "error": self.error,
+            "detail": self.detail,
+            "source": None
+            if self.source_topic is None
+            else f"{self.source_topic}:{self.source_partition}:{self.source_offset}",
+            "bytes": self.truncated or (None if self.value is None else len(self.value)),
+            "key": preview(self.key, preview_bytes),
+            "value": preview(self.value, preview_bytes),
+        }
+
+
+class Mark(NamedTuple):
+    """Letters of this partition that were replayed: they came earlier."""
+
+    partition: int
+    ranges: list[Range]
+
+
+class Listing(NamedTuple):
+    """What `find` answers. letters: newest first unless asked otherwise, at most the limit. counts: of all that match,
+    by error code; `total` is their sum. replayed: of these, by error code; replayed_ids: of the letters shown."""
+
+    letters: list[RefusedEvent]
+    counts: dict[str, int]
+    total: int
+    replayed: dict[str, int]
+    replayed_ids: frozenset[str]
+
+
+def preview(data: bytes | None, limit: int) -> str | None:
+    """Bytes as printable text: UTF-8 where it is, `\\xNN` where not; cut to `limit` bytes with an ellipsis."""
+    if data is None:
+        return None
+    text = data[:limit].decode("utf-8", "backslashreplace")
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return shown + ("…" if len(data) > limit else "")
+
+
+def find(
+    connection: Connection,
+    topic: str,
+    *,
+    error: str | None = None,
+    source_topic: str | None = None,
+    limit: int = 20,
+    oldest_first: bool = False,
+    on_progress: Callable[[int, int], object] = lambda _done, _all: None,
+) -> Listing:
+    """Read the whole topic as it is now, and keep the newest (or oldest) letters that match.
+
+    Memory: `limit` letters, and two bytes for each letter there is.
+
+    Raises:
+        NotFoundError: there is no such topic. BrokerError: the broker stopped answering.
+    """
+    counts: Counter[str] = Counter()
+    kept: list[tuple[tuple[int, int, int], RefusedEvent]] = []
+    table = LetterTable()
+    sign = -1 if oldest_first else 1
+    for letter in scan(connection, topic, on_progress=on_progress):
+        if isinstance(letter, Mark):
+            table.mark(*letter)
+            continue
+        if not letter.matches(error, source_topic):
+            continue
+        counts[letter.error] += 1
+        table.note(letter.partition, letter.offset, letter.error)
+        # heap keys are unique by (partition, offset), so letters are never compared
+        entry = ((sign * letter.at, sign * letter.partition, sign * letter.offset), letter)
+        if len(kept) < limit:
+            heapq.heappush(kept, entry)
+        elif limit:
+            heapq.heappushpop(kept, entry)
+    letters = [letter for _, letter in sorted(kept, key=lambda entry: entry[0], reverse=True)]
+    replayed = frozenset(letter.id for letter in letters if table.replayed(letter.partition, letter.offset))
+    done = dict(table.replayed_counts().most_common())
+    return Listing(letters, dict(counts.most_common()), sum(counts.values()), done, replayed)
+
+
+def get(connection: Connection, topic: str, partition: int, offset: int) -> RefusedEvent:
+    """One letter by its place.
+
+    Raises:
+        NotFoundError: there is none at that place. BrokerError: the broker stopped answering.
+    """
+    for letter in read(connection, topic, within={partition: (offset, offset + 1)}):
+        return letter
+    raise NotFoundError(
+        f"no dead letter at {partition}:{offset} in {topic}", action="`anchorstream dead-letters list` shows the ids"
+    )
+
+
+def read(
+    connection: Connection,
+    topic: str,
+    *,
+    within: Mapping[int, tuple[int, int]] | None = None,
+    on_progress: Callable[[int, int], object] = lambda _done, _all: None,
+) -> Iterator[RefusedEvent]:
+    """The letters of `scan`, without the marks."""
+    for found in scan(connection, topic, within=within, on_progress=on_progress):
+        if isinstance(found, RefusedEvent):
+            yield found
+
+
+def scan(
+    connection: Connection,
+    topic: str,
+    *,
+    within: Mapping[int, tuple[int, int]] | None = None,
+    on_progress: Callable[[int, int], object] = lambda _done, _all: None,
+) -> Iterator[RefusedEvent | Mark]:
+    """Every letter and mark from the oldest to the end as of now; in offset order within a partition.
+
+    Args:
+        within: partition → (first offset, end): just these. A part that is no longer there is passed over.
+        on_progress: called with (messages read, messages there are).
+
+    Raises:
+        NotFoundError: there is no such topic. BrokerError: the broker stopped answering.
+    """
+    consumer = connection.consumer("anchorstream-dead-letters")  # only a name: it is never joined
+    try:
+        spans = _spans(consumer, topic, _partitions(consumer, topic, connection), within)
+        total = sum(end - begin for _, begin, end in spans)
+        for done, message in enumerate(_messages(consumer, topic, spans), start=1):
+            if done % _PROGRESS_EVERY == 0:
+                on_progress(done, total)
+            yield _mark(message) or parse(message)
+        on_progress(total, total)
+    except KafkaException as exc:
+        raise BrokerError(
+            f"the broker at {connection.bootstrap} does not give {topic}: {exc.args[0].str()}",
+            action="check that it runs (`anchorstream doctor`) and lets this user read the topic",
+        ) from exc
+    finally:
+        consumer.close()
+
+
+def parse(message: Any) -> RefusedEvent:
+    """A message of the topic; what a foreign producer left out becomes empty or None."""
+    headers = {name: value or b"" for name, value in message.headers() or ()}
+
+    def text(name: str) -> str:
+        return headers.get(name, b"").decode("utf-8", "replace")
+
+    def number(name: str) -> int | None:
+        value = text(name)
+        return int(value) if value.isascii() and value.isdigit() else None
+
+    return RefusedEvent(
+        message.partition(),
+        message.offset(),
+        message.timestamp()[1],
+        text("error") or "unknown",
+        text("detail"),
+        text("source_topic") or None,
+        number("source_partition"),
+        number("source_offset"),
+        message.key(),
+        message.value(),
+        number("truncated"),
+    )
+
+
+def _mark(message: Any) -> Mark | None:
+    if all(name != replay_marks.HEADER for name, _ in message.headers() or ()):
+        return None
+    ranges = replay_marks.unpack_mark(message.value())
+    return None if ranges is None else Mark(message.partition(), ranges)
+
+
+def _partitions(consumer: Any, topic: str, connection: Connection) -> list[int]:
+    # all topics, not this one: asking by name may create it
+    found = consumer.list_topics(timeout=_SILENCE_SECONDS).topics.get(topic)
+    if found is None or found.error is not None:
+        raise NotFoundError(
+            f"there is no topic {topic} on {connection.bootstrap}",
+            action="check kafka.topic_prefix; `anchorstream up` creates it",
+        )
+    return sorted(found.partitions)
+
+
+def _spans(
+    consumer: Any, topic: str, partitions: Sequence[int], within: Mapping[int, tuple[int, int]] | None
+) -> list[tuple[int, int, int]]:
+    """(partition, first offset, end) of what is to be read."""
+    spans = []
+    for partition in partitions:
+        if within is not None and partition not in within:
+            continue
+        low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_SILENCE_SECONDS)
+        if within is not None:
+            low, high = max(low, within[partition][0]), min(high, within[partition][1])
+        if low < high:
+            spans.append((partition, low, high))
+    return spans
+
+
+def _messages(consumer: Any, topic: str, spans: Sequence[tuple[int, int, int]]) -> Iterator[Any]:
+    consumer.assign([TopicPartition(topic, partition, begin) for partition, begin, _ in spans])
+    ends = {partition: end for partition, _, end in spans}
+    deadline = time.monotonic() + _SILENCE_SECONDS
+    while ends:
+        message = consumer.poll(0.2)
+        if message is not None:
+            if message.error() is not None:
+                raise KafkaException(message.error())
+            deadline = time.monotonic() + _SILENCE_SECONDS
+            end = ends.get(message.partition(), 0)
+            if message.offset() < end:
+                yield message
+            if message.offset() >= end - 1:
+                ends.pop(message.partition(), None)
+            continue
+        # the last offsets before the end can be transaction markers, which are never delivered
+        for at in consumer.position([TopicPartition(topic, partition) for partition in ends]):
+            if at.offset >= ends[at.partition]:
+                del ends[at.partition]
+        if time.monotonic() > deadline:
+            raise BrokerError(
+                f"{topic}: nothing came for {_SILENCE_SECONDS:g} s; ends not reached: {ends}",
+                action="check the broker, then try again",
+            )

@@ -1,0 +1,304 @@
+"""Ingest: raw topics → validated, packed events in `events`; what is refused goes to `dead-letters`.
+
+    1  read      a batch of raw messages
+    2  judge     each is an Event or a Rejection (stream/events/validate.py)
+    3  send      events packed per partition to `events`, rejections with their original bytes to `dead-letters`
+    4  commit    the batch's offsets, once the broker has acknowledged all of 3 for it and for every batch before
+
+A crash anywhere repeats some of 3: downstream drops duplicates by event id. The offset's metadata holds the stream's
+clock at that offset, so that a replayed event is judged as it was the first time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+from store.base import logs, metrics
+from store.base.settings import ModalitySettings
+from stream.clock import EventClock, Source, read_clock, write_clock
+from stream.dead_letter import MAX_MESSAGE_BYTES, dead_letter
+from stream.events.event import Event
+from stream.events.packing import packs
+from stream.events.validate import Validator
+from stream.ingest.in_flight import Batch, InFlight, Position
+from stream.kafka.client import Connection
+from stream.kafka.consumer_errors import ConsumerErrors
+from stream.kafka.pacing import SafeProducer
+from stream.kafka.partitioner import partition_of
+from stream.kafka.positions import resume_positions
+from stream.rejection import Rejection
+from stream.settings import IngestSettings
+from stream.topics import Topics
+
+MAX_IN_FLIGHT = 16
+"""Batches sent and not yet acknowledged; beyond this, reading waits."""
+COMMIT_INTERVAL_SECONDS = 0.1
+COMMIT_ANSWER_SECONDS = 10.0
+LOG_INTERVAL_SECONDS = 1.0
+DRAIN_SECONDS = 30.0
+READ_SECONDS = 0.01
+IDLE_SECONDS = 0.2
+POSITION_SECONDS = 30.0
+
+
+class _Stopped(Exception):
+    """`stop` was set while the producer was blocked."""
+
+
+_log = logs.get(__name__)
+
+
+class Ingest:
+    """One member of the ingest group. Single-threaded: everything happens in `run`."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        topics: Topics,
+        modalities: Mapping[str, ModalitySettings],
+        settings: IngestSettings,
+        *,
+        on_ready: Callable[[], None] = lambda: None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """`on_ready` is called once, when the first partitions are assigned. `wall` gives seconds since the epoch."""
+        self._connection = connection
+        self._topics = topics
+        self._raw_topics = sorted({m.topic for m in modalities.values()})
+        self._settings = settings
+        self._on_ready = on_ready
+        self._wall = wall
+        self._clock = EventClock(settings.clock, int(settings.max_age_days * 86_400_000))
+        self._validator = Validator(modalities, settings, self._clock)
+        self._in_flight = InFlight()
+        self._assigned: set[Source] = set()
+        self._ready = False
+        self._paused = False
+        self._backlog: list[Any] = []
+        self._committed_at = 0.0
+        self._committing = False
+        self._done: dict[Source, Position] = {}
+        self._refusals_logged_at = -LOG_INTERVAL_SECONDS
+        self._refused: Counter[str] = Counter()
+        self._errors = ConsumerErrors(topics.group_ingest)
+        # offset reset "error": a reset to the oldest message would skip lost ones in silence
+        self._consumer = connection.consumer(
+            topics.group_ingest,
+            **{  # type: ignore[arg-type]
+                "auto.offset.reset": "error",
+                "partition.assignment.strategy": "cooperative-sticky",
+                "on_commit": self._on_commit,
+            },
+        )
+        self._stopping: Callable[[], bool] = lambda: False
+        self._producer = SafeProducer(
+            connection,
+            topics.specs(modalities, ()),
+            while_waiting=self._stay_in_group,
+            config={"message.max.bytes": MAX_MESSAGE_BYTES},
+        )
+
+    def run(self, stop: threading.Event) -> None:
+        """Consume until `stop` is set, then drain, commit and leave the group. Call once.
+
+        Raises:
+            DataLossError: raw messages were removed before they were read.
+            BrokerError: the broker refuses us, or a message could not be delivered.
+        """
+        self._stopping = stop.is_set
+        self._consumer.subscribe(
+            self._raw_topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+        try:
+            while not stop.is_set():
+                self._round()
+            _log.info(logs.ROLE_STOPPING, batches_in_flight=len(self._in_flight))
+            self._drain()
+        except BaseException:
+            self._assigned.clear()  # leave the group without committing
+            raise
+        finally:
+            self._consumer.close()
+
+    def _round(self) -> None:
+        """Steps 1 to 4 for one batch."""
+        messages = self._read()
+        if messages:
+            started = time.monotonic()
+            try:
+                self._process(messages)
+            except _Stopped:
+                return  # the unsealed batch keeps its offsets from being committed: it will be read again
+            metrics.BATCH_SECONDS.labels("ingest").observe(time.monotonic() - started)
+            metrics.BATCH_EVENTS.labels("ingest").observe(len(messages))
+        self._producer.check()
+        while len(self._in_flight) >= MAX_IN_FLIGHT and not self._stopping():
+            self._producer.poll(0.01)
+            self._producer.check()  # a batch that lost a message is never done
+            self._commit()
+        self._commit()
+
+    def _read(self) -> list[Any]:
+        """Step 1: messages without errors."""
+        wanted = self._settings.batch_messages
+        batch, self._backlog = self._backlog, []
+        if not batch:
+            batch = self._consumer.consume(wanted, READ_SECONDS)
+            if not batch and not len(self._in_flight) and (message := self._consumer.poll(IDLE_SECONDS)) is not None:
+                batch = [message, *self._consumer.consume(wanted, READ_SECONDS)]
+        good = []
+        for message in batch:
+            if message.error() is None:
+                good.append(message)
+            else:
+                self._errors.judge(message)
+        return good
+
+    def _process(self, messages: Sequence[Any]) -> None:
+        """Steps 2 and 3."""
+        wall_ms = int(self._wall() * 1000)
+        batch = self._in_flight.open()
+        ends: dict[Source, int] = {}
+        accepted: dict[int, list[Event]] = {}
+        counts: Counter[str] = Counter()
+        refused: Counter[str] = Counter()
+        partitions = self._topics.partitions
+        for message in messages:
+            topic, partition, offset = message.topic(), message.partition(), message.offset()
+            ends[topic, partition] = offset + 1
+            kind, produced_at = message.timestamp()
+            result = self._validator.validate(
+                message.value(), topic, partition, offset, produced_at if kind else wall_ms, wall_ms
+            )
+            if isinstance(result, Rejection):
+                refused[result.code] += 1
+                self._send_dead_letter(batch, result, message)
+            else:
+                counts[result.modality] += 1
+                accepted.setdefault(partition_of(result.user_id, partitions), []).append(result)
+        now = self._clock.now(wall_ms)
+        for partition, events in accepted.items():
+            for value in packs(now, events, self._settings.pack_events):
+                batch.sent()
+                self._producer.produce(self._topics.events, value, partition=partition, on_delivery=batch.on_delivery)
+        batch.seal({source: Position(end, self._clock.get(source)) for source, end in ends.items()})
+        self._resume()
+        self._count(counts, refused)
+
+    def _send_dead_letter(self, batch: Batch, rejection: Rejection, message: Any) -> None:
+        letter = dead_letter(
+            rejection, message.key(), message.value(), message.topic(), message.partition(), message.offset()
+        )
+        batch.sent()
+        self._producer.produce(
+            self._topics.dead_letters,
+            letter.value,
+            key=letter.key,
+            headers=letter.headers,
+            on_delivery=batch.on_delivery,
+        )
+
+    def _commit(self) -> None:
+        """Step 4, at most every COMMIT_INTERVAL_SECONDS and one at a time; the answer arrives in `_on_commit`."""
+        now = time.monotonic()
+        # an answer that never comes must not end all commits
+        if now < self._committed_at + (COMMIT_ANSWER_SECONDS if self._committing else COMMIT_INTERVAL_SECONDS):
+            return
+        if offsets := self._committable():
+            self._committed_at = now
+            self._committing = True
+            self._consumer.commit(offsets=offsets, asynchronous=True)
+
+    def _committable(self) -> list[TopicPartition]:
+        self._done.update(self._in_flight.take_done())
+        # a partition that moved away is its new owner's to commit
+        self._done = {source: position for source, position in self._done.items() if source in self._assigned}
+        return [TopicPartition(*s, p.next_offset, metadata=write_clock(p.clock)) for s, p in self._done.items()]
+
+    def _on_commit(self, error: KafkaError | None, partitions: Sequence[TopicPartition]) -> None:
+        """Forget what was committed; the rest, refused during a rebalance or unanswered, is tried again."""
+        self._committing = False
+        for tp in partitions:
+            done = self._done.get((tp.topic, tp.partition))
+            if error is None and tp.error is None and done is not None and done.next_offset == tp.offset:
+                del self._done[tp.topic, tp.partition]
+        if error is not None:
+            self._errors.passing(error, what="commit")
+
+    def _drain(self) -> None:
+        """Wait for every acknowledgement, then commit and wait for the broker's answer."""
+        self._producer.flush(DRAIN_SECONDS)
+        if offsets := self._committable():
+            try:
+                self._consumer.commit(offsets=offsets, asynchronous=False)
+            except KafkaException as exc:  # the messages are read again: duplicates, which downstream drops
+                self._errors.passing(exc.args[0], what="commit")
+
+    def _stay_in_group(self) -> None:
+        """The producer is blocked: take no more input, but keep polling so that the group does not drop us."""
+        if self._stopping():
+            raise _Stopped
+        if not self._paused:
+            self._paused = True
+            _log.info(logs.INPUT_PAUSED, reason="producer blocked")
+        self._consumer.pause(self._consumer.assignment())
+        # what was fetched before the pause still arrives
+        if (message := self._consumer.poll(0)) is not None:
+            self._backlog.append(message)
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._consumer.resume(self._consumer.assignment())
+            _log.info(logs.INPUT_RESUMED)
+
+    def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        consumer.incremental_assign(self._positions(consumer, partitions))
+        consumer.resume(partitions)  # librdkafka keeps a partition paused over its next assignment
+        self._assigned.update((tp.topic, tp.partition) for tp in partitions)
+        _log.info(logs.PARTITIONS_ASSIGNED, partitions=[f"{tp.topic}:{tp.partition}" for tp in partitions])
+        if not self._ready:
+            self._ready = True
+            self._on_ready()
+
+    def _positions(self, consumer: Any, partitions: list[TopicPartition]) -> list[TopicPartition]:
+        """Where to read on; restores the clocks. Outlives a broker that is just coming back."""
+        deadline = time.monotonic() + POSITION_SECONDS
+        while True:
+            try:
+                positions = resume_positions(consumer, partitions, from_zero=self._connection.embedded)
+                for tp in consumer.committed(partitions, timeout=10.0):
+                    self._clock.restore((tp.topic, tp.partition), read_clock(tp.metadata))
+                return positions
+            except KafkaException as exc:
+                if time.monotonic() > deadline or self._stopping():
+                    raise
+                self._errors.passing(exc.args[0], what="positions")
+                time.sleep(0.2)
+
+    def _on_revoke(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        self._drain()
+        self._on_lost(consumer, partitions)
+
+    def _on_lost(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        self._assigned.difference_update((tp.topic, tp.partition) for tp in partitions)
+        consumer.incremental_unassign(partitions)
+        _log.info(logs.PARTITIONS_REVOKED, partitions=[f"{tp.topic}:{tp.partition}" for tp in partitions])
+
+    def _count(self, accepted: Counter[str], refused: Counter[str]) -> None:
+        for modality, n in accepted.items():
+            metrics.EVENTS_ACCEPTED.labels(modality).inc(n)
+        for code, n in refused.items():
+            metrics.EVENTS_DEAD_LETTERED.labels(code).inc(n)
+        self._refused += refused
+        now = time.monotonic()
+        if self._refused and now >= self._refusals_logged_at + LOG_INTERVAL_SECONDS:
+            _log.warning(logs.EVENT_DEAD_LETTERED, **self._refused)
+            self._refusals_logged_at = now
+            self._refused.clear()

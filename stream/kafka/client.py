@@ -1,0 +1,181 @@
+"""One way to reach the broker: consumers, producers and admin clients with the settings our guarantees need.
+
+`Connection` is a value (picklable, no sockets): each role makes its own clients from it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import confluent_kafka
+from confluent_kafka.admin import AdminClient
+
+from store.base.errors import BrokerError
+from stream.kafka.security import aiokafka_security, faust_credentials
+
+Property = str | int | float | bool
+
+EMBEDDED_SESSION_TIMEOUT_MS = 6_000
+"""The embedded broker makes a joining member wait session timeout - 1 s, so it is as short as Kafka itself allows."""
+SESSION_TIMEOUT_MS = 10_000
+"""How long a killed member's partitions stay unread."""
+EMBEDDED_FETCH_WAIT_MS = 100
+"""A fetch that finds nothing is answered after this. Kafka answers as soon as a message comes; the embedded broker does
+not, so there it is what a message waits for at most."""
+EMBEDDED_EXCHANGE_WAIT_MS = 10
+"""The same where somebody waits for the answer; costs a hundredth of a core."""
+_log = logging.getLogger("librdkafka")
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Where the broker is and how to speak to it.
+
+    `identity` names the data behind the address: "kafka:<cluster id>", or "embedded:<uuid of this broker's life>".
+    `control` (embedded only) is the host:port where topics can be added, see deploy/brokers/embedded.py.
+    """
+
+    bootstrap: str
+    properties: Mapping[str, Property] = field(default_factory=dict)
+    embedded: bool = False
+    identity: str = ""
+    control: str = ""
+
+    @property
+    def session_timeout_ms(self) -> int:
+        """Session timeout of group members."""
+        default = EMBEDDED_SESSION_TIMEOUT_MS if self.embedded else SESSION_TIMEOUT_MS
+        return int(self.properties.get("session.timeout.ms", default))
+
+    @property
+    def heartbeat_interval_ms(self) -> int:
+        """Heartbeat interval of group members."""
+        return int(self.properties.get("heartbeat.interval.ms", 1_000 if self.embedded else 2_000))
+
+    def consumer(self, group: str, **config: Property) -> Any:
+        """A confluent_kafka.Consumer of `group` that never commits by itself.
+
+        Commits are the caller's, after the work is durable. Keys of `config` are librdkafka's, with dots.
+        """
+        base: dict[str, Any] = {
+            "auto.offset.reset": "earliest",
+            "session.timeout.ms": self.session_timeout_ms,
+            "heartbeat.interval.ms": self.heartbeat_interval_ms,
+            **({"fetch.wait.max.ms": EMBEDDED_FETCH_WAIT_MS} if self.embedded else {}),
+            **self.properties,
+            **config,
+            "bootstrap.servers": self.bootstrap,
+            "group.id": group,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+        }
+        return confluent_kafka.Consumer(base, logger=_log)
+
+    def producer(self, **config: Any) -> Any:
+        """A confluent_kafka.Producer: acknowledged by all replicas, no duplicates by retries, Java's partitioner."""
+        base: dict[str, Any] = {
+            "acks": "all",
+            "enable.idempotence": True,
+            "compression.type": "zstd",
+            "linger.ms": 5,
+            **self._without_consumer_keys(),
+            **config,
+            "bootstrap.servers": self.bootstrap,
+            "partitioner": "murmur2_random",
+        }
+        return confluent_kafka.Producer(base, logger=_log)
+
+    def exchange_consumer(self, group: str) -> Any:
+        """A consumer for questions and answers that somebody waits for; what is gone is skipped."""
+        wait: dict[str, Property] = {"fetch.wait.max.ms": EMBEDDED_EXCHANGE_WAIT_MS} if self.embedded else {}
+        return self.consumer(group, **{"auto.offset.reset": "latest", **wait})
+
+    def exchange_producer(self, lifetime_ms: int, on_failure: Callable[[Any], object]) -> Any:
+        """A producer for questions and answers that somebody waits for: at once, and perhaps twice.
+
+        Args:
+            lifetime_ms: a message that is not delivered by then is dropped.
+            on_failure: called with the KafkaError of each message that was, from `poll` or `flush`.
+        """
+
+        def delivered(error: Any, _: Any) -> None:
+            if error is not None:
+                on_failure(error)
+
+        return self.producer(
+            **{
+                "linger.ms": 0,
+                "enable.idempotence": False,
+                "message.timeout.ms": lifetime_ms,
+                "on_delivery": delivered,
+                "delivery.report.only.error": True,
+            }
+        )
+
+    def admin(self) -> Any:
+        """A confluent_kafka.admin.AdminClient. Hold it until its futures are done: they fail when it is collected."""
+        return AdminClient({**self._without_consumer_keys(), "bootstrap.servers": self.bootstrap}, logger=_log)
+
+    def aiokafka_options(self) -> dict[str, Any]:
+        """Keyword arguments of an aiokafka client: address and security.
+
+        Raises:
+            ConfigError: a security setting has no counterpart in aiokafka.
+        """
+        return {"bootstrap_servers": self.bootstrap.split(","), **aiokafka_security(self.properties)}
+
+    def faust_options(self) -> dict[str, Any]:
+        """Settings of a faust.App: brokers, credentials and timeouts that fit the broker.
+
+        Raises:
+            ConfigError: a security setting has no counterpart in Faust.
+        """
+        options: dict[str, Any] = {
+            "broker": ";".join(f"kafka://{host.strip()}" for host in self.bootstrap.split(",")),
+            "broker_session_timeout": self.session_timeout_ms / 1000,
+            "broker_heartbeat_interval": self.heartbeat_interval_ms / 1000,
+            "topic_allow_declare": False,
+            "topic_disable_leader": True,
+        }
+        if (credentials := faust_credentials(self.properties)) is not None:
+            options["broker_credentials"] = credentials
+        return options
+
+    def metadata(self, *, timeout_s: float = 10.0) -> Any:
+        """Cluster metadata: brokers, `cluster_id`, topics and partitions.
+
+        Never asks for a topic by name: on brokers with auto-creation (the embedded one too) that would create it.
+
+        Raises:
+            BrokerError: no answer in time.
+        """
+        try:
+            return self.admin().list_topics(timeout=timeout_s)
+        except confluent_kafka.KafkaException as exc:
+            raise BrokerError(
+                f"no answer from {self.bootstrap} in {timeout_s:g} s: {exc.args[0].str()}",
+                action="check kafka.bootstrap_servers and kafka.properties, and that the broker runs",
+            ) from exc
+
+    def _without_consumer_keys(self) -> dict[str, Property]:
+        """`properties` that fit producers and admin clients: librdkafka warns about the others at every start."""
+        consumer_only = ("session.", "heartbeat.", "max.poll.", "fetch.", "auto.offset.", "group.", "isolation.")
+        return {
+            key: value
+            for key, value in self.properties.items()
+            if not key.startswith((*consumer_only, "partition.assignment.", "check.crcs"))
+        }
+
+
+def connected(bootstrap: str, properties: Mapping[str, Property], *, timeout_s: float = 10.0) -> Connection:
+    """A connection to a Kafka cluster that is there, with its identity.
+
+    Raises:
+        BrokerError: no answer in time.
+    """
+    found = Connection(bootstrap, properties)
+    cluster = found.metadata(timeout_s=timeout_s).cluster_id
+    return Connection(bootstrap, properties, identity=f"kafka:{cluster}")

@@ -1,0 +1,58 @@
+"""Which consumer errors pass by themselves and which a person must hear of."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from confluent_kafka import KafkaError
+
+from store.base import logs
+from store.base.errors import BrokerError, DataLossError
+
+LOG_INTERVAL_SECONDS = 1.0
+_AUTO_OFFSET_RESET = -140
+"""librdkafka's RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET: the position is gone and `auto.offset.reset` is `error`."""
+_AUTHENTICATION = -169
+_FATAL = frozenset(
+    {
+        _AUTHENTICATION,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    }
+)
+_log = logs.get(__name__)
+
+
+class ConsumerErrors:
+    """Raises what is final and logs the rest, at most once per interval."""
+
+    def __init__(self, group: str) -> None:
+        self._group = group
+        self._logged_at = -LOG_INTERVAL_SECONDS
+
+    def judge(self, message: Any) -> None:
+        """`message` came from a consumer and has an error.
+
+        Raises:
+            DataLossError: the next message to read was removed from the broker.
+            BrokerError: access denied, or the client can no longer be used.
+        """
+        error = message.error()
+        if error.code() == _AUTO_OFFSET_RESET:
+            raise DataLossError(
+                f"{message.topic()}:{message.partition()}: messages were removed before they were read: {error.str()}",
+                action="replay their source; then set the group's offset: kafka-consumer-groups --group "
+                f"{self._group} --topic {message.topic()} --reset-offsets --to-earliest --execute",
+            )
+        if error.fatal() or error.code() in _FATAL:
+            raise BrokerError(error.str(), action="check kafka.properties and the ACLs of the topics and groups")
+        self.passing(error, what="read")
+
+    def passing(self, error: KafkaError, *, what: str) -> None:
+        """The client retries this by itself."""
+        now = time.monotonic()
+        if now >= self._logged_at + LOG_INTERVAL_SECONDS:
+            self._logged_at = now
+            _log.warning(logs.BROKER_UNAVAILABLE, what=what, group=self._group, error=error.str())

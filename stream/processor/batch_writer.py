@@ -1,0 +1,258 @@
+"""Steps 2 to 5 of the commit protocol for batches of `events`, in one thread (docs/commit-protocol.md).
+
+    1  read      a batch of packs, with their offsets (stream/processor/processor.py)
+    2  encode    their texts, all partitions at once
+    3  prepare   per partition: what the batch changes; nothing is written
+    4  send      the rows to `tokens`, and dead letters; wait until the broker has acknowledged all
+    5  commit    per partition: rows, indexes and offsets in one WriteBatch
+    6  ack       Kafka's committed offset follows what is durable (stream/processor/faust_app.py)
+
+A crash before 5 repeats the batch: its rows are a function of buffer and events, so the log gets the same rows again.
+A crash after 5 repeats nothing: offsets up to `source_offset` are skipped.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import closing, suppress
+
+from confluent_kafka import TopicPartition
+
+from store.base import fault, logs, metrics
+from store.base.errors import BrokerError
+from store.buffer.changes import Changes
+from store.buffer.encoded_event import EncodedEvent
+from stream.dead_letter import MAX_MESSAGE_BYTES
+from stream.kafka.pacing import SafeProducer
+from stream.kafka.positions import check_position, first_offset
+from stream.kafka.rebalance import Rebalance
+from stream.processor.encode_events import TextEncoder, encode_events
+from stream.processor.faust_app import Message
+from stream.processor.partition import Partition, PartitionConfig, open_partition
+from stream.processor.read_packs import read_packs
+from stream.token_log.standby import Standby
+
+LOG_INTERVAL_SECONDS = 10.0
+_log = logs.get(__name__)
+
+
+class Stopped(Exception):
+    """`stop` was set in the middle of a batch: nothing of it was committed."""
+
+
+class _Any:
+    """Set if one of them is."""
+
+    def __init__(self, *events: threading.Event) -> None:
+        self._events = events
+
+    def is_set(self) -> bool:
+        return any(event.is_set() for event in self._events)
+
+
+class BatchWriter:
+    """Applies batches to the partitions' buffers. For one thread, but `durable`, which any thread may call."""
+
+    def __init__(
+        self,
+        config: PartitionConfig,
+        encoder: TextEncoder,
+        stop: threading.Event,
+        *,
+        group: str,
+        standby: Standby | None = None,
+    ) -> None:
+        """Create the producer.
+
+        Args:
+            stop: once set, what blocks gives up its batch.
+            group: the consumer group whose committed offset is where an empty buffer starts.
+            standby: has the buffers of partitions that are not open here.
+        """
+        self._config = config
+        self._encoder = encoder
+        self._stop = stop
+        self._topic = config.topics.events
+        self._group = group
+        self._standby = standby
+        self._partitions: dict[int, Partition] = {}
+        self._next: dict[int, int] = {}
+        self._producer = SafeProducer(
+            config.connection,
+            config.topics.specs(config.modalities, ()),
+            while_waiting=self._obey_stop,
+            config={"message.max.bytes": MAX_MESSAGE_BYTES},
+        )
+        self.rebalance = Rebalance("processor")
+        self._events = 0
+        self._logged_at = time.monotonic()
+
+    def durable(self, partition: int) -> int | None:
+        """Next offset of `events` to read after a crash at this instant; None while the partition is not open."""
+        return self._next.get(partition)
+
+    @property
+    def sweep_left(self) -> bool:
+        """Whether expired rows remain that no event will touch."""
+        return any(partition.sweep_left for partition in list(self._partitions.values()))
+
+    def open(self, number: int, revoked: threading.Event) -> None:
+        """Open a partition that was assigned, ahead of its first batch; not if `revoked` is set before it is done.
+
+        Raises:
+            AnchorstreamError: as `apply`.
+        """
+        with suppress(Stopped):
+            self._open(number, time.monotonic(), revoked)
+
+    def apply(self, messages: Sequence[Message], revoked: threading.Event) -> None:
+        """Steps 2 to 5 for one batch.
+
+        Args:
+            revoked: once set, no partition is opened for the batch any more.
+
+        Raises:
+            Stopped: the batch was given up, nothing of it is durable: no later one may be applied before it.
+            AnchorstreamError: the process must end without acknowledging anything further.
+        """
+        fault.point("processor.1")
+        started = time.monotonic()
+        batches = self._read(messages, revoked)
+        fault.point("processor.2")
+        changes = [
+            (partition, partition.buffer.prepare(events, source_offset=last)) for partition, events, last in batches
+        ]
+        fault.point("processor.3")
+        self._write(changes)
+        count = sum(len(events) for _, events, _ in batches)
+        metrics.BATCH_SECONDS.labels("processor").observe(time.monotonic() - started)
+        metrics.BATCH_EVENTS.labels("processor").observe(count)
+        self._report(count)
+
+    def sweep(self) -> None:
+        """Take out expired rows where some are left, a bounded number at a time; the same steps without events."""
+        left = [partition for partition in self._partitions.values() if partition.sweep_left]
+        self._write([(p, p.buffer.prepare([], source_offset=p.buffer.source_offset)) for p in left])
+
+    def close(self, partitions: Sequence[int] | None = None) -> None:
+        """Let go of some partitions: to the standby if there is one. Default: close all."""
+        for number in list(self._partitions) if partitions is None else partitions:
+            self._next.pop(number, None)
+            if (partition := self._partitions.pop(number, None)) is None:
+                continue
+            if self._standby is not None and partitions is not None:
+                self._standby.give(number, partition.buffer)
+            else:
+                partition.close()
+
+    def _read(
+        self, messages: Sequence[Message], revoked: threading.Event
+    ) -> list[tuple[Partition, list[EncodedEvent], int]]:
+        """Step 2: (partition, encoded events, last offset), without what is already durable."""
+        began = time.monotonic()
+        by_partition: dict[int, list[Message]] = {}
+        for message in messages:
+            by_partition.setdefault(message.partition, []).append(message)
+        events = []
+        slices = []
+        for number, fresh in by_partition.items():
+            partition = self._open(number, began, revoked)
+            fresh = [m for m in fresh if m.offset > partition.buffer.source_offset]
+            if not fresh:
+                continue
+            if fresh[0].offset > self._next[number]:
+                self._look_into_gap(number, self._next[number], fresh[0].offset)
+            contents = read_packs(fresh, self._topic, self._config.modalities)
+            for letter in contents.refused:
+                metrics.EVENTS_DEAD_LETTERED.labels(dict(letter.headers)["error"].decode()).inc()
+                self._producer.produce(self._config.topics.dead_letters, letter.value, letter.key, -1, letter.headers)
+            if contents.refused:
+                _log.warning(logs.EVENT_DEAD_LETTERED, partition=number, packs=len(contents.refused))
+            slices.append((partition, len(contents.events), fresh[-1].offset))
+            events += contents.events
+        encoded = encode_events(events, self._encoder)
+        batches = []
+        at = 0
+        for partition, length, last in slices:
+            batches.append((partition, encoded[at : at + length], last))
+            at += length
+        return batches
+
+    def _write(self, batch: Sequence[tuple[Partition, Changes]]) -> None:
+        """Steps 4 and 5."""
+        for partition, changes in batch:
+            partition.log.send(changes)
+        fault.point("processor.4a")
+        self._producer.flush()
+        fault.point("processor.4")
+        for partition, changes in batch:
+            partition.buffer.commit(changes, log_offset=partition.log.delivered())
+            partition.sweep_left = changes.sweep_left
+            # a sweep on a new disk knows no offset of its own
+            self._next[partition.number] = max(self._next[partition.number], changes.source_offset + 1)
+            for outcome, count in changes.outcomes._asdict().items():
+                if count:
+                    metrics.EVENTS_APPLIED.labels(outcome).inc(count)
+            fault.point("processor.5")
+
+    def _open(self, number: int, began: float, revoked: threading.Event) -> Partition:
+        """began: when it was needed; a batch's partitions are opened one after the other."""
+        if (partition := self._partitions.get(number)) is None:
+            stop = _Any(self._stop, revoked)
+            if stop.is_set():
+                raise Stopped
+            partition = open_partition(self._config, number, self._encoder, self._producer, stop, self._standby)
+            if partition is None:
+                raise Stopped
+            self._partitions[number] = partition
+            known = partition.buffer.source_offset
+            # with a new disk Kafka's position counts: what lies below it is in `tokens`
+            self._next[number] = self._position(number, known + 1 if known >= 0 else -1)
+            self.rebalance.usable(number, opening=time.monotonic() - began)
+        return partition
+
+    def _position(self, number: int, known: int) -> int:
+        """Where `events` is to be read on: what is durable or committed; -1 = nothing is known to be.
+
+        Raises:
+            DataLossError: messages of `events` were removed before they were read.
+        """
+        consumer = self._config.connection.consumer(self._group)
+        try:
+            (tp,) = consumer.committed([TopicPartition(self._topic, number)], timeout=10.0)
+            position: int = max(tp.offset, known)
+            if position < 0 and not self._config.connection.embedded:
+                # a new group: what the topic's retention removed before is not ours to miss
+                low, _ = consumer.get_watermark_offsets(tp, timeout=10.0, cached=False)
+                return int(low)
+            position = max(position, 0)
+            check_position(consumer, tp, position)
+            return position
+        finally:
+            consumer.close()
+
+    def _look_into_gap(self, number: int, expected: int, found: int) -> None:
+        """What lies between must be no message: not one that was removed unread, and not one that was passed over."""
+        self._position(number, expected)
+        tp = TopicPartition(self._topic, number, expected)
+        with closing(self._config.connection.consumer(self._group)) as consumer:
+            first = first_offset(consumer, tp)
+        if first < found:
+            raise BrokerError(
+                f"{self._topic}:{number} was read on at offset {found}, but {first} has not been applied yet",
+                action="nothing: the processor starts again at what is durable",
+                code="messages_passed_over",
+            )
+
+    def _obey_stop(self) -> None:
+        if self._stop.is_set():
+            raise Stopped
+
+    def _report(self, events: int) -> None:
+        self._events += events
+        now = time.monotonic()
+        if (seconds := now - self._logged_at) >= LOG_INTERVAL_SECONDS:
+            _log.info(logs.BATCH_APPLIED, events=self._events, per_second=round(self._events / seconds))
+            self._events, self._logged_at = 0, now

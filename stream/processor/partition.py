@@ -1,0 +1,95 @@
+"""One partition of the processor while it is ours: its token buffer, its log, and where it stands in `events`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from store.base.settings import ModalitySettings
+from store.buffer.resources import BufferResources
+from store.buffer.token_buffer import TokenBuffer
+from stream.kafka.client import Connection
+from stream.kafka.pacing import SafeProducer
+from stream.processor.encode_events import TextEncoder
+from stream.token_log.standby import Standby
+from stream.token_log.take_over import OwnedLog, take_over
+from stream.token_log.token_log import Stop
+from stream.topics import Topics
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionConfig:
+    """What all partitions of a processor share. data_dir: of this processor instance; one sub-directory each."""
+
+    connection: Connection
+    topics: Topics
+    modalities: Mapping[str, ModalitySettings]
+    expiry_granularity_ms: int
+    data_dir: Path
+    resources: BufferResources
+
+
+@dataclass(slots=True)
+class Partition:
+    """Open and owned. sweep_left: expired rows remain that no event touches."""
+
+    number: int
+    buffer: TokenBuffer
+    log: OwnedLog
+    sweep_left: bool = True
+
+    def close(self) -> None:
+        """Let the database go. What was not committed to it is read again by the next owner."""
+        self.buffer.close()
+
+
+def open_buffer(config: PartitionConfig, number: int, encoder: TextEncoder) -> TokenBuffer:
+    """The buffer in this instance's directory; a new one is empty.
+
+    Raises:
+        StateError: the directory belongs to another format, encoder or broker.
+    """
+    path = config.data_dir / str(number)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return TokenBuffer.open(
+        path,
+        modalities=config.modalities,
+        encoder_id=encoder.id,
+        dim=encoder.dim,
+        identity=config.connection.identity,
+        expiry_granularity_ms=config.expiry_granularity_ms,
+        resources=config.resources,
+    )
+
+
+def open_partition(
+    config: PartitionConfig,
+    number: int,
+    encoder: TextEncoder,
+    producer: SafeProducer,
+    stop: Stop,
+    standby: Standby | None = None,
+) -> Partition | None:
+    """Open the buffer, or take it from the standby, restore it from `tokens` and take ownership. Blocks.
+
+    Returns None if `stop` was set meanwhile.
+
+    Raises:
+        StateError: the directory belongs to another format, encoder or broker.
+        DataLossError: `tokens` no longer begins where the buffer stopped.
+        BrokerError: the broker failed.
+    """
+    buffer = (standby.take(number) if standby is not None else None) or open_buffer(config, number, encoder)
+    try:
+        taken = take_over(config.connection, config.topics.tokens, number, buffer, producer, stop=stop)
+    except BaseException:
+        buffer.close()
+        raise
+    if taken is None:
+        if standby is not None:
+            standby.give(number, buffer)
+        else:
+            buffer.close()
+        return None
+    return Partition(number, buffer, taken[0])

@@ -1,0 +1,205 @@
+"""The processor role: `events` → token buffer and its log. Faust consumes, one worker thread does everything else.
+
+An exception in a batch ends the process at once, before anything of it is acknowledged: a supervisor starts it anew,
+and it goes on from what is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import start_http_server
+
+from store.base import logs
+from store.base.errors import AnchorstreamError, BrokerError
+from store.base.settings import ModalitySettings
+from store.buffer.resources import BufferResources
+from stream.kafka.client import Connection
+from stream.processor import faust_app
+from stream.processor.batch_writer import BatchWriter, Stopped
+from stream.processor.encode_events import TextEncoder
+from stream.processor.faust_app import Message
+from stream.processor.partition import PartitionConfig, open_buffer
+from stream.settings import ProcessorSettings
+from stream.token_log.standby import Standby
+from stream.topics import Topics
+
+EXIT_BATCH_FAILED = 70
+SWEEP_SECONDS = 1.0
+"""How often leftovers of expiry are looked at when no batch does it."""
+STOP_SECONDS = 30.0
+_POLL_SECONDS = 0.1
+_log = logs.get(__name__)
+
+
+class Processor:
+    """One member of the processor group, with its own directory. Use once, in a process of its own: see `run`."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        topics: Topics,
+        modalities: Mapping[str, ModalitySettings],
+        settings: ProcessorSettings,
+        encoder: TextEncoder,
+        data_dir: Path,
+        resources: BufferResources,
+        *,
+        on_ready: Callable[[], None] = lambda: None,
+        metrics_port: int = 0,
+        metrics_host: str = "127.0.0.1",
+    ) -> None:
+        """Create the clients; nothing is read yet.
+
+        Args:
+            data_dir: of this instance alone; one sub-directory per partition.
+            on_ready: called once, when the first partitions are assigned.
+            metrics_port, metrics_host: where Prometheus text is served, at every path, so /livez too; port 0 = none.
+        """
+        self._connection = connection
+        self._topics = topics
+        self._settings = settings
+        self._data_dir = data_dir
+        self._on_ready: Callable[[], None] | None = on_ready
+        self._metrics = (metrics_port, metrics_host)
+        self._encoder = encoder
+        granularity_ms = int(settings.expiry_granularity_seconds * 1000)
+        self._config = PartitionConfig(connection, topics, modalities, granularity_ms, data_dir, resources)
+        self._thread = ThreadPoolExecutor(1, "batch")
+        self._app: Any = None
+        self._revoked = threading.Event()
+
+    def run(self, stop: threading.Event) -> None:
+        """Consume until `stop` is set. Blocks; runs an event loop in the calling thread.
+
+        A failed batch ends the process with EXIT_BATCH_FAILED, without unwinding: nothing more is acknowledged.
+
+        Raises:
+            BrokerError: Faust could not start, or ended by itself.
+        """
+        self._stop = stop
+        standby = self._standby() if self._settings.standby else None
+        self._writer = BatchWriter(
+            self._config, self._encoder, stop, group=self._topics.group_processor, standby=standby
+        )
+        if self._metrics[0]:
+            start_http_server(*self._metrics)
+        try:
+            asyncio.run(self._consume())
+        finally:
+            self._thread.submit(self._writer.close).result()
+            self._thread.shutdown()
+            if standby is not None:
+                standby.close()
+
+    def _standby(self) -> Standby:
+        return Standby(
+            self._connection,
+            self._topics.tokens,
+            range(self._topics.partitions),
+            lambda number: open_buffer(self._config, number, self._encoder),
+            on_failure=_die,
+        )
+
+    async def _consume(self) -> None:
+        settings = self._settings
+        app = self._app = faust_app.create(
+            self._topics.group_processor,
+            self._topics.events,
+            self,
+            self._connection,
+            partitions=self._topics.partitions,
+            data_dir=self._data_dir / "faust",
+            batch_messages=settings.batch_messages,
+            batch_wait_seconds=settings.batch_wait_seconds,
+        )
+        await app.start()
+        swept_at = time.monotonic()
+        while not self._stop.is_set() and not app.should_stop:
+            await asyncio.sleep(_POLL_SECONDS)
+            if self._writer.sweep_left and time.monotonic() >= swept_at + SWEEP_SECONDS:
+                await self._in_thread(self._writer.sweep)
+                swept_at = time.monotonic()
+        failed = not self._stop.is_set()
+        self._stop.set()
+        _log.info(logs.ROLE_STOPPING)
+        await asyncio.wait_for(app.stop(), STOP_SECONDS)
+        if failed:
+            raise BrokerError(
+                f"the consumer of {self._topics.events} ended by itself",
+                action="see the errors above; the broker must be reachable and the group free",
+            )
+
+    # faust_app.Handler: called in the event loop
+
+    async def process(self, messages: Sequence[Message]) -> None:
+        """Step 1, then 2 to 5 in the worker thread."""
+        mine = self._mine()
+        # left over from before a rebalance: another member has them now
+        kept = [message for message in messages if message.partition in mine]
+        revoked = self._revoked
+        if kept and not self._stop.is_set() and not revoked.is_set():
+            await self._in_thread(self._writer.apply, kept, revoked)
+
+    async def assigned(self, partitions: Sequence[int]) -> None:
+        """Open them, one after the other. Faust does not wait for this handler: a batch may open one first."""
+        seconds = round(self._writer.rebalance.given(), 3)
+        _log.info(logs.PARTITIONS_ASSIGNED, partitions=list(partitions), seconds=seconds)
+        if self._on_ready is not None:
+            self._on_ready()
+            self._on_ready = None
+        revoked = self._revoked
+        for number in sorted(self._mine() & set(partitions)):  # another rebalance may have come before this handler
+            self._thread.submit(_or_die, self._writer.open, number, revoked)
+
+    def assigning(self) -> None:
+        """From now on batches are processed again."""
+        self._revoked = threading.Event()
+
+    def revoking(self) -> None:
+        """No partition is opened any more, be it for a batch: a rebalance does not wait until a state is restored."""
+        self._revoked.set()
+
+    async def revoked(self, partitions: Sequence[int]) -> None:
+        """Close the buffers, so that another process may restore what they logged."""
+        self._writer.rebalance.lost()
+        _log.info(logs.PARTITIONS_REVOKED, partitions=list(partitions))
+        await self._in_thread(self._writer.close, partitions)
+
+    def durable(self, partition: int) -> int | None:
+        """Step 6."""
+        return self._writer.durable(partition)
+
+    def _mine(self) -> set[int]:
+        """Partitions of `events` that the group has given to this member."""
+        return {tp.partition for tp in self._app.consumer.assignment() if tp.topic == self._topics.events}
+
+    async def _in_thread(self, work: Callable[..., None], *args: Any) -> None:
+        """If this is cancelled the thread goes on; `run` waits for it."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, _or_die, work, *args)
+
+
+def _or_die(work: Callable[..., None], *args: Any) -> None:
+    try:
+        work(*args)
+    except Stopped:
+        return
+    except BaseException as exc:
+        _die(exc)
+
+
+def _die(exc: BaseException) -> None:
+    if isinstance(exc, AnchorstreamError):
+        _log.error(logs.BATCH_FAILED, code=exc.code, error=exc.detail, action=exc.action)
+    else:
+        _log.error(logs.BATCH_FAILED, exc_info=exc)
+    logging.shutdown()
+    os._exit(EXIT_BATCH_FAILED)

@@ -1,0 +1,315 @@
+"""Publish recorded events to the raw topics, as fast as the broker takes them or at a chosen pace.
+
+Lines are sent as they are, bad ones too: ingest judges them. A line whose modality is not configured goes to the first
+raw topic and is refused there. Only a line without any `modality`, where several are configured and none of their
+topics is shared, is put into dead letters from here: a topic of one modality would take it for its own.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from store.base.settings import ModalitySettings
+from stream.events.validate import Refused, parse_ts
+from stream.rejection import ErrorCode
+from stream.replay.json_lines import MAX_LINE_BYTES, Line, LineFile
+
+Headers = list[tuple[str, bytes]]
+
+_FUTURE_MS = 600_000
+SHOWN_UNSENT = 10
+"""So many lines that could not be sent are named in the result."""
+
+
+class Outgoing(NamedTuple):
+    """One message: where it goes and what is in it.
+
+    ts: event time, ms, where one can be read. unsendable: why it cannot be sent at all; empty = it can.
+    """
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    ts: int | None = None
+    headers: Headers | None = None
+    unsendable: str = ""
+
+
+class Stopped(Exception):
+    """Raised out of a producer's `produce` by who stops a replay while it waits; the message was not sent."""
+
+
+class Producer(Protocol):
+    """What replay needs of a producer; `stream.kafka.pacing.SafeProducer` is one."""
+
+    def produce(
+        self, topic: str, value: bytes | None, key: bytes | None = None, *, headers: Headers | None = None
+    ) -> None:
+        """Queue a message; blocks while the queue is full or readers are too far behind."""
+
+    def flush(self, timeout: float) -> None:
+        """Wait until all are delivered. Raises BrokerError if one was not."""
+
+
+class Router:
+    """Which topic a line goes to."""
+
+    def __init__(self, modalities: Mapping[str, ModalitySettings], dead_letters: str) -> None:
+        self._topics = {name: modality.topic for name, modality in modalities.items()}
+        topics = list(self._topics.values())
+        self._first = topics[0]
+        shared = [topic for topic in topics if topics.count(topic) > 1]
+        self._missing = self._first if len(topics) == 1 else shared[0] if shared else None
+        self._dead_letters = dead_letters
+
+    def route_line(self, line: Line) -> Outgoing:
+        """The same for a line of a file."""
+        if line.value is None:
+            why = f"{line.file}:{line.number}: longer than {MAX_LINE_BYTES} bytes"
+            return Outgoing(self._first, None, None, unsendable=why)
+        return self.route(line.value, line)
+
+    def route(self, value: bytes, origin: Line | None = None) -> Outgoing:
+        """Topic, key and time of one line. Never raises: what cannot be read goes where it will be refused."""
+        event = _object(value)
+        if event is None:
+            return Outgoing(self._first, None, value)
+        user, modality = event.get("user_id"), event.get("modality")
+        key = _utf8(user) if isinstance(user, str) else None
+        ts = event_ts(event.get("ts"))
+        if modality is not None:
+            topic = self._topics.get(modality, self._first) if isinstance(modality, str) else self._first
+            return Outgoing(topic, key, value, ts)
+        if self._missing is not None:
+            return Outgoing(self._missing, key, value, ts)
+        where = f"{origin.file}:{origin.number}" if origin else "the event"
+        headers = [
+            ("error", ErrorCode.MISSING_MODALITY.encode()),
+            ("detail", ascii(f"{where} names no modality; configured: {', '.join(self._topics)}").encode()[:300]),
+            ("source_topic", self._first.encode()),
+            ("source_partition", b"-1"),
+            ("source_offset", str(origin.number if origin else -1).encode()),
+        ]
+        return Outgoing(self._dead_letters, key, value, ts, headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """When each message is due. rate: messages a second. speed: event time over wall time (60 = an hour a minute).
+
+    Both None: at once. Both given: the later of the two. max_wait_seconds: a gap in event time is waited for at most
+    this long, so that one line with a wrong year does not stop the replay.
+    """
+
+    rate: float | None = None
+    speed: float | None = None
+    max_wait_seconds: float = 60.0
+
+
+class PaceClock:
+    """When the next message is due, seconds after the start. Pure."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._index = -1
+        self._newest: int | None = None
+        self._by_time = 0.0
+
+    def due(self, ts: int | None) -> float:
+        """The next message, with this event time, ms."""
+        self._index += 1
+        if self._pace.speed and ts is not None:
+            if self._newest is not None and ts > self._newest:
+                self._by_time += min((ts - self._newest) / 1000.0 / self._pace.speed, self._pace.max_wait_seconds)
+            self._newest = ts if self._newest is None else max(ts, self._newest)
+        return max(self._by_time, self._index / self._pace.rate if self._pace.rate else 0.0)
+
+
+@dataclass(slots=True)
+class Progress:
+    """What has been done so far. `sent` counts messages queued; after `replay` returns, all are acknowledged.
+
+    skipped: lines passed over by `resume`. unsent: lines no broker would take, as `file:line: why`.
+    """
+
+    sent: int = 0
+    bytes: int = 0
+    skipped: int = 0
+    unsent: int = 0
+    first_unsent: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    done: float = 0.0
+    """Share of the input read, 0 … 1; 0 where it is not known."""
+    interrupted: bool = False
+
+    @property
+    def rate(self) -> float:
+        """Messages a second so far."""
+        return self.sent / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Time left at the rate so far; None where the size of the input is not known."""
+        return self.seconds * (1 - self.done) / self.done if self.done > 0.001 else None
+
+
+def replay(
+    messages: Iterable[Outgoing],
+    producer: Producer,
+    *,
+    pace: Pace | None = None,
+    stop: threading.Event | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_acknowledged: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
+    progress_seconds: float = 0.2,
+    acknowledge_seconds: float = 10.0,
+    flush_seconds: float = 120.0,
+    clock: Callable[[], float] = time.monotonic,
+) -> Progress:
+    """Send messages in order; return when all are acknowledged, or `stop` was set.
+
+    Args:
+        on_progress: called about every `progress_seconds`, and once at the end.
+        on_acknowledged: called with the number of messages taken from `messages` that are safe at the broker.
+
+    Raises:
+        BrokerError: a message could not be delivered within `flush_seconds`.
+    """
+    paced = PaceClock(pace or Pace())
+    stop = stop or threading.Event()
+    now = progress or Progress()
+    started = shown = acknowledged = clock()
+    taken = 0
+
+    def tick(at: float) -> None:
+        now.seconds = at - started
+        if on_progress:
+            on_progress(now)
+
+    for message in messages:
+        due = started + paced.due(message.ts)
+        while (wait := due - clock()) > 0 and not stop.wait(min(wait, progress_seconds)):
+            tick(clock())
+        if stop.is_set():
+            now.interrupted = True
+            break
+        taken += 1
+        size = len(message.value or b"") + len(message.key or b"")
+        if message.unsendable:
+            _note_unsent(now, message.unsendable)
+        else:
+            try:
+                producer.produce(message.topic, message.value, message.key, headers=message.headers)
+            except Stopped:
+                taken -= 1
+                now.interrupted = True
+                break
+            now.sent += 1
+            now.bytes += size
+        at = clock()
+        if at - shown >= progress_seconds:
+            shown = at
+            tick(at)
+        if on_acknowledged and at - acknowledged >= acknowledge_seconds:
+            producer.flush(flush_seconds)
+            on_acknowledged(taken)
+            acknowledged = clock()
+    producer.flush(flush_seconds)
+    if on_acknowledged:
+        on_acknowledged(taken)
+    if not now.interrupted:
+        now.done = 1.0
+    tick(clock())
+    return now
+
+
+def read(
+    files: Sequence[LineFile],
+    router: Router,
+    progress: Progress,
+    *,
+    skip: int = 0,
+    merge: bool = False,
+    max_bytes: int | None = None,
+) -> Iterator[Outgoing]:
+    """Messages of files, one file after the other, or merged by event time.
+
+    Merging takes each file to be in order itself; a line without a readable time stays behind the one before it.
+
+    Args:
+        skip: leave out this many lines (counted over all files, in the order they are sent).
+        progress: its `skipped` and `done` are kept up to date.
+        max_bytes: the broker's limit; a larger line cannot be sent.
+    """
+    total = sum(file.size for file in files)
+    routed = heapq.merge(*(_timed(f, router) for f in files), key=_time) if merge else _chained(files, router)
+    for index, (_, line, message) in enumerate(routed):
+        if total and index % 64 == 0:
+            progress.done = sum(file.position for file in files) / total
+        if index < skip:
+            progress.skipped += 1
+        elif max_bytes is not None and len(message.value or b"") > max_bytes:
+            why = f"{line.file}:{line.number}: {len(message.value or b'')} bytes; a message may have {max_bytes}"
+            yield message._replace(unsendable=why)
+        else:
+            yield message
+
+
+def _note_unsent(progress: Progress, what: str) -> None:
+    progress.unsent += 1
+    if len(progress.first_unsent) < SHOWN_UNSENT:
+        progress.first_unsent.append(what)
+
+
+def event_ts(value: Any) -> int | None:
+    """Event time in ms by the rules of a raw event; None where there is none or it lies in the future.
+
+    For pacing and merging only: a line from the year 2100 must not hold up all after it.
+    """
+    try:
+        ts = parse_ts(value)
+    except Refused:
+        return None
+    return ts if ts <= time.time() * 1000 + _FUTURE_MS else None
+
+
+_Timed = tuple[int, Line, Outgoing]
+
+
+def _timed(file: LineFile, router: Router) -> Iterator[_Timed]:
+    newest = 0
+    for line in file:
+        message = router.route_line(line)
+        newest = newest if message.ts is None else message.ts
+        yield newest, line, message
+
+
+def _chained(files: Sequence[LineFile], router: Router) -> Iterator[_Timed]:
+    for file in files:
+        yield from _timed(file, router)
+
+
+def _time(item: _Timed) -> int:
+    return item[0]
+
+
+def _object(value: bytes) -> dict[str, Any] | None:
+    try:
+        event = json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) else None
+
+
+def _utf8(text: str) -> bytes | None:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair; ingest refuses the event
+        return None

@@ -1,0 +1,116 @@
+"""The topics that the indexes are read from: where each begins and ends, and where reading goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from confluent_kafka import TopicCollection, TopicPartition
+from confluent_kafka.admin import OffsetSpec
+
+from store.index.catalog import ServedScenario
+from store.index.snapshot import Header
+from store.records.scenario import CONFIGURED
+from stream.kafka.client import Connection
+from stream.kafka.futures import all_of
+from stream.kafka.positions import check_position
+from stream.topics import Topics
+
+ANSWER_SECONDS = 10.0
+
+Marks = dict[str, dict[int, tuple[int, int]]]
+"""scenario → partition → (oldest offset, end)."""
+
+
+class EmbeddingTopics:
+    """Knows which scenario a topic is of, and asks the broker about them. For one thread."""
+
+    def __init__(self, connection: Connection, topics: Topics) -> None:
+        self.ids: dict[str, str] = {}
+        """{scenario: id of its topic}; a topic made anew has another. The embedded broker has none."""
+        self._connection = connection
+        self._topics = topics
+        self._admin = connection.admin()
+        self._scenarios: dict[str, str] = {}
+
+    def scenario(self, topic: str) -> str | None:
+        """The scenario that a topic being read is of."""
+        return self._scenarios.get(topic)
+
+    def reading(self, scenario: str) -> bool:
+        """Whether its topic is being read."""
+        return self._topics.embeddings(scenario) in self._scenarios
+
+    def items(self) -> Iterable[tuple[str, str]]:
+        """(topic, scenario) of all that are being read."""
+        return self._scenarios.items()
+
+    def describe(self, scenarios: Iterable[str], *, timeout_s: float = ANSWER_SECONDS) -> Marks:
+        """Learn ids and marks of these topics. Raises KafkaException: the broker did not answer, or has no such."""
+        names = list(scenarios)
+        self._learn_ids(names, timeout_s)
+        low = self._offsets(names, OffsetSpec.earliest(), timeout_s)
+        high = self._offsets(names, OffsetSpec.latest(), timeout_s)
+        return {name: {p: (low[name][p], high[name][p]) for p in high[name]} for name in names}
+
+    def ends(self, scenarios: Iterable[str]) -> dict[str, dict[int, int]]:
+        """{scenario: {partition: end of its topic}}. Raises KafkaException."""
+        return self._offsets(list(scenarios), OffsetSpec.latest(), ANSWER_SECONDS)
+
+    def add(self, consumer: Any, name: str, served: ServedScenario, marks: Mapping[int, tuple[int, int]]) -> list[Any]:
+        """Its topic is read from now on. Returns the TopicPartitions to be assigned, each at the index's next offset.
+
+        The topic of a registered scenario may begin anywhere: what an earlier life of the name left is deleted by age.
+
+        Raises:
+            DataLossError: what the index needs next has gone.
+        """
+        topic = self._topics.embeddings(name)
+        applied = served.index.applied()
+        positions = []
+        for partition, (low, high) in marks.items():
+            start = low if served.entry.registration != CONFIGURED else 0
+            position = TopicPartition(topic, partition, applied.get(partition, start))
+            if not low <= position.offset <= high:
+                check_position(consumer, position, position.offset)
+            positions.append(position)
+        self._scenarios[topic] = name
+        return positions
+
+    def remove(self, name: str) -> list[Any]:
+        """Its topic is read no more. Returns the TopicPartitions to be unassigned, none if it was not read."""
+        topic = self._topics.embeddings(name)
+        self.ids = {scenario: found for scenario, found in self.ids.items() if scenario != name}
+        if self._scenarios.pop(topic, None) is None:
+            return []
+        return [TopicPartition(topic, partition) for partition in range(self._topics.partitions)]
+
+    def refusal(self, header: Header, marks: Marks) -> str:
+        """Why a snapshot's positions do not fit the topics; "" if they do."""
+        for scenario, position in header.scenarios.items():
+            topic = self._topics.embeddings(scenario)
+            if position.topic_id != self.ids.get(scenario, ""):
+                return f"{topic} was deleted and made anew"
+            for partition, offset in position.applied.items():
+                low, high = marks[scenario].get(partition, (0, -1))
+                if not low <= offset <= high:
+                    return f"its offset {offset} of {topic}:{partition} is not within [{low}, {high}]"
+        return ""
+
+    def _learn_ids(self, names: list[str], timeout_s: float) -> None:
+        if self._connection.embedded or not names:
+            return
+        by_topic = {self._topics.embeddings(name): name for name in names}
+        answers = self._admin.describe_topics(TopicCollection(list(by_topic)), request_timeout=timeout_s)
+        # replaced, not changed: a snapshot that is being written has the old one
+        found = all_of(answers, 2 * timeout_s)
+        self.ids = self.ids | {by_topic[topic]: str(of.topic_id) for topic, of in found.items()}
+
+    def _offsets(self, names: list[str], spec: OffsetSpec, timeout_s: float) -> dict[str, dict[int, int]]:
+        by_topic = {self._topics.embeddings(name): name for name in names}
+        request = {TopicPartition(topic, p): spec for topic in by_topic for p in range(self._topics.partitions)}
+        found: dict[str, dict[int, int]] = {name: {} for name in names}
+        answers = self._admin.list_offsets(request, request_timeout=timeout_s) if request else {}
+        for tp, answer in all_of(answers, 2 * timeout_s).items():
+            found[by_topic[tp.topic]][tp.partition] = int(answer.offset)
+        return found

@@ -1,0 +1,93 @@
+"""serve's reading of `events`: which accepted events there are, so that it knows those that no embedding covers yet."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from confluent_kafka import TopicPartition
+
+from store.base import logs
+from store.index.freshness import AcceptedEvent, PendingEvents
+from stream.events.event import check_types, unpack
+from stream.kafka.offset_committer import Offsets
+from stream.kafka.positions import resume_positions
+from stream.topics import Topics
+
+MAX_PENDING_EVENTS = 250_000
+"""Of 200 to 300 bytes each. Beyond it the rest of `events` waits on the broker, until half of them are covered."""
+_log = logs.get(__name__)
+
+
+class EventsFeed:
+    """Hands the messages of `events` to the tracker, and stops reading while too many are pending. For one thread.
+
+    Args:
+        modalities: the configured ones; events of others never reach an embedding.
+    """
+
+    def __init__(self, topics: Topics, modalities: Collection[str], tracker: PendingEvents) -> None:
+        self.topic = topics.events
+        self.ends: dict[int, int] = {}
+        """Where each partition ended at the start."""
+        self.held = False
+        self._modalities = frozenset(modalities)
+        self._tracker = tracker
+        self._partitions = [TopicPartition(topics.events, partition) for partition in range(topics.partitions)]
+
+    @property
+    def partitions(self) -> list[Any]:
+        """All of them, for pause and resume."""
+        return [TopicPartition(tp.topic, tp.partition) for tp in self._partitions]
+
+    def start(self, consumer: Any, committed: Any, *, from_zero: bool) -> list[Any]:
+        """Positions to be assigned: the low-water marks committed for the freshness group.
+
+        Args:
+            committed: a consumer of that group. from_zero: as of `resume_positions`.
+
+        Raises:
+            DataLossError, confluent_kafka.KafkaException: as `resume_positions`.
+        """
+        positions = resume_positions(committed, self._partitions, from_zero=from_zero)
+        self._tracker.start({tp.partition: tp.offset for tp in positions})
+        for tp in positions:
+            self.ends[tp.partition] = consumer.get_watermark_offsets(tp, timeout=10.0)[1]
+        return positions
+
+    def observe(self, messages: Iterable[Any]) -> list[float]:
+        """Returns the freshness, in seconds, of what is covered already."""
+        fresh: list[float] = []
+        for message in messages:
+            partition, offset = message.partition(), message.offset()
+            try:
+                events = unpack(message.value()).events
+                check_types(events)
+                accepted = [
+                    AcceptedEvent(e.user_id, e.source, e.source_offset, e.produced_at, e.ingested_at)
+                    for e in events
+                    if e.modality in self._modalities
+                ]
+            except (ValueError, TypeError) as exc:
+                # the processor sends it to dead-letters, so nothing will ever cover it
+                _log.warning(logs.RECORD_REFUSED, topic=self.topic, partition=partition, offset=offset, detail=str(exc))
+                accepted = []
+            live = offset >= self.ends[partition]
+            fresh += self._tracker.observe(partition, offset, accepted, sample=live)
+        return fresh
+
+    def mark(self, reached: Offsets) -> None:
+        """What was read without a message to tell: ends and gaps."""
+        for (topic, partition), offset in reached.items():
+            if topic == self.topic:
+                self._tracker.skip_to(partition, offset)
+
+    def hold_or_read_on(self, consumer: Any) -> None:
+        """Too many pending events: the rest wait on the broker, where lag counts them, and nothing grows here."""
+        held = len(self._tracker) >= (MAX_PENDING_EVENTS // 2 if self.held else MAX_PENDING_EVENTS)
+        if held is self.held:
+            return
+        self.held = held
+        (consumer.pause if held else consumer.resume)(self.partitions)
+        what = logs.INPUT_PAUSED if held else logs.INPUT_RESUMED
+        _log.info(what, topic=self.topic, pending_events=len(self._tracker))

@@ -1,0 +1,284 @@
+"""serve's side of Kafka: keeps the indexes up with `embeddings.*`, and knows which accepted events they do not cover.
+
+Protocol (the same numbers in the body and in docs/commit-protocol.md):
+  S0. `scenarios` is read to its end: what is to be served; and followed from then on, as are the reports on back-fills.
+  S1. Snapshots are loaded; `embeddings.*` is read from their offsets (without one: from 0), to the end seen at start.
+  S2. Only then `events` is read, from the low-water mark committed for the freshness group, to the end seen at start:
+      ready. An event is pending until every index that counts has a record of its user that covers it.
+  S3. Records are applied in batches and are queryable at once; the events they cover are pending no more.
+  S4. A snapshot (offsets first, then rows) is written beside S3 and made durable.
+  S5. Offsets are committed: of `embeddings.*` what was applied; on an embedded broker, which forgets what its readers
+      have committed, only what the last durable snapshot holds. Of `events` the low-water mark.
+A crash anywhere leaves the last snapshot and the offsets after it: everything since is read again and changes nothing
+that was newer (last write wins by offset). Reading never goes on at a committed offset of `embeddings.*`: the
+snapshot's offsets are the truth, the commit tells lag.
+
+A scenario that is registered gets an empty index, and its topic is read from the beginning; one that is retired loses
+both; one that is registered anew under its old name is both, in this order, and refuses the records of before.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+
+from store.base import logs, metrics
+from store.base.errors import BrokerError
+from store.index.back_fill_board import BackFillBoard
+from store.index.catalog import Catalog
+from store.index.freshness import PendingEvents
+from store.index.snapshot import SnapshotStore
+from stream.kafka.client import Connection
+from stream.kafka.consumer_errors import ConsumerErrors
+from stream.kafka.offset_committer import OffsetCommitter
+from stream.kafka.patience import patiently
+from stream.scenarios.feed import ScenarioFeed
+from stream.serve.back_fill_watch import BackFillWatch
+from stream.serve.embedding_topics import EmbeddingTopics
+from stream.serve.events_feed import EventsFeed
+from stream.serve.indexes import ServedIndexes
+from stream.topics import Topics
+
+BATCH_MESSAGES = 1000
+IDLE_SECONDS = 0.05
+COMMIT_SECONDS = 0.25
+"""On an embedded broker writers wait for these commits."""
+RETRY_SECONDS = 1.0
+"""Between two questions to a broker that did not answer the last one; and how long each answer is awaited."""
+_READING: dict[str, Any] = {"auto.offset.reset": "error", "enable.partition.eof": True, "fetch.wait.max.ms": 100}
+_log = logs.get(__name__)
+
+
+class ServeTail:
+    """The tail of one serve process. `run` blocks; everything but the writing of snapshots happens on its thread.
+
+    Args:
+        modalities: the configured ones; events of others never reach an embedding.
+        feed: the scenarios to be served; closed at the end of `run`.
+        catalog: filled and kept by the tail.
+        board: that `feed` reports to.
+        tracker: its coverage must come from `catalog`; which scenarios count is set by the tail.
+        snapshots: of this broker's identity.
+        make_topics: called at the start with all that is registered (candidates included): the topics of a new broker
+            may be missing. Raises AnchorstreamError.
+        on_scenarios: called whenever scenarios came, went or changed, after `catalog` did.
+        on_registry: called with the position in the registry, everything below which is reflected in `catalog`.
+        wall_ms: milliseconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        topics: Topics,
+        modalities: Collection[str],
+        feed: ScenarioFeed,
+        catalog: Catalog,
+        board: BackFillBoard,
+        tracker: PendingEvents,
+        snapshots: SnapshotStore,
+        *,
+        snapshot_interval_seconds: float = 30.0,
+        make_topics: Callable[[list[str]], object] = lambda _: None,
+        on_scenarios: Callable[[], object] = lambda: None,
+        on_registry: Callable[[int], object] = lambda _: None,
+        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self.ready = threading.Event()
+        """Set when everything that was there at the start is applied."""
+        self._connection = connection
+        self._topics = topics
+        self._feed = feed
+        self._tracker = tracker
+        self._make_topics = make_topics
+        self._on_scenarios = on_scenarios
+        self._on_registry = on_registry
+        self._told = -1
+        self._embeddings = EmbeddingTopics(connection, topics)
+        self._indexes = ServedIndexes(
+            self._embeddings,
+            catalog,
+            snapshots,
+            interval_seconds=snapshot_interval_seconds,
+            embedded=connection.embedded,
+        )
+        self._events = EventsFeed(topics, modalities, tracker)
+        self._back_fills = BackFillWatch(board, catalog, self._embeddings.ends)
+        self._wall_ms = wall_ms
+        self._errors = ConsumerErrors(topics.group_serve)
+        # S1, S2: what is still to be read before ready
+        self._behind: dict[tuple[str, int], int] = {}
+        self._catching_up = True
+        self._commit_at = 0.0
+        self._ask_at = 0.0
+
+    def run(self, stop: threading.Event) -> None:
+        """Tail until `stop`; then write a snapshot, commit and close.
+
+        Raises:
+            DataLossError: messages that were still needed are gone from the broker.
+            BrokerError: the broker refuses us, or did not answer at the start.
+            StateError: a snapshot cannot be written.
+        """
+        snapshotter = self._indexes.snapshotter
+        with ExitStack() as closing:
+            closing.callback(self._feed.close)
+            reading = self._connection.consumer(self._topics.group_serve, **_READING)
+            closing.callback(reading.close)
+            serve = OffsetCommitter(self._connection, self._topics.group_serve)
+            closing.callback(serve.close)
+            freshness = OffsetCommitter(self._connection, self._topics.group_freshness)
+            closing.callback(freshness.close)
+            closing.callback(self._offer, serve, freshness)
+            closing.callback(snapshotter.close)
+            self._start(reading, freshness, stop)
+            while not stop.is_set():
+                self._follow_scenarios(reading)
+                self._step(reading)
+                snapshotter.step(now=time.monotonic(), now_ms=self._wall_ms())
+                self._commit(serve, freshness)
+            _log.info(logs.ROLE_STOPPING)
+            snapshotter.finish(now_ms=self._wall_ms())
+
+    def _start(self, consumer: Any, freshness: OffsetCommitter, stop: threading.Event) -> None:
+        """S0 to S2: what to serve, where to read, and how far until ready."""
+        self._feed.load(stop)
+        if stop.is_set():
+            return
+        wanted = self._feed.wanted()
+        if registered := [name for name, entry in wanted.items() if entry.registration]:
+            self._make_topics(registered)
+        try:
+            marks = patiently(lambda: self._embeddings.describe(wanted), stop)
+            positions = self._indexes.restore(consumer, wanted, marks, now_ms=self._wall_ms())
+            events = patiently(
+                lambda: self._events.start(consumer, freshness.consumer, from_zero=self._connection.embedded), stop
+            )
+        except KafkaException as exc:
+            raise BrokerError(
+                f"the broker at {self._connection.bootstrap} did not tell its offsets: {exc.args[0].str()}",
+                action="check that it runs (`anchorstream doctor`); serve starts again by itself under `up`",
+            ) from exc
+        ends = {
+            (self._topics.embeddings(name), partition): end
+            for name, of in marks.items()
+            for partition, (_, end) in of.items()
+        }
+        self._behind = {
+            (tp.topic, tp.partition): end for tp in positions if tp.offset < (end := ends[tp.topic, tp.partition])
+        }
+        consumer.assign([*positions, *events])
+        consumer.pause(self._events.partitions)
+        self._scenarios_changed()
+        self._caught_up(consumer)
+
+    def _caught_up(self, consumer: Any) -> None:
+        """Whether a part of the start is over: first `embeddings.*`, then `events`."""
+        if self._behind:
+            return
+        if self._catching_up:
+            self._catching_up = False
+            _log.info(logs.INDEX_RESTORED, users=self._indexes.users())
+            self._judge_back_fills()
+            # events that are covered already must not look pending, so they are read after the embeddings
+            consumer.resume(self._events.partitions)
+            positions = self._tracker.positions()
+            self._behind = {
+                (self._events.topic, partition): end
+                for partition, end in self._events.ends.items()
+                if positions[partition] < end
+            }
+        if not self._behind and not self.ready.is_set():
+            self.ready.set()
+            _log.info(logs.CAUGHT_UP, pending_events=len(self._tracker))
+
+    def _follow_scenarios(self, consumer: Any) -> None:
+        """S0, from the start on."""
+        heard = self._feed.poll()
+        if heard.scenarios:
+            for dropped in self._indexes.adopt(consumer, self._feed.wanted()):
+                self._behind.pop(dropped, None)
+            self._scenarios_changed()
+            self._caught_up(consumer)
+        if (position := self._feed.registry.position) != self._told:
+            self._told = position
+            self._on_registry(position)
+        if heard.back_fills:
+            self._back_fills.changed()
+        if time.monotonic() >= self._ask_at:
+            try:
+                self._indexes.read_new(consumer, timeout_s=RETRY_SECONDS)
+            except KafkaException as exc:
+                self._ask_later(exc)
+            self._judge_back_fills()
+
+    def _scenarios_changed(self) -> None:
+        self._back_fills.changed()
+        self._tracker.require(self._back_fills.counting())
+        self._on_scenarios()
+
+    def _judge_back_fills(self) -> None:
+        try:
+            if self._back_fills.step():
+                self._tracker.require(self._back_fills.counting())
+        except KafkaException as exc:
+            self._ask_later(exc)
+
+    def _ask_later(self, exc: KafkaException) -> None:
+        self._ask_at = time.monotonic() + RETRY_SECONDS
+        self._errors.passing(exc.args[0], what="offsets")
+
+    def _step(self, consumer: Any) -> None:
+        """S3."""
+        first = consumer.poll(IDLE_SECONDS)
+        if first is None:
+            return
+        embeddings: list[Any] = []
+        events: list[Any] = []
+        reached: dict[tuple[str, int], int] = {}
+        for message in (first, *consumer.consume(BATCH_MESSAGES, 0)):
+            if (error := message.error()) is not None:
+                if error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001
+                    self._errors.judge(message)
+                    continue
+                reached[message.topic(), message.partition()] = message.offset()
+                continue
+            reached[message.topic(), message.partition()] = message.offset() + 1
+            (events if message.topic() == self._events.topic else embeddings).append(message)
+        now_ms = self._wall_ms()
+        touched = self._indexes.apply(embeddings, now_ms=now_ms)
+        fresh = self._events.observe(events)
+        fresh += self._tracker.advance(touched, now_ms=now_ms)
+        self._events.mark(reached)
+        self._indexes.mark(reached)
+        self._report(fresh, now_ms)
+        self._events.hold_or_read_on(consumer)
+        if self._behind:
+            # held: the rest of `events` is pending anyway
+            held = self._events.held
+            self._behind = {tp: e for tp, e in self._behind.items() if reached.get(tp, -1) < e and not held}
+            self._caught_up(consumer)
+
+    def _report(self, fresh: list[float], now_ms: int) -> None:
+        for seconds in fresh:
+            metrics.FRESHNESS_SECONDS.observe(seconds)
+        self._tracker.samples.add(fresh, now_ms=now_ms)
+        metrics.PENDING_EVENTS.set(len(self._tracker))
+
+    def _commit(self, serve: OffsetCommitter, freshness: OffsetCommitter) -> None:
+        """S5."""
+        if (now := time.monotonic()) < self._commit_at:
+            return
+        self._commit_at = now + COMMIT_SECONDS
+        self._offer(serve, freshness)
+        serve.step()
+        freshness.step()
+
+    def _offer(self, serve: OffsetCommitter, freshness: OffsetCommitter) -> None:
+        serve.offer(self._indexes.committable())
+        marks = self._tracker.low_water()
+        freshness.offer({(self._events.topic, partition): offset for partition, offset in marks.items()})

@@ -1,0 +1,95 @@
+"""Topics on real Kafka: created as specified, and every difference named with the command that mends it."""
+
+from __future__ import annotations
+
+import pytest
+from confluent_kafka.admin import NewTopic
+
+from deploy.brokers.local import LocalKafka
+from deploy.kafka import topics
+from deploy.kafka.topic_settings import alter, expire
+from deploy.settings.config import Settings
+from store.base.errors import BrokerError, TopicError
+from stream.kafka.client import Connection
+from stream.settings import KafkaSettings
+from stream.topics import COMPACT, Topics, TopicSpec
+
+pytestmark = pytest.mark.kafka
+
+
+@pytest.fixture
+def connection(kafka_broker: LocalKafka) -> Connection:
+    """Real Kafka."""
+    return kafka_broker.connection
+
+
+def create(connection: Connection, name: str, partitions: int, **config: str) -> None:
+    """A topic as somebody else made it."""
+    admin = connection.admin()
+    admin.create_topics([NewTopic(name, partitions, 1, config=config)])[name].result(10)
+
+
+def test_all_topics_of_a_config_are_created_and_hold(connection: Connection, topic_prefix: str) -> None:
+    """A second start finds nothing to do."""
+    settings = Settings.model_validate({"kafka": {"topic_prefix": topic_prefix, "partitions": 3}})
+    names = Topics(settings.kafka)
+    specs = names.specs({}, settings.scenarios)
+    assert topics.ensure(connection, specs) == [spec.name for spec in specs]
+    assert topics.ensure(connection, specs) == []
+    assert len(connection.metadata().topics[names.tokens].partitions) == 3
+
+
+def test_each_difference_has_a_line_and_a_command(connection: Connection, topic_prefix: str) -> None:
+    """Wrong policy, wrong partitions; what is missing is created all the same."""
+    policy, count, missing = (f"{topic_prefix}.{name}" for name in ("policy", "count", "missing"))
+    create(connection, policy, 2, **{"cleanup.policy": "delete"})
+    create(connection, count, 5, **{"cleanup.policy": "compact,delete"})
+    with pytest.raises(TopicError) as caught:
+        topics.ensure(
+            connection,
+            [
+                TopicSpec(policy, 2, {"cleanup.policy": "compact", "min.compaction.lag.ms": "0"}),
+                TopicSpec(count, 2, {"cleanup.policy": "delete,compact"}),
+                TopicSpec(missing, 2),
+            ],
+        )
+    first, second = sorted(caught.value.detail.splitlines(), key=lambda line: "partitions" in line)
+    assert first.startswith(f"{policy} has cleanup.policy=delete: kafka-configs.sh --bootstrap-server")
+    assert f"--topic {policy} --add-config cleanup.policy=compact" in first
+    assert "min.compaction" not in first
+    assert second.startswith(f"{count} has 5 partitions, kafka.partitions is 2: set kafka.partitions = 5")
+    assert missing in connection.metadata().topics
+
+
+def test_the_producers_topics_are_theirs(connection: Connection, topic_prefix: str) -> None:
+    """Raw topics may have any shape; they are only created if missing."""
+    raw = f"{topic_prefix}.raw"
+    create(connection, raw, 6, **{"cleanup.policy": "compact"})
+    assert topics.ensure(connection, [TopicSpec(raw, 2, ours=False)]) == []
+    assert topics.ensure(connection, [TopicSpec(f"{topic_prefix}.raw2", 2, ours=False)]) == [f"{topic_prefix}.raw2"]
+
+
+def test_a_topic_that_cannot_be_created_comes_with_the_command(connection: Connection, topic_prefix: str) -> None:
+    """Here: more replicas than brokers."""
+    name = f"{topic_prefix}.replicated"
+    with pytest.raises(BrokerError, match=name) as caught:
+        topics.ensure(connection, [TopicSpec(name, 2, {"cleanup.policy": "compact"})], replication_factor=3)
+    assert f"--create --topic {name} --partitions 2 --replication-factor 3" in caught.value.action
+    assert "--config cleanup.policy=compact" in caught.value.action
+
+
+def test_a_retired_scenarios_topic_gets_its_settings_back_and_no_other(
+    connection: Connection, topic_prefix: str
+) -> None:
+    names = Topics(KafkaSettings(topic_prefix=topic_prefix, partitions=1))
+    specs = [names.embeddings_spec("loan"), TopicSpec(f"{topic_prefix}.other", 1, COMPACT)]
+    topics.ensure(connection, specs)
+    expire(connection, [spec.name for spec in specs])
+    with pytest.raises(TopicError) as caught:
+        topics.ensure(connection, specs)
+    assert caught.value.detail.startswith(f"{topic_prefix}.other has cleanup.policy=delete")
+    assert "loan" not in caught.value.detail
+    assert topics.ensure(connection, specs[:1]) == []
+    alter(connection, {names.embeddings("loan"): {"cleanup.policy": "delete", "retention.ms": "7200000"}})
+    with pytest.raises(TopicError, match=r"loan has cleanup\.policy=delete"):
+        topics.ensure(connection, specs)

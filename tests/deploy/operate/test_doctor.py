@@ -1,0 +1,153 @@
+"""The doctor: every fault is found, says what to do, and holds up nothing."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from deploy import brokers
+from deploy.brokers.state import claim_state
+from deploy.checks import broker, files, machine, model
+from deploy.checks.finding import Finding, Level
+from deploy.kafka import topics
+from deploy.lock import DataDirLock
+from deploy.operate.doctor import bounded, diagnose
+from deploy.settings.config import Settings, load
+from store.base.errors import AnchorstreamError, ConfigError, WeightsError
+
+
+def settings_in(path: Path, **sections: Mapping[str, object]) -> Settings:
+    store = {"data_dir": str(path), **sections.pop("store", {})}
+    return load(None, overrides={"store": store, **sections})
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_a_sound_machine_has_no_failure(tmp_path: Path, free_port: int) -> None:
+    found = list(diagnose(lambda: settings_in(tmp_path / "new", serve={"port": free_port})))
+    assert [f.name for f in found] == [
+        "python", "packages", "config", "data directory", "broker parts", "broker", "topics", "state", "port", "device",
+        "text encoder", "model",
+    ]  # fmt: skip
+    assert not [f for f in found if f.level is Level.FAIL]
+    assert not (tmp_path / "new").exists()  # looking changes nothing
+    assert found[-1].level is Level.WARN
+    assert "untrained" in found[-1].detail
+
+
+def test_a_wrong_configuration_is_a_finding() -> None:
+    def broken() -> Settings:
+        raise ConfigError("serve.port: wrong", action="mend it")
+
+    found = list(diagnose(broken))
+    assert found[-1] == Finding("config", Level.FAIL, "serve.port: wrong", "mend it")
+    assert len(found) == 3
+
+
+def test_a_check_that_hangs_or_breaks_is_a_finding_in_time() -> None:
+    begun = time.monotonic()
+    hung = bounded("disk", lambda: threading.Event().wait(30) and None, 0.1)  # type: ignore[arg-type, return-value]
+    assert (hung.level, hung.name) == (Level.FAIL, "disk")
+    assert time.monotonic() - begun < 25
+
+    def faulty() -> Finding:
+        raise ZeroDivisionError("surprise")
+
+    assert "ZeroDivisionError: surprise" in bounded("x", faulty, 5).detail
+
+    def expected() -> Finding:
+        raise WeightsError("no weights", action="install them")
+
+    assert bounded("x", expected, 5) == Finding("x", Level.FAIL, "no weights", "install them")
+
+
+def test_a_running_system_is_seen(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    assert "up` starts it" in broker.check_broker(settings).detail
+    with DataDirLock.acquire(tmp_path), brokers.start(settings) as running:
+        found = broker.check_broker(settings)
+        assert found.level is Level.OK
+        assert running.connection.identity in found.detail
+        assert broker.check_topics(settings).level is Level.OK
+        topics.ensure(running.connection, brokers.specs(settings))
+        claim_state(tmp_path, running.connection)
+        assert broker.check_state(settings).level is Level.OK
+        assert "in use by pid" in files.check_data_dir(settings).detail
+        more = settings_in(tmp_path, kafka={"partitions": 7})
+        wrong = broker.check_topics(more)
+        assert wrong.level is Level.FAIL
+        assert "kafka.partitions is 7" in wrong.detail
+        too_many = broker.check_broker(settings_in(tmp_path, kafka={"replication_factor": 3}))
+        assert too_many.level is Level.FAIL
+        other = tmp_path / "run" / "state-identity"
+        other.write_text('{"identity": "embedded:gone"}')
+        assert broker.check_state(settings).level is Level.WARN
+        other.write_text('{"identity": "kafka:other"}')
+        assert broker.check_state(settings).level is Level.FAIL
+    # after a kill -9 there is a broker.json, and nobody behind it
+    (tmp_path / "run" / "broker.json").write_text('{"kind": "embedded", "pid": 1, "bootstrap": "x", "identity": "y"}')
+    begun = time.monotonic()
+    assert broker.check_broker(settings).level is Level.OK
+    assert time.monotonic() - begun < 8
+
+
+def test_an_unreachable_broker_is_told_within_seconds(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, kafka={"bootstrap_servers": "127.0.0.1:9"})
+    begun = time.monotonic()
+    found = bounded("broker", lambda: broker.check_broker(settings), 30)
+    assert found.level is Level.FAIL
+    assert "kafka.bootstrap_servers" in found.action
+    assert time.monotonic() - begun < 30
+
+
+def test_a_port_in_use(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        settings = settings_in(tmp_path, serve={"port": taken.getsockname()[1]})
+        found = files.check_port(settings)
+        assert found.level is Level.FAIL
+        assert "serve.port" in found.action
+        with DataDirLock.acquire(tmp_path):
+            (tmp_path / "run" / "serve.json").write_text('{"url": "http://here", "pid": 1}')
+            assert files.check_port(settings) == Finding("port", Level.OK, "serve answers at http://here")
+    assert files.check_port(settings_in(tmp_path, serve={"port": 0})).level is Level.OK
+    assert files.check_port(settings_in(tmp_path, serve={"host": "no.such.host.invalid"})).level is Level.FAIL
+
+
+def test_an_unusable_data_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    found = bounded("data directory", lambda: files.check_data_dir(settings_in(tmp_path / "file" / "x")), 5)
+    assert found.level is Level.FAIL
+    assert "store.data_dir" in found.action
+
+
+def test_an_open_door_is_a_warning(tmp_path: Path) -> None:
+    assert files.check_config(settings_in(tmp_path, serve={"host": "0.0.0.0"})).level is Level.WARN
+    guarded = {"host": "0.0.0.0", "read_token": "r", "admin_token": "a"}
+    assert files.check_config(settings_in(tmp_path, serve=guarded)).level is Level.OK
+
+
+def test_a_missing_device_and_missing_weights(tmp_path: Path) -> None:
+    found = machine.check_device(settings_in(tmp_path, model={"device": "cuda:99"}))
+    assert found.level is Level.FAIL
+    with pytest.raises(AnchorstreamError) as caught:
+        model.check_model(settings_in(tmp_path, model={"preset": "qwen2.5-0.5b"}))
+    assert "model.path" in caught.value.action
+    with pytest.raises(AnchorstreamError):
+        model.check_model(settings_in(tmp_path, model={"checkpoint": str(tmp_path)}))
+
+
+def test_findings_are_json() -> None:
+    assert Finding("a", Level.WARN, "b").to_dict() == {"name": "a", "level": "warn", "detail": "b", "action": ""}

@@ -1,0 +1,121 @@
+"""The configuration is validated whole, and each fault names its key, the value and what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deploy import brokers
+from deploy.settings.config import load
+from store.base.errors import ConfigError
+from store.base.settings import ModalityKind
+from store.records.scenario_name import split
+
+GOOD = """
+[kafka]
+bootstrap_servers = "localhost:9092"
+partitions = 2
+[kafka.properties]
+"security.protocol" = "SASL_SSL"
+[modalities.click]
+topic = "web.click"
+text = "{page} {referrer}"
+numbers = ["seconds"]
+[modalities.person]
+topic = "web.person"
+kind = "tabular"
+[scenarios.churn]
+query = "Will they leave?"
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "anchorstream.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_files_modalities_replace_the_defaults(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, GOOD))
+    assert list(settings.modalities) == ["click", "person"]
+    assert settings.modalities["person"].kind is ModalityKind.TABULAR
+    assert list(settings.scenarios) == ["churn"]
+    assert settings.kafka.properties == {"security.protocol": "SASL_SSL"}
+
+
+def test_no_file_gives_the_papers_six_modalities() -> None:
+    assert list(load(None).modalities) == ["bill", "minipro", "spm", "search", "app", "profile"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[kafka]\npartitions = 0", ["kafka.partitions", "greater than or equal to 1", "got 0"]),
+        ("[kafka]\npartition = 4", ["kafka.partition", "unknown key"]),
+        ('[modalities.Bill]\ntopic = "t"', ["'Bill' is not a name"]),
+        ('[modalities.a]\ntopic = "t"\ntext = "{x:>3}"', ["modalities.a.text", "placeholders"]),
+        ('[modalities.a]\ntopic = "anchorstream.x"', ["modalities.a.topic", "prefix"]),
+        ('[modalities.a]\ntopic = "t"\nmax_events = 100000', ["modalities.a.max_events", "1000", "got 100000"]),
+        ('[kafka.properties]\n"group.id" = "x"', ["kafka.properties", "group.id"]),
+        ("[serve]\nport = 99999", ["serve.port", "65535", "got 99999"]),
+        ('[model]\npreset = "gpt"', ["model.preset", "tiny", "got 'gpt'"]),
+        ('[kafka\n', ["readable TOML"]),
+    ],
+)  # fmt: skip
+def test_every_fault_is_named(tmp_path: Path, text: str, said: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(write(tmp_path, text))
+    for part in said:
+        assert part in str(error.value)
+
+
+def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="2 setting") as error:
+        load(write(tmp_path, "[kafka]\npartitions = 0\n[serve]\nport = -1"))
+    assert "kafka.partitions" in str(error.value)
+    assert "serve.port" in str(error.value)
+
+
+def test_a_secret_is_never_shown(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(write(tmp_path, "[serve]\nread_token = 12345"))
+    assert "12345" not in str(error.value)
+
+
+def test_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANCHORSTREAM_KAFKA__PARTITIONS", "7")
+    settings = load(write(tmp_path, GOOD))
+    assert settings.kafka.partitions == 7
+    assert settings.kafka.bootstrap_servers == "localhost:9092"
+
+
+def test_secrets_come_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    (folder / "anchorstream_serve__read_token").write_text("s3cret")
+    monkeypatch.setenv("ANCHORSTREAM_SECRETS_DIR", str(folder))
+    token = load(write(tmp_path, GOOD)).serve.read_token
+    assert token is not None
+    assert token.get_secret_value() == "s3cret"
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no config file"):
+        load(tmp_path / "nope.toml")
+
+
+def test_candidates_are_models_of_every_scenario(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(
+        '[scenarios.churn]\nquery = "q"\n[candidates.next]\nseed = 7\n[candidates.big]\npreset = "smollm2-135m"\n'
+    )
+    settings = load(path)
+    assert settings.candidates["next"].seed == 7
+    assert settings.scenario_names == ["churn", "churn@next", "churn@big"]
+    assert [split(name) for name in settings.scenario_names] == [("churn", ""), ("churn", "next"), ("churn", "big")]
+    topics = {spec.name for spec in brokers.specs(settings)}
+    assert {"anchorstream.embeddings.churn", "anchorstream.embeddings.churn-next"} <= topics
+    path.write_text('[candidates."a@b"]\n')
+    with pytest.raises(ConfigError, match="is not a name"):
+        load(path)

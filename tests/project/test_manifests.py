@@ -1,0 +1,232 @@
+"""Compose, Kubernetes and dashboards: what they name exists, and what they promise is set."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import prometheus_client
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+import store.base.metrics as metrics
+from deploy.run import launcher
+from deploy.run.ready import ready_path
+from deploy.settings.config import ENV_PREFIX, Settings, load
+from stream.lag.status import SEVERITY
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+ROLES = (*launcher.ROLES, "monitor")
+DATA_DIR = "/var/lib/anchorstream/data"
+WORKLOADS = {"ingest": "Deployment", "processor": "StatefulSet", "worker": "StatefulSet", "serve": "Deployment",
+             "monitor": "Deployment"}  # fmt: skip
+NOT_SETTINGS = {"ANCHORSTREAM_CONFIG", "ANCHORSTREAM_SECRETS_DIR", "HOME"}
+
+
+def assert_is_setting(name: str) -> None:
+    """`ANCHORSTREAM_SECTION__KEY` of the configuration, or a variable that is not one."""
+    if name in NOT_SETTINGS:
+        return
+    section, _, key = name.removeprefix(ENV_PREFIX).lower().partition("__")
+    model: Any = Settings.model_fields[section].annotation
+    assert key in model.model_fields, name
+
+
+def ready_file(role: str) -> str:
+    return str(ready_path(Path(DATA_DIR), role))
+
+
+# ---- compose --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    return dict(yaml.safe_load((DEPLOY / "compose.yaml").read_text()))
+
+
+def test_compose_runs_every_role_by_itself(compose: dict[str, Any]) -> None:
+    for role in ROLES:
+        service = compose["services"][role]
+        assert service["command"] == ["run", role]
+        assert service["healthcheck"]["test"] == ["CMD", "test", "-f", ready_file(role)]
+        assert service["depends_on"]["prepare"]["condition"] == "service_completed_successfully"
+        assert service["stop_grace_period"] == "30s"
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        for name in service["environment"]:
+            assert_is_setting(name)
+    assert "healthcheck" in compose["services"]["kafka"]
+
+
+def test_compose_opens_ports_on_this_host_only(compose: dict[str, Any]) -> None:
+    ports = [port for service in compose["services"].values() for port in service.get("ports", ())]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_compose_names_files_and_volumes_that_exist(compose: dict[str, Any]) -> None:
+    for config in compose["configs"].values():
+        load(DEPLOY / config["file"])
+    for service in compose["services"].values():
+        for volume in service.get("volumes", ()):
+            source = volume.split(":")[0]
+            assert source in compose["volumes"] or (DEPLOY / source).exists(), source
+    target = compose["services"]["ingest"]["build"]["target"]
+    stages = re.findall(r"^FROM .* AS (\S+)$", (DEPLOY.parent / "Dockerfile").read_text(), re.M)
+    assert target == "${ANCHORSTREAM_TARGET:-cpu}"
+    assert {"cpu", "gpu"} <= set(stages)
+
+
+def test_prepare_is_a_module_of_ours(compose: dict[str, Any]) -> None:
+    assert compose["services"]["prepare"]["entrypoint"][:3] == ["python", "-m", "deploy.run.prepare"]
+    assert (DEPLOY / "run" / "prepare.py").is_file()
+
+
+# ---- Kubernetes -----------------------------------------------------------------------------------------------------
+
+
+def build(overlay: str) -> list[dict[str, Any]]:
+    if shutil.which("kubectl") is None:
+        pytest.skip("KUBERNETES MANIFESTS NOT BUILT: this test needs kubectl on PATH")
+    command = ["kubectl", "kustomize", str(DEPLOY / "kubernetes" / "overlays" / overlay)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return list(yaml.safe_load_all(answer.stdout))
+
+
+@pytest.fixture(scope="module", params=["cpu", "gpu"])
+def overlay(request: pytest.FixtureRequest) -> tuple[str, list[dict[str, Any]]]:
+    return request.param, build(request.param)
+
+
+def workloads(objects: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    for thing in objects:
+        if thing["kind"] in ("Deployment", "StatefulSet"):
+            yield thing["metadata"]["name"], thing, thing["spec"]["template"]["spec"]
+
+
+def test_every_role_is_the_right_kind_of_workload(overlay: tuple[str, list[dict[str, Any]]]) -> None:
+    assert {name: thing["kind"] for name, thing, _ in workloads(overlay[1])} == WORKLOADS
+    for name, thing, pod in workloads(overlay[1]):
+        assert pod["containers"][0]["args"] == ["run", name]
+        labels = thing["spec"]["template"]["metadata"]["labels"]
+        assert thing["spec"]["selector"]["matchLabels"].items() <= labels.items()
+
+
+def test_pods_are_locked_down_and_stop_in_peace(overlay: tuple[str, list[dict[str, Any]]]) -> None:
+    for _, _, pod in workloads(overlay[1]):
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] == 10001
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["terminationGracePeriodSeconds"] > launcher.DRAIN_SECONDS
+        for container in (*pod["containers"], *pod["initContainers"]):
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["capabilities"]["drop"] == ["ALL"]
+            assert "memory" in container["resources"]["limits"]
+
+
+def test_pods_are_probed_and_their_mounts_exist(overlay: tuple[str, list[dict[str, Any]]]) -> None:
+    for name, thing, pod in workloads(overlay[1]):
+        container = pod["containers"][0]
+        for probe in ("startupProbe", "readinessProbe"):
+            if name == "serve":
+                assert container[probe]["httpGet"]["path"] == "/readyz"
+            else:
+                assert container[probe]["exec"]["command"] == ["test", "-f", ready_file(name)]
+        claims = {claim["metadata"]["name"] for claim in thing["spec"].get("volumeClaimTemplates", ())}
+        volumes = {volume["name"] for volume in pod["volumes"]} | claims
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        assert mounts.keys() == volumes
+        assert mounts["data"] == DATA_DIR
+        for variable in container["env"]:
+            assert_is_setting(variable["name"])
+
+
+def test_the_gpu_goes_to_the_worker_alone(overlay: tuple[str, list[dict[str, Any]]]) -> None:
+    kind, objects = overlay
+    for name, _, pod in workloads(objects):
+        gpu = kind == "gpu" and name == "worker"
+        assert {c["image"] for c in (*pod["containers"], *pod["initContainers"])} == {
+            "anchorstream:gpu" if gpu else "anchorstream:cpu"
+        }
+        assert ("nvidia.com/gpu" in pod["containers"][0]["resources"]["limits"]) is gpu
+
+
+def test_services_point_at_pods_and_ports(overlay: tuple[str, list[dict[str, Any]]]) -> None:
+    pods = {name: pod for name, _, pod in workloads(overlay[1])}
+    services = [thing for thing in overlay[1] if thing["kind"] == "Service"]
+    assert {s["metadata"]["name"] for s in services} == {"serve", "processor", "worker"}
+    for service in services:
+        pod = pods[service["spec"]["selector"]["app.kubernetes.io/component"]]
+        ports = {port["name"] for port in pod["containers"][0]["ports"]}
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
+    for _, thing, _ in workloads(overlay[1]):
+        if thing["kind"] == "StatefulSet":
+            assert thing["spec"]["serviceName"] in {s["metadata"]["name"] for s in services}
+
+
+def test_the_config_map_is_a_configuration(tmp_path: Path) -> None:
+    load(DEPLOY / "kubernetes" / "base" / "config.toml")
+
+
+# ---- dashboards -----------------------------------------------------------------------------------------------------
+
+
+def series() -> set[str]:
+    """Names that Prometheus sees of every metric of ours."""
+    names = set()
+    for metric in vars(metrics).values():
+        if isinstance(metric, prometheus_client.metrics.MetricWrapperBase):
+            name = next(iter(metric.describe())).name
+            if isinstance(metric, prometheus_client.Counter):
+                names.add(f"{name}_total")
+            elif isinstance(metric, prometheus_client.Histogram):
+                names |= {f"{name}_bucket", f"{name}_sum", f"{name}_count"}
+            else:
+                names.add(name)
+    return names
+
+
+def expressions() -> Iterator[str]:
+    board = json.loads((DEPLOY / "dashboards" / "anchorstream.json").read_text())
+    for panel in board["panels"]:
+        yield from (target["expr"] for target in panel["targets"])
+    for group in yaml.safe_load((DEPLOY / "dashboards" / "alerts.yml").read_text())["groups"]:
+        yield from (rule["expr"] for rule in group["rules"])
+
+
+def test_every_metric_named_in_dashboards_and_alerts_exists() -> None:
+    named = {name for text in expressions() for name in re.findall(r"\banchorstream_\w+", text)}
+    assert len(named) > 12
+    assert named <= series()
+
+
+def test_every_alert_says_what_to_do_and_uses_the_right_status() -> None:
+    groups = yaml.safe_load((DEPLOY / "dashboards" / "alerts.yml").read_text())["groups"]
+    rules = {rule["alert"]: rule for group in groups for rule in group["rules"]}
+    for rule in rules.values():
+        assert rule["annotations"]["summary"]
+        assert rule["annotations"]["action"]
+        assert rule["labels"]["severity"] in ("page", "ticket")
+    status = {name: int(found[1]) for name, rule in rules.items()
+              if (found := re.search(r"lag_status == (\d)", rule["expr"]))}  # fmt: skip
+    by_number = {number: str(name) for name, number in SEVERITY.items()}
+    assert {name: by_number[number] for name, number in status.items()} == {
+        "DataLost": "rewound", "ConsumerStopped": "stopped", "ConsumerStalled": "stalled", "ConsumerSlow": "slow",
+    }  # fmt: skip
+    board = json.loads((DEPLOY / "dashboards" / "anchorstream.json").read_text())
+    (verdict,) = [panel for panel in board["panels"] if panel["title"] == "Verdict"]
+    shown = verdict["fieldConfig"]["defaults"]["mappings"][0]["options"]
+    assert {int(number): text["text"] for number, text in shown.items()} == by_number
+
+
+def test_prometheus_scrapes_the_ports_that_compose_opens() -> None:
+    jobs = yaml.safe_load((DEPLOY / "dashboards" / "prometheus.yml").read_text())["scrape_configs"]
+    targets = {name: config["port"] for job in jobs for config in job["dns_sd_configs"] for name in config["names"]}
+    assert targets == {"ingest": 9108, "processor": 9108, "worker": 9108, "monitor": 9108, "serve": 8080}

@@ -1,0 +1,295 @@
+"""Ingest on the embedded broker: nothing lost, garbage isolated with its reason, offsets never ahead."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from confluent_kafka import TopicPartition
+
+from deploy.brokers.process import EmbeddedBroker
+from store.base.settings import ModalitySettings
+from stream.clock import read_clock, write_clock
+from stream.events.event import Event, unpack
+from stream.ingest.ingest import Ingest
+from stream.kafka.client import Connection
+from stream.kafka.partitioner import partition_of
+from stream.settings import Clock, IngestSettings, KafkaSettings
+from stream.topics import Topics
+
+Start = Callable[[dict[str, int]], EmbeddedBroker]
+
+MODALITIES = {
+    "click": ModalitySettings(topic="web", text="{page}", window_days=30),
+    "view": ModalitySettings(topic="web", text="{page}", window_days=30),
+    "pay": ModalitySettings(topic="shop", text="{shop}", numbers=("amount",), window_days=30),
+}
+TOPICS = Topics(KafkaSettings(partitions=4))
+NAMES = {"web": 3, "shop": 2, TOPICS.events: 4, TOPICS.dead_letters: 4}
+DAY_MS = 86_400_000
+
+
+@contextmanager
+def running(connection: Connection, settings: IngestSettings | None = None) -> Iterator[Ingest]:
+    """One ingest in a thread; what it raises is raised here."""
+    ready, stop = threading.Event(), threading.Event()
+    failures: list[BaseException] = []
+    ingest = Ingest(connection, TOPICS, MODALITIES, settings or IngestSettings(), on_ready=ready.set)
+
+    def run() -> None:
+        try:
+            ingest.run(stop)
+        except BaseException as exc:
+            failures.append(exc)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        assert ready.wait(20) or failures
+        yield ingest
+    finally:
+        stop.set()
+        thread.join(40)
+        assert not thread.is_alive()
+        if failures:
+            raise failures[0]
+
+
+def send(connection: Connection, messages: Sequence[tuple[str, bytes | None, bytes | None]]) -> None:
+    producer = connection.producer(**{"message.max.bytes": 4_000_000})
+    for topic, key, value in messages:
+        producer.produce(topic, value, key=key)
+    assert producer.flush(20) == 0
+
+
+def read_to_end(connection: Connection, topic: str) -> list[Any]:
+    """Messages of all partitions, in order within each."""
+    consumer = connection.consumer("reader")
+    left: dict[int, int] = {}
+    for partition in range(NAMES[topic]):
+        low, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+        assert low == 0
+        left[partition] = end
+    consumer.assign([TopicPartition(topic, partition, 0) for partition, end in left.items() if end])
+    messages: list[Any] = []
+    while len(messages) < sum(left.values()):
+        message = consumer.poll(10)
+        assert message is not None
+        assert message.error() is None
+        messages.append(message)
+    consumer.close()
+    return sorted(messages, key=lambda m: (m.partition(), m.offset()))
+
+
+def events_of(connection: Connection) -> list[Event]:
+    events = []
+    for message in read_to_end(connection, TOPICS.events):
+        for event in unpack(message.value()).events:
+            assert partition_of(event.user_id, TOPICS.partitions) == message.partition()
+            events.append(event)
+    return events
+
+
+def wait_committed(connection: Connection) -> None:
+    """Until the group's committed offsets reach the ends of the raw topics."""
+    consumer = connection.consumer(TOPICS.group_ingest)
+    raw = [TopicPartition(topic, p) for topic in ("web", "shop") for p in range(NAMES[topic])]
+    deadline = time.monotonic() + 30
+    while True:
+        ends = {(tp.topic, tp.partition): consumer.get_watermark_offsets(tp, timeout=5)[1] for tp in raw}
+        committed = {(tp.topic, tp.partition): max(tp.offset, 0) for tp in consumer.committed(raw, timeout=5)}
+        if committed == ends:
+            break
+        assert all(committed[tp] <= ends[tp] for tp in ends)
+        assert time.monotonic() < deadline, (committed, ends)
+        time.sleep(0.05)
+    consumer.close()
+
+
+def good(i: int, now: int) -> tuple[str, bytes, bytes]:
+    user = f"u{i % 17}"
+    if i % 3:
+        event = {"user_id": user, "ts": now - i, "event_id": f"e{i}", "modality": "click", "page": f"p{i % 5}"}
+        return "web", user.encode(), json.dumps(event).encode()
+    event = {"user_id": user, "ts": now - i, "event_id": f"e{i}", "shop": "baker", "amount": i}
+    return "shop", user.encode(), json.dumps(event).encode()
+
+
+def garbage(now: int) -> list[tuple[str, bytes | None, bytes | None, str]]:
+    """(topic, key, value, code) of every kind of bad message."""
+
+    def event(**changes: object) -> bytes:
+        return json.dumps({"user_id": "u1", "ts": now, "amount": 1, **changes}).encode()
+
+    return [
+        ("shop", b"k", b'{"user_id": "u1", ', "invalid_json"),
+        ("shop", None, b"[1, 2, 3]", "not_an_object"),
+        ("shop", b"k", None, "null_value"),
+        ("shop", b"\xff\xfe", b'{"user_id": "\xff\xfe"}', "invalid_utf8"),
+        ("shop", b"k", b"\x82\xa7user_id", "invalid_msgpack"),
+        ("shop", b"k", event(user_id=None), "missing_user_id"),
+        ("shop", b"k", event(user_id=12), "invalid_user_id"),
+        ("shop", b"k", event(event_id=""), "invalid_event_id"),
+        ("shop", b"k", event(ts=None), "missing_ts"),
+        ("shop", b"k", event(ts="soon"), "invalid_ts"),
+        ("shop", b"k", event(ts=now + 3_600_000), "ts_in_future"),
+        ("shop", b"k", event(ts=now - 31 * DAY_MS), "ts_too_old"),
+        ("shop", b"k", event(amount="12.50"), "invalid_field"),
+        ("shop", b"k", event(modality="smell"), "unknown_modality"),
+        ("web", b"k", event(page="p"), "missing_modality"),
+        ("shop", b"k", event(shop="x" * (1 << 20)), "too_large"),
+        ("web", b"k", os.urandom(1 << 20), "too_large"),
+    ]
+
+
+def test_garbage_is_isolated_and_every_good_event_arrives_once(start_embedded: Start) -> None:
+    connection = start_embedded(NAMES).connection
+    now = int(time.time() * 1000)
+    bad = garbage(now)
+    messages: list[tuple[str, bytes | None, bytes | None]] = [good(i, now) for i in range(300)]
+    for i, (topic, key, value, _) in enumerate(bad):
+        messages.insert(i * 17, (topic, key, value))
+    with running(connection):
+        send(connection, messages)
+        wait_committed(connection)
+
+    events = events_of(connection)
+    assert sorted(int(e.event_id[1:]) for e in events) == list(range(300))
+    assert {e.modality for e in events} == {"click", "pay"}
+    letters = read_to_end(connection, TOPICS.dead_letters)
+    assert Counter(dict(m.headers())["error"].decode() for m in letters) == Counter(code for *_, code in bad)
+    assert Counter((m.key(), m.value() or None) for m in letters) == Counter((k, v) for _, k, v, _ in bad)
+    for letter in letters:
+        headers = {name: value.decode() for name, value in letter.headers()}
+        original = read_at(connection, headers)
+        assert (original.key(), original.value()) == (letter.key(), letter.value())
+        assert headers["detail"]
+
+
+def read_at(connection: Connection, headers: dict[str, str]) -> Any:
+    """The raw message a dead letter names."""
+    consumer = connection.consumer("reader")
+    place = TopicPartition(headers["source_topic"], int(headers["source_partition"]), int(headers["source_offset"]))
+    consumer.assign([place])
+    message = consumer.poll(10)
+    consumer.close()
+    assert message is not None
+    return message
+
+
+def test_events_of_one_user_keep_their_order(start_embedded: Start) -> None:
+    connection = start_embedded(NAMES).connection
+    now = int(time.time() * 1000)
+    with running(connection, IngestSettings(pack_events=3, batch_messages=7)):
+        send(connection, [good(3 * i, now) for i in range(200)])
+        wait_committed(connection)
+    seen: dict[tuple[str, int], int] = {}
+    for event in events_of(connection):
+        assert event.source_offset > seen.get((event.user_id, event.source_partition), -1)
+        seen[event.user_id, event.source_partition] = event.source_offset
+    assert max(len(unpack(m.value()).events) for m in read_to_end(connection, TOPICS.events)) == 3
+
+
+@pytest.mark.slow
+def test_two_members_share_the_work_and_one_leaving_loses_nothing(start_embedded: Start) -> None:
+    connection = start_embedded(NAMES).connection
+    now = int(time.time() * 1000)
+    with running(connection):
+        send(connection, [good(i, now) for i in range(100)])
+        with running(connection):
+            send(connection, [good(i, now) for i in range(100, 400)])
+            wait_committed(connection)
+        send(connection, [good(i, now) for i in range(400, 500)])
+        wait_committed(connection)
+    counts = Counter(e.event_id for e in events_of(connection))
+    assert counts.keys() == {f"e{i}" for i in range(500)}
+
+
+@pytest.mark.slow
+def test_a_blocked_producer_pauses_reading_and_stop_still_works(start_embedded: Start) -> None:
+    """Nobody reads `events`, so on the embedded broker ingest may write its budget and no more."""
+    connection = start_embedded(NAMES).connection
+    now = int(time.time() * 1000)
+    text = "x" * 1900
+    many = [
+        ("shop", b"u1", json.dumps({"user_id": "u1", "ts": now, "event_id": f"e{i}", "shop": f"{i} {text}"}).encode())
+        for i in range(2500)
+    ]
+    with running(connection):
+        for start in range(0, 2500, 500):
+            send(connection, many[start : start + 500])
+        time.sleep(8)  # longer than the session timeout: the member must stay in its group
+        consumer = connection.consumer(TOPICS.group_ingest)
+        raw = [TopicPartition("shop", p) for p in range(NAMES["shop"])]
+        committed = sum(max(tp.offset, 0) for tp in consumer.committed(raw, timeout=5))
+        ends = [consumer.get_watermark_offsets(TopicPartition(TOPICS.events, p), timeout=5) for p in range(4)]
+    assert max(end for _, end in ends) > 0
+    assert all(low == 0 for low, _ in ends), "nothing fell off unread"
+    # what was not written was not committed
+    assert committed <= len(events_of(connection)) < 2500
+
+
+@pytest.mark.slow
+def test_the_stream_clock_survives_a_restart(start_embedded: Start) -> None:
+    connection = start_embedded(NAMES).connection
+    old = int(time.time() * 1000) - 1000 * DAY_MS
+    settings = IngestSettings(clock=Clock.STREAM)
+
+    def message(ts: int, name: str) -> tuple[str, bytes, bytes]:
+        return "shop", b"u1", json.dumps({"user_id": "u1", "ts": ts, "event_id": name, "shop": "s"}).encode()
+
+    with running(connection, settings):
+        send(connection, [message(old, "a"), message(old + 100 * DAY_MS, "b")])
+        wait_committed(connection)
+    with running(connection, settings):
+        send(connection, [message(old, "late"), message(old + 80 * DAY_MS, "c")])
+        wait_committed(connection)
+    assert [e.event_id for e in events_of(connection)] == ["a", "b", "c"]
+    (letter,) = read_to_end(connection, TOPICS.dead_letters)
+    assert dict(letter.headers())["error"] == b"ts_too_old"
+
+
+@pytest.mark.parametrize("clock", [None, 0, 5, 2**62])
+def test_clock_metadata_round_trip(clock: int | None) -> None:
+    assert read_clock(write_clock(clock)) == clock
+
+
+@pytest.mark.parametrize("metadata", [None, "", "x", "clock=", "clock=-1", "clock=1e3", "clock=²"])
+def test_foreign_metadata_is_no_clock(metadata: str | None) -> None:
+    assert read_clock(metadata) is None
+
+
+@pytest.mark.slow
+@pytest.mark.crash
+def test_kill_9_in_the_middle_loses_nothing(start_embedded: Start) -> None:
+    connection = start_embedded(NAMES).connection
+    now = int(time.time() * 1000)
+    child = f"""
+import threading, sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from test_ingest import *
+Ingest(Connection({connection.bootstrap!r}, embedded=True, identity={connection.identity!r}), TOPICS, MODALITIES,
+       IngestSettings(batch_messages=20), on_ready=lambda: print("ready", flush=True)).run(threading.Event())
+"""
+    for round_ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        assert any(line == b"ready\n" for line in process.stdout)
+        send(connection, [good(i, now) for i in range(round_ * 1000, round_ * 1000 + 1000)])
+        time.sleep(0.02 * round_)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    with running(connection):
+        wait_committed(connection)
+    assert {e.event_id for e in events_of(connection)} == {f"e{i}" for i in range(3000)}

@@ -1,0 +1,243 @@
+"""Lag on real brokers: the embedded one, and Apache Kafka (marker kafka)."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from confluent_kafka import TopicPartition
+
+from deploy.kafka import topics
+from store.base.errors import BrokerError
+from stream.kafka.client import Connection
+from stream.lag.reader import Freshness, GroupTopic, LagReader, plan
+from stream.lag.status import LagPolicy, Status
+from stream.settings import KafkaSettings
+from stream.topics import Topics, TopicSpec
+
+
+class Bench:
+    """A topic of four partitions on some broker, and a group that commits by hand."""
+
+    def __init__(self, connection: Connection, topic: str) -> None:
+        self.connection = connection
+        self.topic = topic
+        self.group = f"g-{topic}"
+        self.producer = connection.producer()
+        self.readers: list[LagReader] = []
+
+    def produce(self, partition: int, *timestamps: int) -> None:
+        for stamp in timestamps:
+            self.producer.produce(self.topic, b"v", partition=partition, timestamp=stamp)
+        assert self.producer.flush(10) == 0
+
+    def commit(self, partition: int, offset: int, group: str = "") -> None:
+        consumer = self.connection.consumer(group or self.group)
+        consumer.commit(offsets=[TopicPartition(self.topic, partition, offset)], asynchronous=False)
+        consumer.close()
+
+    def reader(self, *more: GroupTopic, **options: object) -> LagReader:
+        targets = (GroupTopic("processor", self.group, self.topic), *more)
+        reader = LagReader(self.connection, targets, **options)  # type: ignore[arg-type]
+        self.readers.append(reader)
+        return reader
+
+
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+def connection(request: pytest.FixtureRequest) -> Connection:
+    if request.param == "kafka":
+        return request.getfixturevalue("kafka_broker").connection  # type: ignore[no-any-return]
+    return request.getfixturevalue("shared_embedded_broker").connection  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def bench(connection: Connection, topic_prefix: str) -> Iterator[Bench]:
+    topics.ensure(connection, [TopicSpec(topic_prefix, 4, ours=False)])
+    until = time.monotonic() + 10
+    while topic_prefix not in connection.metadata().topics and time.monotonic() < until:
+        time.sleep(0.05)  # Kafka acknowledges a topic before every broker knows it
+    made = Bench(connection, topic_prefix)
+    yield made
+    for reader in made.readers:
+        reader.close()
+
+
+def test_numbers(bench: Bench) -> None:
+    now = int(time.time() * 1000)
+    bench.produce(0, *(now - 60_000 + i * 1000 for i in range(10)))
+    bench.produce(1, now, now, now)
+    bench.produce(2, now - 5000)
+    bench.commit(0, 4)
+    bench.commit(1, 3)
+    report = bench.reader().read()
+    rows = {p.partition: p for p in report.partitions}
+    assert [(p.committed, p.log_start, p.log_end, p.lag_messages) for p in rows.values()] == [
+        (4, 0, 10, 6), (3, 0, 3, 0), (None, 0, 1, 1), (None, 0, 0, 0),
+    ]  # fmt: skip
+    assert rows[0].lag_seconds == pytest.approx(56, abs=3)  # the record at offset 4, not the oldest and not the newest
+    assert rows[2].lag_seconds == pytest.approx(5, abs=3)
+    assert (rows[1].lag_seconds, rows[3].lag_seconds) == (0.0, 0.0)
+    assert [p.lag_seconds_source for p in rows.values()] == ["record", "caught_up", "record", "caught_up"]
+    assert [p.retention_headroom for p in rows.values()] == [4, 3, None, None]
+    assert [p.status for p in rows.values()] == [Status.UNKNOWN, Status.OK, Status.NO_COMMIT, Status.OK]
+    assert report.lag_messages == 7
+    assert report.status is Status.NO_COMMIT
+    (group,) = report.groups()
+    assert (group.lag_messages, group.status) == (7, Status.NO_COMMIT)
+    assert group.lag_seconds == pytest.approx(56, abs=3)
+
+
+def test_two_groups_in_one_partition_have_their_own_seconds(bench: Bench) -> None:
+    now = int(time.time() * 1000)
+    bench.produce(0, now - 40_000, now - 20_000, now)
+    bench.commit(0, 0)
+    bench.commit(0, 1, group="other")
+    report = bench.reader(GroupTopic("freshness", "other", bench.topic)).read()
+    seconds = {p.role: p.lag_seconds for p in report.partitions if p.partition == 0}
+    assert seconds == {"processor": pytest.approx(40, abs=3), "freshness": pytest.approx(20, abs=3)}
+
+
+def test_verdicts_over_time(bench: Bench) -> None:
+    policy = LagPolicy(evidence_seconds=0.2, window_seconds=5)
+    reader = bench.reader(policy=policy)
+    now = int(time.time() * 1000)
+    bench.produce(0, *[now] * 10)
+    bench.commit(0, 2)
+
+    def status() -> Status:
+        for _ in range(4):
+            time.sleep(0.1)
+            report = reader.read(max_age_seconds=0)
+        return report.partitions[0].status
+
+    # on the embedded broker membership is unknown, and nothing new came; on Kafka the group has no member
+    assert status() is (Status.STALLED if bench.connection.embedded else Status.STOPPED)
+    bench.produce(0, now)
+    assert status() is Status.STOPPED  # something new came
+    bench.commit(0, 11)
+    assert status() is Status.OK
+    row = reader.read(max_age_seconds=0).partitions[0]
+    assert row.lag_messages == 0
+    assert row.commit_age_seconds is not None
+    assert row.commit_age_seconds < 3
+    bench.commit(0, 1)
+    assert status() is Status.REWOUND
+
+
+def test_a_reading_is_shared_for_a_moment_and_the_record_is_fetched_once(bench: Bench) -> None:
+    now = int(time.time() * 1000)
+    bench.produce(0, now - 30_000, now)
+    clock = [time.time()]
+    reader = bench.reader(clock=lambda: clock[0])
+    first = reader.read()
+    assert reader.read() is first
+    clock[0] += 10
+    second = reader.read()
+    assert second is not first
+    ages = [r.partitions[0].lag_seconds for r in (first, second)]
+    assert ages[0] is not None
+    assert ages[1] == pytest.approx(ages[0] + 10, abs=0.01)  # the same record, remembered
+
+
+def test_many_threads_may_read(bench: Bench) -> None:
+    bench.produce(0, int(time.time() * 1000))
+    reader = bench.reader()
+    found: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(reader.read(max_age_seconds=0).lag_messages)) for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert found == [1] * 6
+
+
+def test_topics_that_are_missing_are_named_and_not_created(bench: Bench) -> None:
+    name = f"missing-{uuid.uuid4().hex}"
+    reader = bench.reader(GroupTopic("ingest", "i", name))
+    assert reader.read().missing_topics == (name,)
+    assert not reader.read().whole
+    assert reader.read(max_age_seconds=0).missing_topics == (name,)
+    assert {p.topic for p in reader.read().partitions} == {bench.topic}
+
+
+def test_the_plan_can_change(bench: Bench) -> None:
+    reader = bench.reader()
+    other = f"{bench.topic}-other"
+    topics.ensure(bench.connection, [TopicSpec(other, 2, ours=False)])
+    with reader._lock:  # a reading is under way: serve's tail, which says so, must not wait for it
+        reader.watch([GroupTopic("serve", "s", other)])
+    assert [(p.topic, p.partition) for p in reader.read().partitions] == [(other, 0), (other, 1)]
+
+
+def test_members_are_counted_where_the_broker_tells(bench: Bench) -> None:
+    consumer = bench.connection.consumer(bench.group)
+    consumer.subscribe([bench.topic])
+    deadline = time.monotonic() + 20
+    while not consumer.assignment() and time.monotonic() < deadline:
+        consumer.poll(0.1)
+    (group,) = bench.reader().read().groups()
+    consumer.close()
+    assert group.members == (None if bench.connection.embedded else 1)
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("connection", ["kafka"], indirect=True)
+def test_deleted_unread_is_told(bench: Bench) -> None:
+    """Retention passes the commit (only a real broker can delete on request)."""
+    bench.produce(0, *[int(time.time() * 1000)] * 10)
+    bench.commit(0, 2)
+    place = TopicPartition(bench.topic, 0, 6)
+    admin = bench.connection.admin()  # kept: its answer dies with it
+    admin.delete_records([place])[place].result(10)
+    row = bench.reader().read().partitions[0]
+    assert (row.committed, row.log_start, row.retention_headroom, row.lag_messages) == (2, 6, -4, 4)
+    assert row.status is Status.REWOUND
+    assert row.lag_seconds is not None
+
+
+def test_json(bench: Bench) -> None:
+    bench.produce(1, int(time.time() * 1000))
+    report = bench.reader(freshness=lambda: Freshness(0.2, 0.9)).read()
+    body = report.to_dict()
+    assert body["freshness_seconds"] == {"p50": 0.2, "p99": 0.9}
+    assert body["lag_messages"] == 1
+    assert body["groups"][0]["role"] == "processor"
+    assert len(body["partitions"]) == 4
+    assert json.loads(json.dumps(body)) == body
+
+
+def test_observe_ends_once_nothing_waits(bench: Bench) -> None:
+    begun = time.monotonic()
+    assert bench.reader().observe(seconds=30).lag_messages == 0
+    assert time.monotonic() - begun < 10
+
+
+def test_a_broker_that_does_not_answer_is_an_error_in_time() -> None:
+    reader = LagReader(Connection("127.0.0.1:9"), [GroupTopic("ingest", "g", "t")], timeout_seconds=1)
+    begun = time.monotonic()
+    with pytest.raises(BrokerError) as caught:
+        reader.read()
+    assert time.monotonic() - begun < 5
+    assert "doctor" in caught.value.action
+    reader.close()
+
+
+def test_the_plan_covers_every_group() -> None:
+    names = Topics(KafkaSettings())
+    targets = plan(names, ["b", "a", "a"], ["churn"])
+    assert [(t.role, t.topic) for t in targets] == [
+        ("ingest", "a"),
+        ("ingest", "b"),
+        ("processor", "anchorstream.events"),
+        ("worker", "anchorstream.tokens"),
+        ("serve", "anchorstream.embeddings.churn"),
+        ("freshness", "anchorstream.events"),
+    ]
+    groups = {value for name, value in vars(names).items() if name.startswith("group_")}
+    assert {t.group for t in targets} == groups

@@ -1,0 +1,232 @@
+"""Replay: every line is sent once, in order, to the topic where it belongs, at the pace asked for."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+from pathlib import Path
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from store.base.errors import AnchorstreamError, NotFoundError, StateError
+from store.base.settings import ModalitySettings
+from stream.clock import EventClock
+from stream.events.event import Event
+from stream.events.validate import Validator
+from stream.rejection import ErrorCode, Rejection
+from stream.replay.json_lines import MAX_LINE_BYTES, LineFile
+from stream.replay.replay import Headers, Outgoing, Pace, PaceClock, Progress, Router, Stopped, read, replay
+from stream.replay.resume import ResumeFile
+from stream.settings import Clock, IngestSettings
+
+CLICKS = ModalitySettings(topic="in.click", text="{title}")
+PROFILES = ModalitySettings(topic="in.profile", kind="tabular")
+TWO = {"click": CLICKS, "profile": PROFILES}
+SHARED = {"click": CLICKS, "view": ModalitySettings(topic="in.click"), "profile": PROFILES}
+NOW_MS = 1_772_366_400_000
+
+
+class Sent:
+    """A producer that keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[str, bytes | None, bytes | None]] = []
+        self.headers: list[Headers | None] = []
+        self.flushed = 0
+
+    def produce(
+        self, topic: str, value: bytes | None, key: bytes | None = None, *, headers: Headers | None = None
+    ) -> None:
+        self.messages.append((topic, key, value))
+        self.headers.append(headers)
+
+    def flush(self, timeout: float) -> None:
+        self.flushed = len(self.messages)
+
+
+class FakeTime:
+    """A clock that moves only when someone waits on its event."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.stop = threading.Event()
+        self.stop.wait = self._wait  # type: ignore[method-assign]
+
+    def _wait(self, timeout: float | None = None) -> bool:
+        self.now += timeout or 0.0
+        return self.stop.is_set()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def event(user: str = "u1", modality: str | None = "click", ts: object = NOW_MS, **fields: object) -> bytes:
+    body = {"event_id": "e", "user_id": user, "ts": ts, **fields}
+    return json.dumps(body if modality is None else {**body, "modality": modality}).encode()
+
+
+def judge(modalities: dict[str, ModalitySettings], message: Outgoing) -> Event | Rejection:
+    """What ingest makes of a message."""
+    clock = EventClock(Clock.STREAM, 200 * 365 * 86_400_000)
+    validator = Validator(modalities, IngestSettings(clock=Clock.STREAM), clock)
+    return validator.validate(message.value, message.topic, 0, 0, NOW_MS, NOW_MS)
+
+
+@pytest.mark.parametrize("modalities", [{"click": CLICKS}, TWO, SHARED], ids=["one", "two", "shared"])
+@given(
+    modality=st.sampled_from(["click", "view", "profile", "nonsense", None, 7, ["click"], {}, ""]),
+    user=st.sampled_from(["u1", "", None, 7, "x" * 129, "\ud800"]),
+)
+def test_no_line_is_taken_for_another_modality(
+    modalities: dict[str, ModalitySettings], modality: object, user: object
+) -> None:
+    """Whatever the line says, ingest accepts it only under the modality it names (or the only one there is)."""
+    body: dict[str, object] = {"user_id": user, "ts": NOW_MS, "title": "t"}
+    if modality is not None:
+        body["modality"] = modality
+    message = Router(modalities, "dead").route(json.dumps(body).encode())
+    if message.topic == "dead":
+        assert modality is None
+        assert dict(message.headers or [])["error"] == ErrorCode.MISSING_MODALITY.encode()
+        return
+    verdict = judge(modalities, message)
+    if isinstance(verdict, Event):
+        assert verdict.modality == (modality if modality is not None else "click")
+        assert message.key == verdict.user_id.encode()
+    elif user == "u1":
+        assert modality not in modalities if isinstance(modality, str) else True
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_go_somewhere_unchanged(value: bytes) -> None:
+    message = Router(TWO, "dead").route(value)
+    assert message.value == value
+    assert message.topic in ("in.click", "in.profile", "dead")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
+def test_files_of_all_kinds_give_the_same_lines(tmp_path: Path, suffix: str) -> None:
+    lines = [event(ts=NOW_MS + i) for i in range(200)] + [b"{broken", b"\xff\xfe"]
+    raw = b"\n".join(lines[:100]) + b"\r\n\n   \n" + b"\n".join(lines[100:])  # blank lines; no newline at the end
+    path = tmp_path / f"events{suffix}"
+    compress = {".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}
+    path.write_bytes(compress.get(path.suffix, bytes)(raw))
+    with LineFile(str(path)) as file:
+        assert [line.value for line in file] == lines
+
+
+def test_a_truncated_file_is_an_error_after_its_readable_lines(tmp_path: Path) -> None:
+    path = tmp_path / "cut.jsonl.gz"
+    path.write_bytes(gzip.compress(b"".join(event(ts=i) + b"\n" for i in range(5000)))[:-200])
+    with LineFile(str(path)) as file, pytest.raises(AnchorstreamError, match="cannot be read"):
+        list(file)
+    with pytest.raises(NotFoundError):
+        LineFile(str(tmp_path / "absent.jsonl"))
+
+
+def test_a_line_too_long_is_named_and_the_next_one_is_sent(tmp_path: Path) -> None:
+    path = tmp_path / "long.jsonl"
+    path.write_bytes(b"x" * (MAX_LINE_BYTES + 5) + b"\n" + event() + b"\n" + b"y" * 2000 + b"\n" + event("u2"))
+    sent, progress = Sent(), Progress()
+    with LineFile(str(path)) as file:
+        replay(read([file], Router(TWO, "dead"), progress, max_bytes=1000), sent, progress=progress)
+    assert [key for _, key, _ in sent.messages] == [b"u1", b"u2"]
+    assert progress.unsent == 2
+    assert f"{path}:1" in progress.first_unsent[0]
+    assert f"{path}:3" in progress.first_unsent[1]
+    assert progress.done == 1.0
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 1000), max_size=20).map(sorted), min_size=1, max_size=4),
+    st.integers(0, 30),
+)
+def test_merging_keeps_every_line_and_orders_by_time(tmp_path_factory: pytest.TempPathFactory, files, skip) -> None:  # type: ignore[no-untyped-def]
+    folder = tmp_path_factory.mktemp("merge")
+    opened = []
+    for number, times in enumerate(files):
+        path = folder / f"{number}.jsonl"
+        path.write_bytes(b"".join(event(f"f{number}", ts=ts) + b"\n" for ts in times))
+        opened.append(LineFile(str(path)))
+    sent, progress = Sent(), Progress()
+    replay(read(opened, Router(TWO, "dead"), progress, skip=skip, merge=True), sent, progress=progress)
+    for file in opened:
+        file.close()
+    times = [json.loads(value or b"")["ts"] for _, _, value in sent.messages]
+    assert times == sorted(ts for one in files for ts in one)[skip:]
+    assert progress.skipped == min(skip, sum(map(len, files)))
+
+
+@given(st.lists(st.integers(0, 10_000_000), max_size=50), st.floats(0.5, 1000))
+def test_pace_by_event_time(times: list[int], speed: float) -> None:
+    clock = PaceClock(Pace(speed=speed, max_wait_seconds=1e12))
+    newest: list[int] = []
+    for ts in times:
+        newest.append(max([ts, *newest]))
+        assert clock.due(ts) == pytest.approx((newest[-1] - newest[0]) / 1000 / speed, abs=1e-6)
+
+
+def test_pace_is_kept_and_a_wrong_year_does_not_stop_it() -> None:
+    time = FakeTime()
+    arrivals: list[float] = []
+
+    class Timed(Sent):
+        def produce(self, *args: object, **kwargs: object) -> None:
+            arrivals.append(time.now)
+
+    messages = [Outgoing("t", None, b"", ts) for ts in (0, 60_000, None, 120_000, 10**15)]
+    progress = replay(messages, Timed(), pace=Pace(speed=60, max_wait_seconds=5), stop=time.stop, clock=time)
+    assert arrivals == pytest.approx([0, 1, 1, 2, 7])
+    assert progress.sent == 5
+    time, arrivals = FakeTime(), []
+    replay([Outgoing("t", None, b"")] * 11, Timed(), pace=Pace(rate=10), stop=time.stop, clock=time)
+    assert arrivals == pytest.approx([i / 10 for i in range(11)])
+
+
+def test_a_replay_is_stopped_while_it_waits_for_readers() -> None:
+    class Full(Sent):
+        def produce(self, *args: object, **kwargs: object) -> None:
+            if len(self.messages) == 3:
+                raise Stopped
+            self.messages.append(("t", None, None))
+
+    safe: list[int] = []
+    progress = replay([Outgoing("t", None, b"")] * 9, Full(), on_acknowledged=safe.append)
+    assert progress.interrupted
+    assert (progress.sent, safe) == (3, [3])
+
+
+def test_a_stopped_replay_goes_on_where_it_was_acknowledged(tmp_path: Path) -> None:
+    path, state = tmp_path / "events.jsonl", tmp_path / "resume.json"
+    lines = [event(ts=i) for i in range(100)]
+    path.write_bytes(b"\n".join(lines))
+    stop, sent = threading.Event(), Sent()
+
+    def part(stop_after: int | None) -> Progress:
+        progress = Progress()
+        with LineFile(str(path)) as file:
+            resume = ResumeFile.of(state, [file], merge=False)
+            skip = resume.load()
+            messages = read([file], Router(TWO, "dead"), progress, skip=skip)
+
+            def cut():  # type: ignore[no-untyped-def]
+                for n, message in enumerate(messages):
+                    if n == stop_after:
+                        stop.set()
+                    yield message
+
+            return replay(cut(), sent, stop=stop, progress=progress, on_acknowledged=lambda n: resume.save(skip + n))
+
+    assert part(37).interrupted
+    stop.clear()
+    assert part(None).skipped == 37
+    assert [value for _, _, value in sent.messages] == lines
+    assert sent.flushed == 100
+    with LineFile(str(path)) as file, pytest.raises(StateError, match="belongs to"):
+        ResumeFile.of(state, [file], merge=True).load()
+    with pytest.raises(StateError, match="standard input"):
+        ResumeFile.of(state, [LineFile("-")], merge=False)

@@ -1,0 +1,242 @@
+"""The tail on both brokers: restored, fresh, committed no further than is safe, and loud about losses."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+
+from deploy.brokers.local import LocalKafka
+from deploy.brokers.process import EmbeddedBroker
+from store.base.errors import DataLossError
+from store.index.index import ScenarioIndex
+from store.index.snapshot import SnapshotStore
+from stream.kafka.partitioner import partition_of
+from tests.support.tailing import SCENARIOS, World, running, until
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
+    broker = EmbeddedBroker(tmp_path_factory.mktemp("broker") / "broker.json", {})
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+def embedded_world(broker: EmbeddedBroker, topic_prefix: str, tmp_path: Path) -> World:
+    return World(broker.connection, topic_prefix, tmp_path)
+
+
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+def world(request: pytest.FixtureRequest, topic_prefix: str, tmp_path: Path) -> World:
+    name = {"embedded": "broker", "kafka": "kafka_broker"}[request.param]
+    return World(request.getfixturevalue(name).connection, topic_prefix, tmp_path)
+
+
+def test_what_was_there_is_applied_before_ready(world: World) -> None:
+    for i in range(20):
+        world.record(f"u{i}", i)
+    world.erase("u3")
+    world.flush()
+    with running(world) as tail:
+        expected = sorted(f"u{i}" for i in range(20) if i != 3)
+        assert tail.users() == [expected, expected]
+
+
+def test_an_event_is_pending_until_every_scenario_covers_it(world: World) -> None:
+    with running(world) as tail:
+        raw = world.event("anna")
+        until(lambda: len(tail.tracker) == 1)
+        world.record("anna", raw, scenarios=("churn",))
+        world.flush()
+        until(lambda: len(tail.indexes["churn"]) == 1)
+        assert len(tail.tracker) == 1
+        started = time.monotonic()
+        world.record("anna", raw, scenarios=("credit",))
+        world.flush()
+        until(lambda: len(tail.tracker) == 0)
+        visible = time.monotonic() - started
+        assert tail.tracker.samples.report(now_ms=int(time.time() * 1000))["all"]["count"] == 1
+        assert visible < 1.0
+
+
+def test_a_backlog_of_pending_events_waits_on_the_broker(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream.serve.events_feed.MAX_PENDING_EVENTS", 20)
+    monkeypatch.setattr("stream.serve.tail.BATCH_MESSAGES", 4)
+    users = [u for u in (f"u{i}" for i in range(50)) if partition_of(u, 2) == 0][:3]
+    with running(world) as tail:
+        for i in range(60):
+            last = world.event(users[i % 3])
+        until(lambda: len(tail.tracker) >= 20)
+        time.sleep(0.5)
+        assert len(tail.tracker) <= 25
+        assert tail.tracker.low_water()[0] == 0
+    with running(world) as tail:  # ready in spite of the backlog
+        assert 20 <= len(tail.tracker) <= 25
+        for user in users:
+            world.record(user, last)
+        world.flush()
+        until(lambda: world.committed(world.topics.group_freshness, world.topics.events)[0] == 60)
+        assert len(tail.tracker) == 0
+
+
+def test_low_water_mark_is_committed_and_survives_a_restart(world: World) -> None:
+    users = [u for u in (f"u{i}" for i in range(50)) if partition_of(u, 2) == 0][:3]
+    with running(world) as tail:
+        first = world.event(users[0])
+        world.event(users[1])
+        last = world.event(users[2])
+        world.record(users[0], first)
+        world.record(users[2], last)
+        world.flush()
+        until(lambda: len(tail.tracker) == 1)
+        until(lambda: world.committed(world.topics.group_freshness, world.topics.events)[0] == 1)
+    with running(world) as tail:
+        assert len(tail.tracker) == 1
+        assert tail.tracker.pending(users[1], {}) == 1
+        assert tail.tracker.samples.report(now_ms=int(time.time() * 1000))["all"]["count"] == 0
+        world.record(users[1], first + 1)
+        world.flush()
+        until(lambda: world.committed(world.topics.group_freshness, world.topics.events)[0] == 3)
+        assert len(tail.tracker) == 0
+
+
+def test_commit_on_an_embedded_broker_never_passes_the_snapshot(
+    embedded_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = embedded_world
+    held = threading.Event()
+    write = SnapshotStore.write
+
+    def slow(self: SnapshotStore, *args: Any, **kwargs: Any) -> Any:
+        held.wait(10)
+        return write(self, *args, **kwargs)
+
+    monkeypatch.setattr(SnapshotStore, "write", slow)
+    with running(world) as tail:
+        for i in range(10):
+            world.record(f"u{i}", i)
+        world.flush()
+        until(lambda: len(tail.indexes["churn"]) == 10)
+        time.sleep(0.6)
+        assert max(world.committed(world.topics.group_serve, world.topics.embeddings("churn"))) <= 0
+        held.set()
+        until(lambda: sum(world.committed(world.topics.group_serve, world.topics.embeddings("churn"))) == 10)
+
+
+def test_restart_from_a_snapshot_reads_only_the_tail(world: World) -> None:
+    for i in range(10):
+        world.record(f"u{i}", i, seed=i)
+    world.flush()
+    with running(world) as tail:
+        before = [row.record.vector for row in tail.indexes["churn"].page("", 100)]
+    world.record("late", 99)
+    world.erase("u0")
+    world.flush()
+    applied: list[int] = []
+    original = ScenarioIndex.apply
+
+    def counted(self: ScenarioIndex, batch: Any, *, now_ms: int) -> Any:
+        applied.append(len(batch))
+        return original(self, batch, now_ms=now_ms)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScenarioIndex, "apply", counted)
+        with running(world) as tail:
+            assert tail.users()[0] == sorted(["late", *(f"u{i}" for i in range(1, 10))])
+            after = [row.record.vector for row in tail.indexes["churn"].page("", 100) if row.record.user_id != "late"]
+    assert sum(applied) == 4
+    np.testing.assert_array_equal(after, before[1:])
+
+
+def test_a_snapshot_of_another_broker_is_not_used(
+    embedded_world: World, start_embedded: Callable[[dict[str, int]], EmbeddedBroker]
+) -> None:
+    world = embedded_world
+    world.record("old", 1)
+    world.flush()
+    with running(world):
+        pass
+    other = World(start_embedded({}).connection, world.topics.prefix, world.data)
+    other.record("new", 1)
+    other.flush()
+    with running(other) as tail:
+        assert tail.users() == [["new"], ["new"]]
+
+
+def test_records_lost_unread_are_a_loud_error(embedded_world: World) -> None:
+    world = embedded_world
+    for i in range(3):
+        world.record("big", i)
+    # the embedded broker keeps the newest 5 MiB of a partition
+    for _ in range(12):
+        world.producer.produce(world.topics.embeddings("churn"), np.random.default_rng().bytes(900_000), b"big", 0)
+        world.flush()
+    with world.tail() as tail:
+        assert isinstance(tail.failure, DataLossError)
+
+
+def test_garbage_is_refused_and_the_next_record_applied(world: World) -> None:
+    topic = world.topics.embeddings("churn")
+    for value in (b"", b"garbage", b"\xc1", b"\x81\xa1v\x02"):
+        world.producer.produce(topic, value, b"anna", partition_of("anna", 2))
+    world.producer.produce(topic, b"x", None, 0)
+    world.producer.produce(topic, b"x", b"\xff\xfe", 1)
+    world.producer.produce(world.topics.events, b"not a pack", partition=0)
+    # a foreign pack that the processor refuses for the type of its time: nothing will ever cover it
+    foreign = msgpack.packb((1, 1, [("anna", "bill", "noon", "e", "text", (), None, "raw", 0, 9, 1, 1)]))
+    world.producer.produce(world.topics.events, foreign, partition=0)
+    world.event("anna", modality="retired")
+    world.record("anna", 7)
+    world.flush()
+    with running(world) as tail:
+        assert tail.users() == [["anna"], ["anna"]]
+        assert len(tail.tracker) == 0
+        until(lambda: sum(world.committed(world.topics.group_freshness, world.topics.events)) == 3)
+
+
+def test_erasing_settles_what_was_accepted_before(world: World) -> None:
+    with running(world) as tail:
+        world.event("anna")
+        until(lambda: len(tail.tracker) == 1)
+        time.sleep(0.005)
+        world.erase("anna")
+        world.flush()
+        until(lambda: len(tail.tracker) == 0)
+        time.sleep(0.005)
+        world.event("anna")
+        until(lambda: len(tail.tracker) == 1)
+
+
+def test_it_stops_within_seconds(world: World) -> None:
+    started = time.monotonic()
+    with running(world):
+        pass
+    assert time.monotonic() - started < 6
+
+
+@pytest.mark.kafka
+def test_a_topic_made_anew_is_noticed(kafka_broker: LocalKafka, topic_prefix: str, tmp_path: Path) -> None:
+    world = World(kafka_broker.connection, topic_prefix, tmp_path)
+    for i in range(5):
+        world.record(f"old{i}", i)
+    world.flush()
+    with running(world):
+        pass
+    names = [world.topics.embeddings(scenario) for scenario in SCENARIOS]
+    admin = kafka_broker.connection.admin()
+    for future in admin.delete_topics(names).values():
+        future.result(10)
+    until(lambda: not set(names) & kafka_broker.connection.metadata().topics.keys())
+    world = World(kafka_broker.connection, topic_prefix, tmp_path)
+    for i in range(9):
+        world.record(f"new{i}", i)
+    world.flush()
+    with running(world) as tail:
+        assert tail.users()[0] == [f"new{i}" for i in range(9)]
