@@ -50,7 +50,7 @@ UP = """
 import sys, threading
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-sys.path.insert(0, str(Path(sys.argv[1]) / "tests" / "deploy"))
+sys.path.insert(0, str(Path(sys.argv[1]) / "tests" / "deploy" / "run"))
 from test_launcher import launcher, settings_in
 from deploy.run.interrupt import stop_on_signals
 with stop_on_signals() as stop, launcher(settings_in(Path(sys.argv[2]))) as up:
