@@ -31,7 +31,7 @@ REBALANCE_DELAY_MS = 100
 """How long a group waits for more members before its first assignment; Kafka's default is 3 s."""
 PARENT_CHECK_SECONDS = 0.2
 _TOPIC_ALREADY_EXISTS = 36
-_log = logs.get(__name__)
+log = logs.get(__name__)
 
 
 def library() -> ctypes.CDLL:
@@ -155,13 +155,13 @@ def serve(ready_file: Path, topics: Mapping[str, int], parent_gone: Callable[[],
             "control": f"{host!s}:{port}",
         }
         write_json(ready_file, state)
-        _log.info(logs.BROKER_STARTED, **state, topics=len(topics))
+        log.info(logs.BROKER_STARTED, **state, topics=len(topics))
         while not stop.wait(PARENT_CHECK_SECONDS):
             if parent_gone():
                 break
         control.shutdown()
     ready_file.unlink(missing_ok=True)
-    _log.info(logs.BROKER_STOPPED, kind="embedded")
+    log.info(logs.BROKER_STOPPED, kind="embedded")
 
 
 def main(argv: list[str] | None = None) -> int:

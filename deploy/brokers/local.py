@@ -31,7 +31,7 @@ POLL_SECONDS = 0.05
 LOG_TAIL_LINES = 15
 LOG_BYTES = 10 * 1024 * 1024
 """At a start the log of the last one is kept as kafka.log.1 once it is larger."""
-_log = logs.get(__name__)
+log = logs.get(__name__)
 
 
 class LocalKafka:
@@ -108,7 +108,7 @@ class LocalKafka:
         if self._ready_file is not None:
             state = {"kind": "local", "bootstrap": self.connection.bootstrap, "identity": self.connection.identity}
             write_json(self._ready_file, {**state, "pid": self.pid})
-        _log.info(logs.BROKER_STARTED, kind="local", bootstrap=self.connection.bootstrap, pid=self.pid)
+        log.info(logs.BROKER_STARTED, kind="local", bootstrap=self.connection.bootstrap, pid=self.pid)
 
     def _launch(self, saved: Mapping[str, Any], config: Path, lock: int) -> None:
         self._cluster_id = str(saved.get("cluster_id") or new_cluster_id())
@@ -119,15 +119,15 @@ class LocalKafka:
         )
         if self._log_file.exists() and self._log_file.stat().st_size > LOG_BYTES:
             self._log_file.replace(self._log_file.with_name("kafka.log.1"))
-        with self._log_file.open("ab") as log:
+        with self._log_file.open("ab") as output:
             if not (self._home / "data" / "meta.properties").exists():
-                self._format(config, log)
+                self._format(config, output)
             command = [*self._jvm(*HEAP, "-XX:+ExitOnOutOfMemoryError"), "kafka.Kafka", str(config)]
             self._process = subprocess.Popen(
                 [*ends_with_us(), *command],
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=output,
+                stderr=output,
                 # Ctrl-C is for the launcher, which stops the broker last
                 start_new_session=True,
                 pass_fds=(lock,),
@@ -150,9 +150,9 @@ class LocalKafka:
             self._classpath,
         ]
 
-    def _format(self, config: Path, log: IO[bytes]) -> None:
+    def _format(self, config: Path, output: IO[bytes]) -> None:
         command = [*self._jvm(), "kafka.tools.StorageTool", "format", "-t", self._cluster_id, "-c", str(config)]
-        if subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False).returncode:
+        if subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False).returncode:
             raise self._failed("Kafka could not format its data folder")
 
     def _server_properties(self) -> dict[str, str | int]:
@@ -223,7 +223,7 @@ class LocalKafka:
             process.wait()
         if self._ready_file is not None:
             self._ready_file.unlink(missing_ok=True)
-        _log.info(logs.BROKER_STOPPED, kind="local")
+        log.info(logs.BROKER_STOPPED, kind="local")
 
 
 def _lock(home: Path, pid: int | None, config: Path) -> IO[bytes]:
@@ -238,9 +238,7 @@ def _lock(home: Path, pid: int | None, config: Path) -> IO[bytes]:
     if _locked(handle, 0):
         return handle
     if pid is not None and _runs(pid, config):
-        _log.warning(
-            logs.BROKER_ORPHANED, kind="local", pid=pid, detail="left by a launcher that was killed; ending it"
-        )
+        log.warning(logs.BROKER_ORPHANED, kind="local", pid=pid, detail="left by a launcher that was killed; ending it")
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)

@@ -13,7 +13,7 @@ from stream.kafka.client import Connection
 IDENTITY_FILE = Path("run") / "state-identity"
 STATE_FOLDERS = ("processor", "worker", "serve")
 STALE = "stale"
-_log = logs.get(__name__)
+log = logs.get(__name__)
 
 
 def claim_state(data_dir: Path, connection: Connection) -> Path | None:
@@ -45,7 +45,7 @@ def claim_state(data_dir: Path, connection: Connection) -> Path | None:
             )
         moved = data_dir / STALE
         _move(present, moved)
-        _log.warning(
+        log.warning(
             logs.BROKER_REPLACED,
             was=before or "unknown",
             now=connection.identity,

@@ -17,7 +17,7 @@ from store.base.errors import BrokerError, TopicError
 from stream.kafka.client import Connection
 from stream.topics import TopicSpec
 
-_log = logs.get(__name__)
+log = logs.get(__name__)
 
 
 def ensure(connection: Connection, specs: Iterable[TopicSpec], *, replication_factor: int = 1) -> list[str]:
@@ -45,7 +45,7 @@ def ensure(connection: Connection, specs: Iterable[TopicSpec], *, replication_fa
             else _create(connection, missing, replication_factor)
         )
         for name in created:
-            _log.info(logs.TOPIC_CREATED, topic=name, partitions=wanted[name].partitions)
+            log.info(logs.TOPIC_CREATED, topic=name, partitions=wanted[name].partitions)
         there = _wait_until_listed(connection, wanted)
     ours = [spec for spec in wanted.values() if spec.ours and spec.name not in created]
     faults = [fault for spec in ours for fault in _partition_faults(connection, spec, there[spec.name])]

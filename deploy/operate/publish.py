@@ -6,9 +6,10 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from store.base.stop import obey
 from stream.kafka.pacing import SafeProducer
 from stream.replay.json_lines import LineFile
-from stream.replay.replay import Pace, Progress, Router, Stopped, read, replay
+from stream.replay.replay import Pace, Progress, Router, read, replay
 from stream.topics import Topics
 
 if TYPE_CHECKING:
@@ -33,8 +34,7 @@ def raw_producer(
 
     def waiting() -> None:
         while_waiting()
-        if stop.is_set():
-            raise Stopped
+        obey(stop)
 
     topics = Topics(settings.kafka)
     specs = topics.specs(settings.modalities, settings.scenario_names)

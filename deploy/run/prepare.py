@@ -18,7 +18,7 @@ from store.base.errors import AnchorstreamError, BrokerError
 from stream.kafka.client import Connection
 
 WAIT_SECONDS = 120.0
-_log = logs.get(__name__)
+log = logs.get(__name__)
 
 
 def prepare(settings: Settings, *, wait_seconds: float = WAIT_SECONDS) -> list[str]:
@@ -41,7 +41,7 @@ def _wait(settings: Settings, seconds: float) -> Connection:
             if time.monotonic() >= deadline:
                 raise
             if not said:
-                _log.warning(logs.BROKER_UNAVAILABLE, detail=exc.detail, waiting_seconds=seconds)
+                log.warning(logs.BROKER_UNAVAILABLE, detail=exc.detail, waiting_seconds=seconds)
                 said = True
             time.sleep(0.5)
 

@@ -29,6 +29,7 @@ from encoder.worker.publisher import Publisher
 from encoder.worker.scheduler import BackFillTurn, Pending, RefreshBatch, RefreshScheduler
 from store.base import fault, logs, metrics
 from store.base.settings import ModalitySettings, StoreSettings
+from store.base.stop import Stopped, obey
 from store.buffer.resources import BufferResources
 from store.buffer.token_buffer import TokenBuffer
 from store.buffer.window import UserWindow
@@ -116,7 +117,7 @@ class Worker:
         self._paused = False
         self._stop = threading.Event()
         specs = [topics.embeddings_spec(name) for name in encoder.scenarios]
-        self._producer = SafeProducer(connection, specs, while_waiting=self._leave_if_stopped)
+        self._producer = SafeProducer(connection, specs, while_waiting=lambda: obey(self._stop))
         self._publisher = Publisher(self._producer, topics, lambda: int(wall() * 1000))
         self._reports = BackFillReports(self._producer, topics, self._scenarios, lambda: int(wall() * 1000))
         self._consumer: Any = None
@@ -141,7 +142,7 @@ class Worker:
             )
             while not stop.is_set():
                 self._step()
-        except _Stopped:
+        except Stopped:
             pass  # between W2 and W4: the dirty marks stay
         finally:
             log.info(logs.ROLE_STOPPING)
@@ -160,10 +161,6 @@ class Worker:
         self._scenarios.close()
         if self._requests is not None:
             self._requests.close()
-
-    def _leave_if_stopped(self) -> None:
-        if self._stop.is_set():
-            raise _Stopped
 
     def _step(self) -> None:
         if self._scenarios.poll():
@@ -349,10 +346,6 @@ class Worker:
                 self._scheduler.remove(user.user_id)
             assignment.buffer.close()
         log.info(logs.PARTITIONS_REVOKED, partitions=list(partitions))
-
-
-class _Stopped(Exception):
-    """Told to stop while the producer waits for its readers."""
 
 
 class _Part:

@@ -13,7 +13,7 @@ MAX_BODY_BYTES = 16 << 20
 """An allow list of 100,000 ids of 128 bytes, with room to spare."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
-_log = logs.get(__name__)
+log = logs.get(__name__)
 
 
 class Observed:
@@ -42,7 +42,7 @@ class Observed:
             else:
                 await self._app(scope, body, watched)
         except Exception as exc:
-            _log.error(logs.HTTP_FAILED, method=scope["method"], route=_route(scope), exc_info=exc)
+            log.error(logs.HTTP_FAILED, method=scope["method"], route=_route(scope), exc_info=exc)
             if status:
                 raise  # half an answer is out: let the server cut the connection
             await problem("internal", "the error is in the log of serve")(scope, receive, watched)

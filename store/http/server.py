@@ -19,7 +19,7 @@ from store.http.service import Readiness
 GRACE_SECONDS = 3
 """How long requests under way may take to end when the role stops."""
 _POLL_SECONDS = 0.05
-_log = logs.get(__name__)
+log = logs.get(__name__)
 
 
 class Tail(Protocol):
@@ -112,7 +112,7 @@ class Serve:
         try:
             run(ending)
         except BaseException as exc:  # a thread's SystemExit (uvicorn's) must end the role as well
-            _log.error(logs.ROLE_FAILED, error=str(exc))
+            log.error(logs.ROLE_FAILED, error=str(exc))
             self._failures.append(exc)
 
 

@@ -39,7 +39,7 @@ CHUNK_ROWS = 4096
 KEEP = 2
 MAX_AGE_MS = 7 * 86_400_000
 """`delete.retention.ms` of the topics (stream/topics.py): a reader away for longer may have missed a deletion."""
-_log = logs.get(__name__)
+log = logs.get(__name__)
 
 
 class ScenarioPosition(NamedTuple):
@@ -116,7 +116,7 @@ class SnapshotStore:
         for old in [*self.paths()[KEEP:], *self.directory.glob("*.tmp")]:
             old.unlink(missing_ok=True)
         seconds = time.monotonic() - started
-        _log.debug(logs.SNAPSHOT_WRITTEN, path=path.name, bytes=size, seconds=round(seconds, 3))
+        log.debug(logs.SNAPSHOT_WRITTEN, path=path.name, bytes=size, seconds=round(seconds, 3))
         return Written(path, size, {name: position.applied for name, position in positions.items()}, seconds)
 
     def load(
@@ -133,10 +133,10 @@ class SnapshotStore:
             try:
                 indexes = self._read(path, scenarios, now_ms, accept)
             except (FrameError, OSError, ValueError, TypeError, KeyError, msgpack.UnpackException) as exc:
-                _log.warning(logs.SNAPSHOT_REFUSED, path=path.name, reason=str(exc) or repr(exc))
+                log.warning(logs.SNAPSHOT_REFUSED, path=path.name, reason=str(exc) or repr(exc))
                 continue
             users = {name: len(index) for name, index in indexes.items()}
-            _log.info(logs.SNAPSHOT_LOADED, path=path.name, users=users)
+            log.info(logs.SNAPSHOT_LOADED, path=path.name, users=users)
             return indexes
         return {}
 

@@ -18,6 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Any, Protocol
 
@@ -25,6 +26,7 @@ from confluent_kafka import KafkaException, TopicPartition
 
 from store.base.errors import BrokerError, ScriptError
 from store.base.settings import ModalitySettings
+from store.base.stop import Stopped, obey
 from stream.clock import EventClock, read_clock
 from stream.dead_letter import MAX_MESSAGE_BYTES
 from stream.dead_letters import marks as replay_marks
@@ -33,7 +35,6 @@ from stream.dead_letters.order import Group, LetterOrder, Place
 from stream.dead_letters.target import LEFT, REMOVED, SKIPPED, Left, Target, Targets
 from stream.kafka.client import Connection
 from stream.kafka.pacing import SafeProducer
-from stream.replay.replay import Stopped
 from stream.settings import Clock, IngestSettings
 from stream.topics import Topics
 
@@ -157,7 +158,7 @@ class DeadLetterReplay:
 
     def _run(self, choice: Choice, mender: Mender | None, *, dry_run: bool) -> None:
         def reading(done: int, of: int) -> None:
-            self._check_stop()
+            obey(self._stop)
             self._on_progress("reading", done, of)
 
         order = LetterOrder.read(
@@ -183,7 +184,7 @@ class DeadLetterReplay:
         for group, answer in mended:
             if limit is not None and self._report.replayed + len(self._sent) >= limit:
                 return
-            self._check_stop()
+            obey(self._stop)
             if answer.skip:
                 self._report.leave(group.letter.id, Left(SKIPPED, answer.reason or LEFT[SKIPPED]))
                 continue
@@ -192,7 +193,7 @@ class DeadLetterReplay:
                 self._report.leave(group.letter.id, target)
             else:
                 self._send(group, target)
-        self._check_stop()
+        obey(self._stop)
 
     def _fit(self, order: LetterOrder, targets: Targets, *, scripted: bool) -> Iterator[Group]:
         """Letters that have somewhere to go."""
@@ -230,13 +231,9 @@ class DeadLetterReplay:
         return SafeProducer(
             self._connection,
             self._topics.specs(self._modalities, ()),
-            while_waiting=self._check_stop,
+            while_waiting=partial(obey, self._stop),
             config={"message.max.bytes": MAX_MESSAGE_BYTES},
         )
-
-    def _check_stop(self) -> None:
-        if self._stop.is_set():
-            raise Stopped
 
     def _partitions(self) -> dict[str, int]:
         found = self._connection.metadata(timeout_s=_TIMEOUT_SECONDS).topics

@@ -21,6 +21,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from store.base import logs, metrics
 from store.base.settings import ModalitySettings
+from store.base.stop import Stopped, obey
 from stream.clock import EventClock, Source, read_clock, write_clock
 from stream.dead_letter import MAX_MESSAGE_BYTES, dead_letter
 from stream.events.event import Event
@@ -47,11 +48,7 @@ IDLE_SECONDS = 0.2
 POSITION_SECONDS = 30.0
 
 
-class _Stopped(Exception):
-    """`stop` was set while the producer was blocked."""
-
-
-_log = logs.get(__name__)
+log = logs.get(__name__)
 
 
 class Ingest:
@@ -96,7 +93,7 @@ class Ingest:
                 "on_commit": self._on_commit,
             },
         )
-        self._stopping: Callable[[], bool] = lambda: False
+        self._stop = threading.Event()
         self._producer = SafeProducer(
             connection,
             topics.specs(modalities, ()),
@@ -111,14 +108,14 @@ class Ingest:
             DataLossError: raw messages were removed before they were read.
             BrokerError: the broker refuses us, or a message could not be delivered.
         """
-        self._stopping = stop.is_set
+        self._stop = stop
         self._consumer.subscribe(
             self._raw_topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
         try:
             while not stop.is_set():
                 self._round()
-            _log.info(logs.ROLE_STOPPING, batches_in_flight=len(self._in_flight))
+            log.info(logs.ROLE_STOPPING, batches_in_flight=len(self._in_flight))
             self._drain()
         except BaseException:
             self._assigned.clear()  # leave the group without committing
@@ -133,12 +130,12 @@ class Ingest:
             started = time.monotonic()
             try:
                 self._process(messages)
-            except _Stopped:
+            except Stopped:
                 return  # the unsealed batch keeps its offsets from being committed: it will be read again
             metrics.BATCH_SECONDS.labels("ingest").observe(time.monotonic() - started)
             metrics.BATCH_EVENTS.labels("ingest").observe(len(messages))
         self._producer.check()
-        while len(self._in_flight) >= MAX_IN_FLIGHT and not self._stopping():
+        while len(self._in_flight) >= MAX_IN_FLIGHT and not self._stop.is_set():
             self._producer.poll(0.01)
             self._producer.check()  # a batch that lost a message is never done
             self._commit()
@@ -242,11 +239,10 @@ class Ingest:
 
     def _stay_in_group(self) -> None:
         """The producer is blocked: take no more input, but keep polling so that the group does not drop us."""
-        if self._stopping():
-            raise _Stopped
+        obey(self._stop)
         if not self._paused:
             self._paused = True
-            _log.info(logs.INPUT_PAUSED, reason="producer blocked")
+            log.info(logs.INPUT_PAUSED, reason="producer blocked")
         self._consumer.pause(self._consumer.assignment())
         # what was fetched before the pause still arrives
         if (message := self._consumer.poll(0)) is not None:
@@ -256,13 +252,13 @@ class Ingest:
         if self._paused:
             self._paused = False
             self._consumer.resume(self._consumer.assignment())
-            _log.info(logs.INPUT_RESUMED)
+            log.info(logs.INPUT_RESUMED)
 
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         consumer.incremental_assign(self._positions(consumer, partitions))
         consumer.resume(partitions)  # librdkafka keeps a partition paused over its next assignment
         self._assigned.update((tp.topic, tp.partition) for tp in partitions)
-        _log.info(logs.PARTITIONS_ASSIGNED, partitions=[f"{tp.topic}:{tp.partition}" for tp in partitions])
+        log.info(logs.PARTITIONS_ASSIGNED, partitions=[f"{tp.topic}:{tp.partition}" for tp in partitions])
         if not self._ready:
             self._ready = True
             self._on_ready()
@@ -277,7 +273,7 @@ class Ingest:
                     self._clock.restore((tp.topic, tp.partition), read_clock(tp.metadata))
                 return positions
             except KafkaException as exc:
-                if time.monotonic() > deadline or self._stopping():
+                if time.monotonic() > deadline or self._stop.is_set():
                     raise
                 self._errors.passing(exc.args[0], what="positions")
                 time.sleep(0.2)
@@ -289,7 +285,7 @@ class Ingest:
     def _on_lost(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         self._assigned.difference_update((tp.topic, tp.partition) for tp in partitions)
         consumer.incremental_unassign(partitions)
-        _log.info(logs.PARTITIONS_REVOKED, partitions=[f"{tp.topic}:{tp.partition}" for tp in partitions])
+        log.info(logs.PARTITIONS_REVOKED, partitions=[f"{tp.topic}:{tp.partition}" for tp in partitions])
 
     def _count(self, accepted: Counter[str], refused: Counter[str]) -> None:
         for modality, n in accepted.items():
@@ -299,6 +295,6 @@ class Ingest:
         self._refused += refused
         now = time.monotonic()
         if self._refused and now >= self._refusals_logged_at + LOG_INTERVAL_SECONDS:
-            _log.warning(logs.EVENT_DEAD_LETTERED, **self._refused)
+            log.warning(logs.EVENT_DEAD_LETTERED, **self._refused)
             self._refusals_logged_at = now
             self._refused.clear()

@@ -27,7 +27,7 @@ EMBEDDED_FETCH_WAIT_MS = 100
 not, so there it is what a message waits for at most."""
 EMBEDDED_EXCHANGE_WAIT_MS = 10
 """The same where somebody waits for the answer; costs a hundredth of a core."""
-_log = logging.getLogger("librdkafka")
+log = logging.getLogger("librdkafka")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Connection:
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
         }
-        return confluent_kafka.Consumer(base, logger=_log)
+        return confluent_kafka.Consumer(base, logger=log)
 
     def producer(self, **config: Any) -> Any:
         """A confluent_kafka.Producer: acknowledged by all replicas, no duplicates by retries, Java's partitioner."""
@@ -86,7 +86,7 @@ class Connection:
             "bootstrap.servers": self.bootstrap,
             "partitioner": "murmur2_random",
         }
-        return confluent_kafka.Producer(base, logger=_log)
+        return confluent_kafka.Producer(base, logger=log)
 
     def exchange_consumer(self, group: str) -> Any:
         """A consumer for questions and answers that somebody waits for; what is gone is skipped."""
@@ -117,7 +117,7 @@ class Connection:
 
     def admin(self) -> Any:
         """A confluent_kafka.admin.AdminClient. Hold it until its futures are done: they fail when it is collected."""
-        return AdminClient({**self._without_consumer_keys(), "bootstrap.servers": self.bootstrap}, logger=_log)
+        return AdminClient({**self._without_consumer_keys(), "bootstrap.servers": self.bootstrap}, logger=log)
 
     def aiokafka_options(self) -> dict[str, Any]:
         """Keyword arguments of an aiokafka client: address and security.

@@ -22,7 +22,7 @@ _FATAL = frozenset(
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     }
 )
-_log = logs.get(__name__)
+log = logs.get(__name__)
 
 
 class ConsumerErrors:
@@ -55,4 +55,4 @@ class ConsumerErrors:
         now = time.monotonic()
         if now >= self._logged_at + LOG_INTERVAL_SECONDS:
             self._logged_at = now
-            _log.warning(logs.BROKER_UNAVAILABLE, what=what, group=self._group, error=error.str())
+            log.warning(logs.BROKER_UNAVAILABLE, what=what, group=self._group, error=error.str())

@@ -11,7 +11,7 @@ from confluent_kafka import KafkaException, TopicPartition
 from store.base import logs
 from stream.kafka.client import Connection
 
-_log = logs.get(__name__)
+log = logs.get(__name__)
 _POLL_SECONDS = 0.02
 
 Offsets = Mapping[tuple[str, int], int]
@@ -60,7 +60,7 @@ class OffsetCommitter:
             )
         except KafkaException as exc:
             self._in_flight = False
-            _log.warning(logs.BROKER_UNAVAILABLE, what="commit", group=self.group, error=exc.args[0].str())
+            log.warning(logs.BROKER_UNAVAILABLE, what="commit", group=self.group, error=exc.args[0].str())
 
     def close(self, timeout_seconds: float = 3.0) -> None:
         """Commit what is left, waiting no longer than this, and close."""
@@ -81,4 +81,4 @@ class OffsetCommitter:
             else:
                 failed = failed or tp.error
         if failed is not None:
-            _log.warning(logs.BROKER_UNAVAILABLE, what="commit", group=self.group, error=str(failed))
+            log.warning(logs.BROKER_UNAVAILABLE, what="commit", group=self.group, error=str(failed))

@@ -26,7 +26,7 @@ PAUSE_LOG_SECONDS = 5.0
 """Waiting for readers is routine under load; it is reported once it lasts this long."""
 _POLL_EVERY = 256
 _WAIT_SECONDS = 0.01
-_log = logs.get(__name__)
+log = logs.get(__name__)
 
 Delivery = Callable[[Any, Any], object]
 """Called with (KafkaError or None, message)."""
@@ -201,14 +201,14 @@ class SafeProducer:
                 break
             if not paused and time.monotonic() - started > PAUSE_LOG_SECONDS:
                 paused = True
-                _log.warning(
+                log.warning(
                     logs.INPUT_PAUSED, topic=paced.name, partition=partition, waiting_for=paced.slowest(partition)
                 )
             if self._while_waiting is not None:
                 self._while_waiting()
             time.sleep(_WAIT_SECONDS)
         if paused:
-            _log.info(
+            log.info(
                 logs.INPUT_RESUMED,
                 topic=paced.name,
                 partition=partition,

@@ -21,7 +21,7 @@ MESSAGE_OVERHEAD_BYTES = 100
 REQUEST_SECONDS = 3.0
 GIVE_UP_SECONDS = 30.0
 """An embedded broker that does not answer for this long is gone, with everything in it."""
-_log = logs.get(__name__)
+log = logs.get(__name__)
 
 _hash = lru_cache(maxsize=262_144)(murmur2)
 
@@ -157,7 +157,7 @@ class PacedTopic:
     def _warn_if_removed(self, lows: list[int]) -> None:
         if any(lows):
             self._overflowed = True
-            _log.warning(
+            log.warning(
                 logs.MESSAGES_REMOVED,
                 topic=self.name,
                 removed=sum(lows),

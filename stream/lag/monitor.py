@@ -14,7 +14,7 @@ from stream.lag.reader import LagReader, LagReport, PartitionLag
 from stream.lag.scenarios import LagScenarios
 from stream.lag.status import SEVERITY, Status
 
-_log = logs.get(__name__)
+log = logs.get(__name__)
 _PER_PARTITION: tuple[tuple[Gauge, Callable[[PartitionLag], float | None]], ...] = (
     (metrics.LAG_MESSAGES, lambda p: p.lag_messages),
     (metrics.LAG_SECONDS, lambda p: p.lag_seconds),
@@ -110,7 +110,7 @@ class Monitor:
             report = self._reader.read(max_age_seconds=0)
         except BrokerError as exc:
             if self._up:
-                _log.warning(logs.LAG_UNREADABLE, detail=exc.detail, action=exc.action)
+                log.warning(logs.LAG_UNREADABLE, detail=exc.detail, action=exc.action)
             self._up = False
             metrics.LAG_READ_UP.set(0)
             return False
@@ -120,7 +120,7 @@ class Monitor:
         self._exporter.export(report)
         for p, old in changes(self._before, report):
             bad = SEVERITY[p.status] > SEVERITY[Status.UNKNOWN]
-            (_log.warning if bad else _log.info)(
+            (log.warning if bad else log.info)(
                 logs.LAG_STATUS_CHANGED,
                 group=p.group,
                 topic=p.topic,

@@ -17,11 +17,13 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
+from functools import partial
 
 from confluent_kafka import TopicPartition
 
 from store.base import fault, logs, metrics
 from store.base.errors import BrokerError
+from store.base.stop import AnyOf, Stopped, obey
 from store.buffer.changes import Changes
 from store.buffer.encoded_event import EncodedEvent
 from stream.dead_letter import MAX_MESSAGE_BYTES
@@ -35,21 +37,7 @@ from stream.processor.read_packs import read_packs
 from stream.token_log.standby import Standby
 
 LOG_INTERVAL_SECONDS = 10.0
-_log = logs.get(__name__)
-
-
-class Stopped(Exception):
-    """`stop` was set in the middle of a batch: nothing of it was committed."""
-
-
-class _Any:
-    """Set if one of them is."""
-
-    def __init__(self, *events: threading.Event) -> None:
-        self._events = events
-
-    def is_set(self) -> bool:
-        return any(event.is_set() for event in self._events)
+log = logs.get(__name__)
 
 
 class BatchWriter:
@@ -82,7 +70,7 @@ class BatchWriter:
         self._producer = SafeProducer(
             config.connection,
             config.topics.specs(config.modalities, ()),
-            while_waiting=self._obey_stop,
+            while_waiting=partial(obey, stop),
             config={"message.max.bytes": MAX_MESSAGE_BYTES},
         )
         self.rebalance = Rebalance("processor")
@@ -169,7 +157,7 @@ class BatchWriter:
                 metrics.EVENTS_DEAD_LETTERED.labels(dict(letter.headers)["error"].decode()).inc()
                 self._producer.produce(self._config.topics.dead_letters, letter.value, letter.key, -1, letter.headers)
             if contents.refused:
-                _log.warning(logs.EVENT_DEAD_LETTERED, partition=number, packs=len(contents.refused))
+                log.warning(logs.EVENT_DEAD_LETTERED, partition=number, packs=len(contents.refused))
             slices.append((partition, len(contents.events), fresh[-1].offset))
             events += contents.events
         encoded = encode_events(events, self._encoder)
@@ -200,7 +188,7 @@ class BatchWriter:
     def _open(self, number: int, began: float, revoked: threading.Event) -> Partition:
         """began: when it was needed; a batch's partitions are opened one after the other."""
         if (partition := self._partitions.get(number)) is None:
-            stop = _Any(self._stop, revoked)
+            stop = AnyOf(self._stop, revoked)
             if stop.is_set():
                 raise Stopped
             partition = open_partition(self._config, number, self._encoder, self._producer, stop, self._standby)
@@ -246,13 +234,9 @@ class BatchWriter:
                 code="messages_passed_over",
             )
 
-    def _obey_stop(self) -> None:
-        if self._stop.is_set():
-            raise Stopped
-
     def _report(self, events: int) -> None:
         self._events += events
         now = time.monotonic()
         if (seconds := now - self._logged_at) >= LOG_INTERVAL_SECONDS:
-            _log.info(logs.BATCH_APPLIED, events=self._events, per_second=round(self._events / seconds))
+            log.info(logs.BATCH_APPLIED, events=self._events, per_second=round(self._events / seconds))
             self._events, self._logged_at = 0, now

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from store.base.settings import ModalitySettings
+from store.base.stop import Stop
 from store.buffer.resources import BufferResources
 from store.buffer.token_buffer import TokenBuffer
 from stream.kafka.client import Connection
@@ -14,7 +15,6 @@ from stream.kafka.pacing import SafeProducer
 from stream.processor.encode_events import TextEncoder
 from stream.token_log.standby import Standby
 from stream.token_log.take_over import OwnedLog, take_over
-from stream.token_log.token_log import Stop
 from stream.topics import Topics
 
 

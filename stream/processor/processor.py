@@ -21,10 +21,11 @@ from prometheus_client import start_http_server
 from store.base import logs
 from store.base.errors import AnchorstreamError, BrokerError
 from store.base.settings import ModalitySettings
+from store.base.stop import Stopped
 from store.buffer.resources import BufferResources
 from stream.kafka.client import Connection
 from stream.processor import faust_app
-from stream.processor.batch_writer import BatchWriter, Stopped
+from stream.processor.batch_writer import BatchWriter
 from stream.processor.encode_events import TextEncoder
 from stream.processor.faust_app import Message
 from stream.processor.partition import PartitionConfig, open_buffer
@@ -37,7 +38,7 @@ SWEEP_SECONDS = 1.0
 """How often leftovers of expiry are looked at when no batch does it."""
 STOP_SECONDS = 30.0
 _POLL_SECONDS = 0.1
-_log = logs.get(__name__)
+log = logs.get(__name__)
 
 
 class Processor:
@@ -130,7 +131,7 @@ class Processor:
                 swept_at = time.monotonic()
         failed = not self._stop.is_set()
         self._stop.set()
-        _log.info(logs.ROLE_STOPPING)
+        log.info(logs.ROLE_STOPPING)
         await asyncio.wait_for(app.stop(), STOP_SECONDS)
         if failed:
             raise BrokerError(
@@ -152,7 +153,7 @@ class Processor:
     async def assigned(self, partitions: Sequence[int]) -> None:
         """Open them, one after the other. Faust does not wait for this handler: a batch may open one first."""
         seconds = round(self._writer.rebalance.given(), 3)
-        _log.info(logs.PARTITIONS_ASSIGNED, partitions=list(partitions), seconds=seconds)
+        log.info(logs.PARTITIONS_ASSIGNED, partitions=list(partitions), seconds=seconds)
         if self._on_ready is not None:
             self._on_ready()
             self._on_ready = None
@@ -171,7 +172,7 @@ class Processor:
     async def revoked(self, partitions: Sequence[int]) -> None:
         """Close the buffers, so that another process may restore what they logged."""
         self._writer.rebalance.lost()
-        _log.info(logs.PARTITIONS_REVOKED, partitions=list(partitions))
+        log.info(logs.PARTITIONS_REVOKED, partitions=list(partitions))
         await self._in_thread(self._writer.close, partitions)
 
     def durable(self, partition: int) -> int | None:
@@ -198,8 +199,8 @@ def _or_die(work: Callable[..., None], *args: Any) -> None:
 
 def _die(exc: BaseException) -> None:
     if isinstance(exc, AnchorstreamError):
-        _log.error(logs.BATCH_FAILED, code=exc.code, error=exc.detail, action=exc.action)
+        log.error(logs.BATCH_FAILED, code=exc.code, error=exc.detail, action=exc.action)
     else:
-        _log.error(logs.BATCH_FAILED, exc_info=exc)
+        log.error(logs.BATCH_FAILED, exc_info=exc)
     logging.shutdown()
     os._exit(EXIT_BATCH_FAILED)

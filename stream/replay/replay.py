@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from store.base.settings import ModalitySettings
+from store.base.stop import Stopped
 from stream.events.validate import Refused, parse_ts
 from stream.rejection import ErrorCode
 from stream.replay.json_lines import MAX_LINE_BYTES, Line, LineFile
@@ -41,17 +42,13 @@ class Outgoing(NamedTuple):
     unsendable: str = ""
 
 
-class Stopped(Exception):
-    """Raised out of a producer's `produce` by who stops a replay while it waits; the message was not sent."""
-
-
 class Producer(Protocol):
     """What replay needs of a producer; `stream.kafka.pacing.SafeProducer` is one."""
 
     def produce(
         self, topic: str, value: bytes | None, key: bytes | None = None, *, headers: Headers | None = None
     ) -> None:
-        """Queue a message; blocks while the queue is full or readers are too far behind."""
+        """Queue a message; blocks while the queue is full or readers are too far behind. Raises Stopped: not sent."""
 
     def flush(self, timeout: float) -> None:
         """Wait until all are delivered. Raises BrokerError if one was not."""

@@ -17,7 +17,7 @@ from stream.kafka.control_topic import ControlTopic
 from stream.scenarios.registry import ScenarioRegistry
 from stream.topics import Topics
 
-_log = logs.get(__name__)
+log = logs.get(__name__)
 
 
 class Heard(NamedTuple):
@@ -79,4 +79,4 @@ class ScenarioFeed:
             scenario, _, partition = (message.key() or b"").decode().rpartition("|")
             self._board.forget(scenario, int(partition))
         except (TypeError, ValueError) as exc:
-            _log.warning(logs.RECORD_REFUSED, topic=self._topic, offset=message.offset(), detail=str(exc))
+            log.warning(logs.RECORD_REFUSED, topic=self._topic, offset=message.offset(), detail=str(exc))

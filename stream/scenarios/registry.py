@@ -14,7 +14,7 @@ from stream.kafka.client import Connection
 from stream.kafka.control_topic import ControlTopic
 from stream.topics import Topics
 
-_log = logs.get(__name__)
+log = logs.get(__name__)
 
 
 class ScenarioRegistry:
@@ -64,16 +64,16 @@ class ScenarioRegistry:
             value = message.value()
             found = None if value is None else Registered.unpack(value)
         except ValueError as exc:
-            _log.warning(logs.RECORD_REFUSED, topic=self._topic, offset=message.offset(), detail=str(exc))
+            log.warning(logs.RECORD_REFUSED, topic=self._topic, offset=message.offset(), detail=str(exc))
             return
         if found is None:
             if name not in self._configured and name in self.scenarios:
                 self.scenarios = {other: entry for other, entry in self.scenarios.items() if other != name}
-                _log.info(logs.SCENARIO_RETIRED, scenario=name)
+                log.info(logs.SCENARIO_RETIRED, scenario=name)
             return
         self.registrations[name] = max(found.registration, self.registrations.get(name, 0))
         if name in self._configured:
-            _log.warning(
+            log.warning(
                 logs.REGISTRATION_IGNORED, scenario=name, detail="the configuration has a scenario of this name"
             )
             return
@@ -81,7 +81,7 @@ class ScenarioRegistry:
         known = self.scenarios.get(name)
         self.scenarios = {**self.scenarios, name: found}
         again = known is not None and known.registration == found.registration
-        _log.info(
+        log.info(
             logs.SCENARIO_CHANGED if again else logs.SCENARIO_REGISTERED,
             scenario=name,
             registration=found.registration,

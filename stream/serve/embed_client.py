@@ -33,7 +33,7 @@ TICK_SECONDS = 0.05
 """How exactly times are kept: when requests are sent again, and given up."""
 LIFETIME_MS = 60_000
 """Of a request on its way: the longest that anybody waits."""
-_log = logs.get(__name__)
+log = logs.get(__name__)
 
 
 class EmbedClient:
@@ -128,7 +128,7 @@ class EmbedClient:
             reply = EmbedReply.unpack(message.value() or b"")
         except ValueError as exc:
             detail = str(exc)[:200]
-            _log.warning(logs.EMBED_REPLY_REFUSED, topic=message.topic(), offset=message.offset(), detail=detail)
+            log.warning(logs.EMBED_REPLY_REFUSED, topic=message.topic(), offset=message.offset(), detail=detail)
             return
         self._end(reply)  # without effect if it is another service's, or late
 
@@ -173,7 +173,7 @@ class EmbedClient:
             self._end(EmbedReply(name, None, "not_ready", "serve is stopping"))
 
     def _lost(self, reason: str) -> None:
-        _log.warning(logs.EMBED_REQUEST_LOST, topic=self._topics.embed_requests, error=reason)
+        log.warning(logs.EMBED_REQUEST_LOST, topic=self._topics.embed_requests, error=reason)
 
 
 class _Waiting(NamedTuple):

@@ -16,7 +16,7 @@ from stream.topics import Topics
 
 MAX_PENDING_EVENTS = 250_000
 """Of 200 to 300 bytes each. Beyond it the rest of `events` waits on the broker, until half of them are covered."""
-_log = logs.get(__name__)
+log = logs.get(__name__)
 
 
 class EventsFeed:
@@ -70,7 +70,7 @@ class EventsFeed:
                 ]
             except (ValueError, TypeError) as exc:
                 # the processor sends it to dead-letters, so nothing will ever cover it
-                _log.warning(logs.RECORD_REFUSED, topic=self.topic, partition=partition, offset=offset, detail=str(exc))
+                log.warning(logs.RECORD_REFUSED, topic=self.topic, partition=partition, offset=offset, detail=str(exc))
                 accepted = []
             live = offset >= self.ends[partition]
             fresh += self._tracker.observe(partition, offset, accepted, sample=live)
@@ -90,4 +90,4 @@ class EventsFeed:
         self.held = held
         (consumer.pause if held else consumer.resume)(self.partitions)
         what = logs.INPUT_PAUSED if held else logs.INPUT_RESUMED
-        _log.info(what, topic=self.topic, pending_events=len(self._tracker))
+        log.info(what, topic=self.topic, pending_events=len(self._tracker))

@@ -21,7 +21,7 @@ from stream.serve.embedding_topics import EmbeddingTopics, Marks
 EMBEDDED_SNAPSHOT_SECONDS = 2.0
 EMBEDDED_SNAPSHOT_BYTES = 1 << 20
 """An embedded broker's writers stop 3 MiB a partition past the last snapshot."""
-_log = logs.get(__name__)
+log = logs.get(__name__)
 
 
 class ServedIndexes:
@@ -195,8 +195,8 @@ class ServedIndexes:
 def _refused(scenario: str, user_id: str, partition: int, offset: int, reason: Refusal, detail: str) -> None:
     metrics.INDEX_REFUSED.labels(scenario, reason).inc()
     # of an earlier registration a topic may hold many, and rightly so
-    log = _log.debug if reason is Refusal.REGISTRATION else _log.warning
-    log(
+    say = log.debug if reason is Refusal.REGISTRATION else log.warning
+    say(
         logs.RECORD_REFUSED,
         scenario=scenario,
         user=logs.user(user_id),

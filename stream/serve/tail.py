@@ -51,7 +51,7 @@ COMMIT_SECONDS = 0.25
 RETRY_SECONDS = 1.0
 """Between two questions to a broker that did not answer the last one; and how long each answer is awaited."""
 _READING: dict[str, Any] = {"auto.offset.reset": "error", "enable.partition.eof": True, "fetch.wait.max.ms": 100}
-_log = logs.get(__name__)
+log = logs.get(__name__)
 
 
 class ServeTail:
@@ -141,7 +141,7 @@ class ServeTail:
                 self._step(reading)
                 snapshotter.step(now=time.monotonic(), now_ms=self._wall_ms())
                 self._commit(serve, freshness)
-            _log.info(logs.ROLE_STOPPING)
+            log.info(logs.ROLE_STOPPING)
             snapshotter.finish(now_ms=self._wall_ms())
 
     def _start(self, consumer: Any, freshness: OffsetCommitter, stop: threading.Event) -> None:
@@ -182,7 +182,7 @@ class ServeTail:
             return
         if self._catching_up:
             self._catching_up = False
-            _log.info(logs.INDEX_RESTORED, users=self._indexes.users())
+            log.info(logs.INDEX_RESTORED, users=self._indexes.users())
             self._judge_back_fills()
             # events that are covered already must not look pending, so they are read after the embeddings
             consumer.resume(self._events.partitions)
@@ -194,7 +194,7 @@ class ServeTail:
             }
         if not self._behind and not self.ready.is_set():
             self.ready.set()
-            _log.info(logs.CAUGHT_UP, pending_events=len(self._tracker))
+            log.info(logs.CAUGHT_UP, pending_events=len(self._tracker))
 
     def _follow_scenarios(self, consumer: Any) -> None:
         """S0, from the start on."""

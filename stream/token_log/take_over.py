@@ -11,12 +11,13 @@ from confluent_kafka import TopicPartition
 
 from store.base import logs
 from store.base.errors import BrokerError, PartitionTaken
+from store.base.stop import Stop
 from store.buffer.changes import Changes
 from store.buffer.token_buffer import Row, TokenBuffer
 from stream.kafka.client import Connection
 from stream.kafka.pacing import SafeProducer
 from stream.token_log.ownership import MARKER_KEY, OWNER_HEADER, SWEEP_HEADER, Ownership, epoch
-from stream.token_log.token_log import Progress, Restored, Stop, restore
+from stream.token_log.token_log import Progress, Restored, restore
 
 _ATTEMPTS = 10
 """Each loses only to another processor that takes over at the same instant."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from store.base import logs, metrics
+from store.base.stop import Stop
 from store.buffer.token_buffer import Row, TokenBuffer
 from stream.kafka.client import Connection
 from stream.kafka.gc_pause import gc_paused
@@ -38,12 +39,6 @@ RESTORE_CONFIG: dict[str, Any] = {
 
 Progress = Callable[[int, int], object]
 """progress(rows applied, records remaining)."""
-
-
-class Stop(Protocol):
-    """A threading.Event, or several of them."""
-
-    def is_set(self) -> bool: ...
 
 
 log = logs.get(__name__)

@@ -13,10 +13,11 @@ from deploy.brokers.process import EmbeddedBroker
 from deploy.kafka import topics as deploy_topics
 from store.base.errors import BrokerError
 from store.base.settings import ModalitySettings
+from store.base.stop import Stopped
 from store.buffer.resources import BufferResources
 from stream.events.event import Event, pack
 from stream.kafka.client import Connection
-from stream.processor.batch_writer import BatchWriter, Stopped
+from stream.processor.batch_writer import BatchWriter
 from stream.processor.faust_app import Message
 from stream.processor.partition import PartitionConfig
 from stream.settings import KafkaSettings

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from store.base.errors import AnchorstreamError, NotFoundError, StateError
 from store.base.settings import ModalitySettings
+from store.base.stop import Stopped
 from stream.clock import EventClock
 from stream.events.event import Event
 from stream.events.validate import Validator
 from stream.rejection import ErrorCode, Rejection
 from stream.replay.json_lines import MAX_LINE_BYTES, LineFile
-from stream.replay.replay import Headers, Outgoing, Pace, PaceClock, Progress, Router, Stopped, read, replay
+from stream.replay.replay import Headers, Outgoing, Pace, PaceClock, Progress, Router, read, replay
 from stream.replay.resume import ResumeFile
 from stream.settings import Clock, IngestSettings
 
