@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from store.base.settings import Section
+from stream.broker_properties import fault
 
 
 class KafkaSettings(Section):
@@ -22,14 +23,13 @@ class KafkaSettings(Section):
     replication_factor: Annotated[int, Field(ge=1, le=9)] = 1
     """Of topics that we create. 3 where the cluster has three brokers."""
     properties: dict[str, str | int | float | bool] = Field(default_factory=dict)
-    """Passed to librdkafka as they are."""
+    """Passed to librdkafka as they are, but for those that a guarantee rests on, or that not every role can honour."""
 
     @field_validator("properties")
     @classmethod
     def _not_ours(cls, value: dict[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:
-        ours = {"bootstrap.servers", "group.id", "enable.auto.commit", "enable.auto.offset.store", "partitioner"}
-        if taken := ours & value.keys():
-            raise ValueError(f"{', '.join(sorted(taken))} cannot be set: anchorstream's guarantees rest on it")
+        if (wrong := fault(value)) is not None:
+            raise ValueError(wrong)
         return value
 
     @property

@@ -22,7 +22,8 @@ from deploy.brokers.host import ends_with_us, free_ports
 from deploy.brokers.kafka_jars import ensure_jars, java
 from store.base import logs
 from store.base.errors import BrokerError
-from stream.kafka.client import Connection, Property
+from stream.broker_properties import Property
+from stream.kafka.client import Connection
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0

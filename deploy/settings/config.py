@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import tomllib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     NestedSecretsSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from encoder.model.settings import ModelSettings
@@ -24,6 +27,7 @@ from store.records.scenario_name import every
 from stream.settings import IngestSettings, KafkaSettings, MetricsSettings, ProcessorSettings
 
 ENV_PREFIX = "ANCHORSTREAM_"
+Name = Annotated[str, StringConstraints(pattern=NAME)]
 
 
 def paper_modalities() -> dict[str, ModalitySettings]:
@@ -57,31 +61,25 @@ class Settings(BaseSettings):
     )
 
     kafka: KafkaSettings = Field(default_factory=KafkaSettings)
-    modalities: dict[str, ModalitySettings] = Field(default_factory=paper_modalities, min_length=1, max_length=64)
-    scenarios: dict[str, ScenarioSettings] = Field(default_factory=default_scenarios, min_length=1, max_length=256)
+    modalities: dict[Name, ModalitySettings] = Field(default_factory=paper_modalities, min_length=1, max_length=64)
+    scenarios: dict[Name, ScenarioSettings] = Field(default_factory=default_scenarios, min_length=1, max_length=256)
     ingest: IngestSettings = Field(default_factory=IngestSettings)
     processor: ProcessorSettings = Field(default_factory=ProcessorSettings)
     model: ModelSettings = Field(default_factory=ModelSettings)
-    candidates: dict[str, ModelSettings] = Field(default_factory=dict, max_length=8)
+    candidates: dict[Name, ModelSettings] = Field(default_factory=dict, max_length=8)
     store: StoreSettings = Field(default_factory=StoreSettings)
     serve: ServeSettings = Field(default_factory=ServeSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
 
-    @field_validator("modalities", "scenarios", "candidates")
-    @classmethod
-    def _names(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for name in value:
-            if not re.match(NAME, name):
-                raise ValueError(f"{name!r} is not a name: lower-case letters, digits and _, at most 63, letter first")
-        return value
-
     @model_validator(mode="after")
-    def _topics(self) -> Self:
+    def _own_topics(self) -> Self:
         own = f"{self.kafka.topic_prefix}."
         for name, modality in self.modalities.items():
             if modality.topic.startswith(own):
-                raise ValueError(
-                    f"modalities.{name}.topic: {modality.topic!r} lies under the prefix {own!r} of our own topics"
+                raise PydanticCustomError(
+                    "own_topic",
+                    "{topic} lies under the prefix {own} of our own topics",
+                    {"topic": repr(modality.topic), "own": repr(own), "key": f"modalities.{name}.topic"},
                 )
         return self
 
@@ -129,6 +127,11 @@ def load(path: Path | None, *, overrides: Mapping[str, Any] | None = None) -> Se
         raise ConfigError(f"{ENV_PREFIX}SECRETS_DIR={secrets!r} is not a directory", action="mount it or unset it")
     try:
         return Settings(_secrets_dir=secrets, **merge(data, overrides or {}))  # type: ignore[call-arg]
+    except SettingsError as exc:
+        raise ConfigError(
+            f"{', '.join(_broken_variables()) or exc}: not JSON: {exc.__cause__}",
+            action="in a variable or secret file a table is given as JSON, a single value as it is",
+        ) from exc
     except ValidationError as exc:
         raise ConfigError(describe(exc, path), action="see docs/configuration.md for every key") from exc
 
@@ -145,9 +148,43 @@ def describe(exc: ValidationError, path: Path | None) -> str:
     """One line per fault: key, what is allowed, and the value given (never a secret's)."""
     lines = [f"{path or 'configuration'}: {exc.error_count()} setting(s) are wrong"]
     for fault in exc.errors(include_url=False):
-        key = ".".join(str(part) for part in fault["loc"]) or "(file)"
-        secret = any(word in key for word in ("token", "password", "secret"))
-        shown = "" if fault["type"] in ("missing", "extra_forbidden") or secret else f"; got {fault['input']!r:.80}"
-        message = "unknown key" if fault["type"] == "extra_forbidden" else fault["msg"].removeprefix("Value error, ")
+        where, given = fault["loc"], fault["input"]
+        key = fault.get("ctx", {}).get("key") or ".".join(_plain(part) for part in where if part != "[key]") or "(file)"
+        hidden = isinstance(given, (Mapping, BaseModel)) or any(word in key for word in ("token", "password", "secret"))
+        shown = "" if hidden or fault["type"] in ("missing", "extra_forbidden") else f"; got {given!r:.80}"
+        if fault["type"] == "extra_forbidden":
+            message = f"unknown key{_meant(where)}"
+        elif where and where[-1] == "[key]":
+            message, shown = f"{given!r} is not a name: lower-case letters, digits and _, at most 63, letter first", ""
+        else:
+            message = fault["msg"].removeprefix("Value error, ")
         lines.append(f"  {key}: {message}{shown}")
     return "\n".join(lines)
+
+
+def _plain(part: int | str) -> str:
+    return str(part) if str(part).isprintable() else repr(part)
+
+
+def _broken_variables() -> list[str]:
+    """Those of ours that look like a table and are none."""
+    found = []
+    for name, value in os.environ.items():
+        if name.upper().startswith(ENV_PREFIX) and value.lstrip().startswith(("{", "[")):
+            try:
+                json.loads(value)
+            except ValueError:
+                found.append(name)
+    return found
+
+
+def _meant(where: tuple[int | str, ...]) -> str:
+    """The known key that is most like an unknown one."""
+    section: Any = Settings
+    for part in where[:-1]:
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            section = section.model_fields[str(part)].annotation
+        else:  # dict[Name, Section]
+            section = section.__args__[1]
+    near = get_close_matches(str(where[-1]), section.model_fields, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(section.model_fields)}"

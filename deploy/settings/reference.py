@@ -26,7 +26,7 @@ def sections() -> list[tuple[str, type[BaseModel]]]:
         kind: Any = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             found.append((name, kind))
-        else:  # dict[str, Section]
+        else:  # dict[Name, Section]
             found.append((f"{name}.NAME", kind.__args__[1]))
     return found
 

@@ -13,10 +13,9 @@ from typing import Any
 import confluent_kafka
 from confluent_kafka.admin import AdminClient
 
-from store.base.errors import BrokerError
+from store.base.errors import BrokerError, ConfigError
+from stream.broker_properties import Property
 from stream.kafka.security import aiokafka_security, faust_credentials
-
-Property = str | int | float | bool
 
 EMBEDDED_SESSION_TIMEOUT_MS = 6_000
 """The embedded broker makes a joining member wait session timeout - 1 s, so it is as short as Kafka itself allows."""
@@ -59,6 +58,9 @@ class Connection:
         """A confluent_kafka.Consumer of `group` that never commits by itself.
 
         Commits are the caller's, after the work is durable. Keys of `config` are librdkafka's, with dots.
+
+        Raises:
+            ConfigError: librdkafka does not take a property; so do `producer` and `admin`.
         """
         base: dict[str, Any] = {
             "auto.offset.reset": "earliest",
@@ -72,7 +74,7 @@ class Connection:
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
         }
-        return confluent_kafka.Consumer(base, logger=log)
+        return _made(confluent_kafka.Consumer, base)
 
     def producer(self, **config: Any) -> Any:
         """A confluent_kafka.Producer: acknowledged by all replicas, no duplicates by retries, Java's partitioner."""
@@ -86,7 +88,7 @@ class Connection:
             "bootstrap.servers": self.bootstrap,
             "partitioner": "murmur2_random",
         }
-        return confluent_kafka.Producer(base, logger=log)
+        return _made(confluent_kafka.Producer, base)
 
     def exchange_consumer(self, group: str) -> Any:
         """A consumer for questions and answers that somebody waits for; what is gone is skipped."""
@@ -117,7 +119,7 @@ class Connection:
 
     def admin(self) -> Any:
         """A confluent_kafka.admin.AdminClient. Hold it until its futures are done: they fail when it is collected."""
-        return AdminClient({**self._without_consumer_keys(), "bootstrap.servers": self.bootstrap}, logger=log)
+        return _made(AdminClient, {**self._without_consumer_keys(), "bootstrap.servers": self.bootstrap})
 
     def aiokafka_options(self) -> dict[str, Any]:
         """Keyword arguments of an aiokafka client: address and security.
@@ -168,6 +170,15 @@ class Connection:
             for key, value in self.properties.items()
             if not key.startswith((*consumer_only, "partition.assignment.", "check.crcs"))
         }
+
+
+def _made(kind: Callable[..., Any], config: Mapping[str, Any]) -> Any:
+    try:
+        return kind(dict(config), logger=log)
+    except confluent_kafka.KafkaException as exc:  # it names the property
+        raise ConfigError(
+            f"kafka.properties: {exc.args[0].str()}", action="see librdkafka's CONFIGURATION.md for names and values"
+        ) from exc
 
 
 def connected(bootstrap: str, properties: Mapping[str, Property], *, timeout_s: float = 10.0) -> Connection:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from store.base.errors import ConfigError
-
-_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
-_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+from stream.broker_properties import fault, mechanism, protocol
 
 
 def aiokafka_security(properties: Mapping[str, Any]) -> dict[str, Any]:
@@ -18,25 +18,16 @@ def aiokafka_security(properties: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: aiokafka has no counterpart for a setting, or a certificate cannot be read.
     """
-    protocol = str(properties.get("security.protocol", "PLAINTEXT")).upper()
-    if protocol not in _PROTOCOLS:
-        raise ConfigError(
-            f"kafka.properties: security.protocol {protocol!r} is unknown", action=f"use one of {', '.join(_PROTOCOLS)}"
-        )
-    if protocol == "PLAINTEXT":
+    if (wrong := fault(properties)) is not None:
+        raise ConfigError(f"kafka.properties: {wrong}", action="see docs/configuration.md, Security")
+    if protocol(properties) == "PLAINTEXT":
         return {}
-    options: dict[str, Any] = {"security_protocol": protocol}
-    if protocol.endswith("SSL"):
+    options: dict[str, Any] = {"security_protocol": protocol(properties)}
+    if protocol(properties).endswith("SSL"):
         options["ssl_context"] = _ssl_context(properties)
-    if protocol.startswith("SASL"):
-        mechanism = str(properties.get("sasl.mechanism", properties.get("sasl.mechanisms", ""))).upper()
-        if mechanism not in _MECHANISMS:
-            raise ConfigError(
-                f"kafka.properties: sasl.mechanism {mechanism!r} is not supported by the processor's client",
-                action=f"use one of {', '.join(_MECHANISMS)}",
-            )
+    if protocol(properties).startswith("SASL"):
         options |= {
-            "sasl_mechanism": mechanism,
+            "sasl_mechanism": mechanism(properties),
             "sasl_plain_username": str(properties.get("sasl.username", "")),
             "sasl_plain_password": str(properties.get("sasl.password", "")),
         }
@@ -67,15 +58,20 @@ def faust_credentials(properties: Mapping[str, Any]) -> Any | None:
 
 def _ssl_context(properties: Mapping[str, Any]) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=properties.get("ssl.ca.location"))
-        if certificate := properties.get("ssl.certificate.location"):
-            context.load_cert_chain(
-                certificate, properties.get("ssl.key.location"), properties.get("ssl.key.password") or None
-            )
-    except OSError as exc:  # ssl.SSLError is one
+        ca = properties.get("ssl.ca.location")
+        context = ssl.create_default_context(
+            cafile=None if ca == "probe" else ca, cadata=properties.get("ssl.ca.pem") or None
+        )
+        with ExitStack() as files:
+            certificate, key = (files.enter_context(_file(properties, name)) for name in ("certificate", "key"))
+            if certificate is not None:
+                context.load_cert_chain(certificate, key, properties.get("ssl.key.password") or None)
+        if ciphers := properties.get("ssl.cipher.suites"):
+            context.set_ciphers(str(ciphers))
+    except (OSError, ValueError) as exc:  # ssl.SSLError is an OSError
         raise ConfigError(
             f"kafka.properties: cannot load the certificates: {exc}",
-            action="check ssl.ca.location, ssl.certificate.location, ssl.key.location and ssl.key.password (PEM files)",
+            action="check ssl.ca.*, ssl.certificate.*, ssl.key.* (PEM) and ssl.key.password",
         ) from exc
     if str(properties.get("ssl.endpoint.identification.algorithm", "https")).lower() == "none":
         context.check_hostname = False
@@ -83,3 +79,15 @@ def _ssl_context(properties: Mapping[str, Any]) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+@contextmanager
+def _file(properties: Mapping[str, Any], name: str) -> Iterator[str | None]:
+    """Path of a PEM file; what stands in the configuration itself lies in one that only we can read, meanwhile."""
+    if (pem := properties.get(f"ssl.{name}.pem")) is None:
+        yield properties.get(f"ssl.{name}.location")
+        return
+    with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:  # mode 0600; Python loads keys from files only
+        file.write(str(pem))
+        file.flush()
+        yield file.name

@@ -51,7 +51,7 @@ WHOLE = {"deploy/run", "deploy/operate", "deploy/demo", "deploy/benches", "deplo
 
 # Rules of the domain: bytes, clocks and verdicts in, decisions out.
 PURE = (
-    *(f"stream/{name}.py" for name in ("clock", "rejection", "dead_letter", "topics")),
+    *(f"stream/{name}.py" for name in ("broker_properties", "clock", "rejection", "dead_letter", "topics")),
     "stream/events",
     "stream/ingest/in_flight.py",
     "stream/kafka/backlog.py",

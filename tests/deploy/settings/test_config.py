@@ -17,7 +17,7 @@ GOOD = """
 bootstrap_servers = "localhost:9092"
 partitions = 2
 [kafka.properties]
-"security.protocol" = "SASL_SSL"
+"security.protocol" = "SSL"
 [modalities.click]
 topic = "web.click"
 text = "{page} {referrer}"
@@ -41,7 +41,7 @@ def test_a_files_modalities_replace_the_defaults(tmp_path: Path) -> None:
     assert list(settings.modalities) == ["click", "person"]
     assert settings.modalities["person"].kind is ModalityKind.TABULAR
     assert list(settings.scenarios) == ["churn"]
-    assert settings.kafka.properties == {"security.protocol": "SASL_SSL"}
+    assert settings.kafka.properties == {"security.protocol": "SSL"}
 
 
 def test_no_file_gives_the_papers_six_modalities() -> None:
@@ -52,12 +52,17 @@ def test_no_file_gives_the_papers_six_modalities() -> None:
     ("text", "said"),
     [
         ("[kafka]\npartitions = 0", ["kafka.partitions", "greater than or equal to 1", "got 0"]),
-        ("[kafka]\npartition = 4", ["kafka.partition", "unknown key"]),
+        ("[kafka]\npartition = 4", ["kafka.partition", "unknown key", "did you mean 'partitions'?"]),
+        ("[serv]\nport = 1", ["serv", "unknown key", "did you mean 'serve'?"]),
+        ("[modalities.a]\ntopic = 't'\nwindows = 4", ["modalities.a.windows", "did you mean 'window_days'?"]),
+        ("[kafka]\nxyzzy = 4", ["kafka.xyzzy", "known here: bootstrap_servers, topic_prefix"]),
         ('[modalities.Bill]\ntopic = "t"', ["'Bill' is not a name"]),
         ('[modalities.a]\ntopic = "t"\ntext = "{x:>3}"', ["modalities.a.text", "placeholders"]),
         ('[modalities.a]\ntopic = "anchorstream.x"', ["modalities.a.topic", "prefix"]),
         ('[modalities.a]\ntopic = "t"\nmax_events = 100000', ["modalities.a.max_events", "1000", "got 100000"]),
+        ('[scenarios."churn\\n"]\nquery = "q"', ["scenarios.'churn\\n'", "is not a name"]),
         ('[kafka.properties]\n"group.id" = "x"', ["kafka.properties", "group.id"]),
+        ('[kafka.properties]\nacks = 0', ["kafka.properties: acks cannot be set", "all replicas"]),
         ("[serve]\nport = 99999", ["serve.port", "65535", "got 99999"]),
         ('[model]\npreset = "gpt"', ["model.preset", "tiny", "got 'gpt'"]),
         ('[kafka\n', ["readable TOML"]),
@@ -77,9 +82,41 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     assert "serve.port" in str(error.value)
 
 
-def test_a_secret_is_never_shown(tmp_path: Path) -> None:
+def test_a_wrong_name_does_not_hide_other_faults(tmp_path: Path) -> None:
+    """D10."""
+    with pytest.raises(ConfigError, match="3 setting") as error:
+        load(write(tmp_path, '[scenarios.Churn]\nqery = "q"\n'))
+    for part in ("scenarios.Churn: 'Churn' is not a name", "scenarios.Churn.query: Field required", "'query'?"):
+        assert part in str(error.value)
+
+
+def test_a_fault_across_tables_names_its_key_and_no_other_value(tmp_path: Path) -> None:
+    """D10. It named `(file)` and printed the whole configuration."""
     with pytest.raises(ConfigError) as error:
-        load(write(tmp_path, "[serve]\nread_token = 12345"))
+        load(write(tmp_path, '[modalities.a]\ntopic = "anchorstream.x"\n[kafka.properties]\n"sasl.username" = "me"'))
+    assert "modalities.a.topic: 'anchorstream.x' lies under the prefix" in str(error.value)
+    assert "got" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("ANCHORSTREAM_KAFKA__PROPERTIES", "{bad"), ("ANCHORSTREAM_KAFKA", '{"partitions": }')],
+)
+def test_a_variable_that_is_no_json_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    """B18. It was a traceback."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=f"{variable}: not JSON"):
+        load(None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[serve]\nread_token = 12345", '[kafka.properties]\nacks = 0\n"sasl.password" = "12345"'],
+    ids=["token", "beside a fault"],
+)
+def test_a_secret_is_never_shown(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(write(tmp_path, text))
     assert "12345" not in str(error.value)
 
 
