@@ -12,6 +12,7 @@ from deploy.checks.finding import Finding, Level
 from deploy.lock import holder
 from deploy.settings.config import Settings
 from store.base.errors import StateError
+from store.base.exposure import check_exposure, is_loopback
 
 FREE_BYTES_WARN = 2 << 30
 FREE_BYTES_FAIL = 200 << 20
@@ -24,11 +25,13 @@ def check_config(settings: Settings) -> Finding:
         f"broker {settings.kafka.bootstrap_servers}, model {settings.model.path or settings.model.preset}"
     )
     serve = settings.serve
-    if not _is_loopback(serve.host) and (serve.read_token is None or serve.admin_token is None):
+    check_exposure(serve)
+    if not is_loopback(serve.host) and (serve.read_token is None or serve.admin_token is None):
+        who = "whoever reaches it may read and" if serve.read_token is None else "who may read"
         return Finding(
             "config",
             Level.WARN,
-            f"{detail}; serve.host = {serve.host!r} lets others in without a token",
+            f"{detail}; serve.host = {serve.host!r}: {who} may change",
             "set serve.read_token and serve.admin_token, or keep serve.host on 127.0.0.1",
         )
     return Finding("config", Level.OK, detail)
@@ -73,7 +76,3 @@ def check_port(settings: Settings) -> Finding:
                 return Finding("port", Level.OK, f"serve answers at {state['url']}")
         return Finding("port", Level.FAIL, f"{host}:{port}: {exc.strerror}", "set serve.port to another one, or 0")
     return Finding("port", Level.OK, f"{host}:{port} is free")
-
-
-def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")

@@ -26,6 +26,7 @@ from deploy.run.supervision import RestartPolicy
 from deploy.run.supervisor import Child, ChildEvent, EventKind, Supervisor
 from deploy.settings.config import ENV_PREFIX, Settings
 from store.base.errors import ConfigError, RoleError
+from store.base.exposure import check_exposure
 from stream.kafka.client import Connection
 
 ROLES = ("ingest", "processor", "worker", "serve")
@@ -46,6 +47,9 @@ class Launcher:
         env: added to the roles' environment.
         command: what is put before `run ROLE --config … --instance …`; the module of the CLI unless a test says else.
         on_event: called, on another thread, for everything that happens to a role or the broker; default: log it.
+
+    Raises:
+        ConfigError: these roles cannot run with these settings.
     """
 
     def __init__(
@@ -69,6 +73,8 @@ class Launcher:
         self._lock: DataDirLock | None = None
         self._broker: brokers.RunningBroker | None = None
         self._settings_env: dict[str, str | None] = {}
+        if "serve" in self._roles:
+            check_exposure(settings.serve)
         if settings.kafka.bootstrap_servers == "embedded" and self._roles.get("processor", 0) > 1:
             raise ConfigError(
                 f"{self._roles['processor']} processors on the embedded broker: its group protocol loses one of them",

@@ -14,6 +14,7 @@ from deploy.run.ready import clear_ready, ready_path, write_ready
 from deploy.settings.config import Settings
 from store.base import logs
 from store.base.errors import BrokerError, ConfigError
+from store.base.exposure import check_exposure
 from stream.kafka.client import Connection
 from stream.topics import Topics, TopicSpec
 
@@ -39,11 +40,13 @@ def run_role(role: str, settings: Settings, *, instance: str, stop: threading.Ev
         instance: distinguishes members of one role that share a data directory.
 
     Raises:
-        ConfigError: no such role.
+        ConfigError: no such role, or it would let others in without a token.
         AnchorstreamError: what the role cannot go on with.
     """
     if role not in ROLES:
         raise ConfigError(f"no role {role!r}", action=f"one of: {', '.join(ROLES)}")
+    if role == "serve":
+        check_exposure(settings.serve)
     data_dir = settings.store.data_dir.absolute()
     ready = ready_path(data_dir, role, instance)
     clear_ready(ready)

@@ -20,6 +20,7 @@ MAX_QUERY = 2000
 MAX_EVENTS_LIMIT = 1000
 """Upper bound of `max_events`: a float32 sum of so many fixed-point vectors is exact (store/buffer/summary.py)."""
 
+_TOKEN = re.compile(r"[\x21-\x7e]+")
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -93,13 +94,23 @@ class StoreSettings(Section):
 class ServeSettings(Section):
     """HTTP service."""
 
-    host: str = "127.0.0.1"
-    """Address to listen on. Set tokens before you choose one that others reach."""
+    host: str = Field(default="127.0.0.1", min_length=1)
+    """Address to listen on. One that others reach needs `read_token`, or `insecure`."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     """0 = any free port; the chosen one is printed and written to `<data_dir>/run/serve.json`."""
     read_token: SecretStr | None = None
     """Bearer token asked of readers; None = none. Keep it out of a shared file: see Environment and secrets."""
     admin_token: SecretStr | None = None
-    """Bearer token asked for changes (scenarios, erasure); None = none."""
+    """Bearer token asked for changes (scenarios, erasure); None = who may read may change."""
+    insecure: bool = False
+    """Listen on an address that others reach without a token: where something in front of it asks who is there."""
     max_k: Annotated[int, Field(ge=1, le=10_000)] = 1000
     """Most neighbours of one request."""
+
+    @field_validator("read_token", "admin_token")
+    @classmethod
+    def _visible(cls, value: SecretStr | None) -> SecretStr | None:
+        # an empty one would match what is sent by who has none; others cannot be sent in a header as they are
+        if value is not None and not _TOKEN.fullmatch(value.get_secret_value()):
+            raise ValueError("a token is one or more visible ASCII characters, without spaces; leave it out for none")
+        return value

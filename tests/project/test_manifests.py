@@ -82,6 +82,15 @@ def test_compose_names_files_and_volumes_that_exist(compose: dict[str, Any]) -> 
     assert {"cpu", "gpu"} <= set(stages)
 
 
+def test_compose_gives_serve_its_tokens_as_secrets(compose: dict[str, Any]) -> None:
+    serve = compose["services"]["serve"]
+    assert serve["environment"]["ANCHORSTREAM_SECRETS_DIR"] == "/run/secrets"
+    assert set(serve["secrets"]) == set(compose["secrets"]) >= {"anchorstream_serve__read_token"}
+    for name, secret in compose["secrets"].items():
+        assert_is_setting(name.upper())
+        assert secret["environment"]
+
+
 def test_prepare_is_a_module_of_ours(compose: dict[str, Any]) -> None:
     assert compose["services"]["prepare"]["entrypoint"][:3] == ["python", "-m", "deploy.run.prepare"]
     assert (DEPLOY / "run" / "prepare.py").is_file()

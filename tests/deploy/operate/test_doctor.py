@@ -133,8 +133,12 @@ def test_an_unusable_data_directory(tmp_path: Path) -> None:
     assert "store.data_dir" in found.action
 
 
-def test_an_open_door_is_a_warning(tmp_path: Path) -> None:
-    assert files.check_config(settings_in(tmp_path, serve={"host": "0.0.0.0"})).level is Level.WARN
+def test_an_open_door_is_named(tmp_path: Path) -> None:
+    found = bounded("config", lambda: files.check_config(settings_in(tmp_path, serve={"host": "0.0.0.0"})), 5)
+    assert (found.level, "serve.read_token" in found.action) == (Level.FAIL, True)
+    for half in ({"insecure": True}, {"read_token": "r"}):
+        half_open = settings_in(tmp_path, serve={"host": "0.0.0.0", **half})
+        assert files.check_config(half_open).level is Level.WARN
     guarded = {"host": "0.0.0.0", "read_token": "r", "admin_token": "a"}
     assert files.check_config(settings_in(tmp_path, serve=guarded)).level is Level.OK
 

@@ -120,6 +120,27 @@ def test_a_secret_is_never_shown(tmp_path: Path, text: str) -> None:
     assert "12345" not in str(error.value)
 
 
+@pytest.mark.parametrize("token", ["", " ", "\t", "two words", "trailing ", "é", "a\nb"])
+@pytest.mark.parametrize("key", ["read_token", "admin_token"])
+def test_a_token_that_nobody_or_everybody_has_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, token: str
+) -> None:
+    """C1: an empty token opened everything."""
+    monkeypatch.setenv(f"ANCHORSTREAM_SERVE__{key.upper()}", token)
+    with pytest.raises(ConfigError, match=rf"serve\.{key}: .*visible ASCII") as error:
+        load(write(tmp_path, GOOD))
+    assert "got" not in str(error.value)
+
+
+def test_an_empty_secret_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    (folder / "anchorstream_serve__admin_token").write_text("\n")
+    monkeypatch.setenv("ANCHORSTREAM_SECRETS_DIR", str(folder))
+    with pytest.raises(ConfigError, match=r"serve\.admin_token"):
+        load(write(tmp_path, GOOD))
+
+
 def test_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANCHORSTREAM_KAFKA__PARTITIONS", "7")
     settings = load(write(tmp_path, GOOD))
