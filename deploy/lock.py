@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Self, TextIO
 
 from store.base.errors import DataDirLocked, StateError
+from store.base.file_lock import is_locked, lock
 
 LOCK_FILE = "run/up.lock"
 
@@ -45,18 +45,17 @@ class DataDirLock:
         path = data_dir / LOCK_FILE
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("a+", encoding="utf-8")
+            # `holder` takes a shared lock for an instant: one refusal does not mean that somebody runs here
+            file = lock(path, wait_seconds=0.1)
         except OSError as exc:
             raise StateError(
                 f"cannot write to the data directory {data_dir}: {exc.strerror or exc}",
                 action="make it writable, or set store.data_dir (--data-dir) to another place",
                 code="data_dir_unwritable",
             ) from exc
-        if not _try_lock(file):
-            file.close()
+        if file is None:
             raise _locked(data_dir, read_owner(path))
-        file.seek(0)
-        file.truncate()
+        file.truncate(0)
         json.dump({"pid": os.getpid(), "since": time.time()}, file)
         file.flush()
         return cls(path, file)
@@ -77,27 +76,7 @@ class DataDirLock:
 def holder(data_dir: Path) -> LockOwner | None:
     """Who holds `data_dir` now, None if nobody. Never blocks and takes nothing."""
     path = data_dir / LOCK_FILE
-    try:
-        with path.open("r", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return read_owner(path)
-    except FileNotFoundError:
-        return None
-    return None
-
-
-def _try_lock(file: TextIO, *, attempts: int = 5, pause_seconds: float = 0.02) -> bool:
-    # `holder` takes a shared lock for an instant: one refusal does not mean that somebody runs here
-    for _ in range(attempts):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(pause_seconds)
-        else:
-            return True
-    return False
+    return read_owner(path) if is_locked(path) else None
 
 
 def read_owner(path: Path) -> LockOwner:

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from deploy.brokers.files import read_json
 from deploy.settings.config import Settings
 from store.base.errors import BrokerError
+from store.base.files import read_json
 from stream.kafka.client import Connection, connected
 from stream.topics import Topics, TopicSpec
 

@@ -23,9 +23,9 @@ from typing import Any
 
 import confluent_kafka
 
-from deploy.brokers.files import write_json
 from store.base import logs
 from store.base.errors import BrokerError, TopicError
+from store.base.files import write_json
 
 REBALANCE_DELAY_MS = 100
 """How long a group waits for more members before its first assignment; Kafka's default is 3 s."""

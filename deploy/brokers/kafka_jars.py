@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
+import math
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-from deploy.brokers.files import read_json, write_json
 from store.base.errors import BrokerError
+from store.base.file_lock import lock
+from store.base.files import read_json, write_json
 
 KAFKA_VERSION = "4.1.1"
 JAVA_MINIMUM = 17
@@ -70,17 +69,12 @@ def ensure_jars() -> Path:
     """
     home = cache_dir() / f"kafka-{KAFKA_VERSION}"
     home.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(home.parent / f".kafka-{KAFKA_VERSION}.lock"):
+    held = lock(home.parent / f".kafka-{KAFKA_VERSION}.lock", wait_seconds=math.inf)
+    assert held is not None
+    with held:
         if not _complete(home):
             _fetch(home)
     return home / "lib"
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _fetch(home: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import fcntl
 import os
 import signal
 import socket
@@ -13,15 +12,16 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 import confluent_kafka
 
-from deploy.brokers.files import read_json, write_json
 from deploy.brokers.host import ends_with_us, free_ports
 from deploy.brokers.kafka_jars import ensure_jars, java
 from store.base import logs
 from store.base.errors import BrokerError
+from store.base.file_lock import lock
+from store.base.files import read_json, sweep, write_atomic, write_json
 from stream.broker_properties import Property
 from stream.kafka.client import Connection
 
@@ -99,8 +99,9 @@ class LocalKafka:
     def _start(self) -> None:
         saved = read_json(self._home / "settings.json") or {}
         config = self._home / "server.properties"
-        with _lock(self._home, saved.get("pid"), config) as lock:
-            self._launch(saved, config, lock.fileno())
+        with _lock(self._home, saved.get("pid"), config) as held:
+            sweep(self._home)
+            self._launch(saved, config, held.fileno())
         try:
             self._wait_until_it_answers()
         except BaseException:
@@ -111,13 +112,11 @@ class LocalKafka:
             write_json(self._ready_file, {**state, "pid": self.pid})
         log.info(logs.BROKER_STARTED, kind="local", bootstrap=self.connection.bootstrap, pid=self.pid)
 
-    def _launch(self, saved: Mapping[str, Any], config: Path, lock: int) -> None:
+    def _launch(self, saved: Mapping[str, Any], config: Path, lock_descriptor: int) -> None:
         self._cluster_id = str(saved.get("cluster_id") or new_cluster_id())
         self._port, self._controller_port = free_ports(saved.get("port"), saved.get("controller_port"))
         self._save(pid=None)
-        config.write_text(
-            "".join(f"{key}={value}\n" for key, value in self._server_properties().items()), encoding="utf-8"
-        )
+        write_atomic(config, "".join(f"{key}={value}\n" for key, value in self._server_properties().items()))
         if self._log_file.exists() and self._log_file.stat().st_size > LOG_BYTES:
             self._log_file.replace(self._log_file.with_name("kafka.log.1"))
         with self._log_file.open("ab") as output:
@@ -131,7 +130,7 @@ class LocalKafka:
                 stderr=output,
                 # Ctrl-C is for the launcher, which stops the broker last
                 start_new_session=True,
-                pass_fds=(lock,),
+                pass_fds=(lock_descriptor,),
             )
         self._save(pid=self._process.pid)
 
@@ -227,7 +226,7 @@ class LocalKafka:
         log.info(logs.BROKER_STOPPED, kind="local")
 
 
-def _lock(home: Path, pid: int | None, config: Path) -> IO[bytes]:
+def _lock(home: Path, pid: int | None, config: Path) -> TextIO:
     """The data's lock, which the JVM inherits and holds for as long as it lives: two on one folder corrupt it.
 
     A Kafka that a killed launcher left behind is ended: our caller owns the data directory, so no live launcher has it.
@@ -235,35 +234,21 @@ def _lock(home: Path, pid: int | None, config: Path) -> IO[bytes]:
     Raises:
         BrokerError: the folder stays locked.
     """
-    handle = (home / "lock").open("wb")
-    if _locked(handle, 0):
-        return handle
+    path = home / "lock"
+    if (held := lock(path)) is not None:
+        return held
     if pid is not None and _runs(pid, config):
         log.warning(logs.BROKER_ORPHANED, kind="local", pid=pid, detail="left by a launcher that was killed; ending it")
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-            if _locked(handle, STOP_SECONDS):
-                return handle
-    handle.close()
+            if (held := lock(path, wait_seconds=STOP_SECONDS)) is not None:
+                return held
     raise BrokerError(
         f"another Kafka runs on {home} (pid {pid or 'unknown'})",
         action="end it, or use another store.data_dir",
         code="broker_failed",
     )
-
-
-def _locked(handle: IO[bytes], wait_s: float) -> bool:
-    deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(POLL_SECONDS)
-        else:
-            return True
 
 
 def _runs(pid: int, config: Path) -> bool:

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from deploy.brokers.files import read_json
 from store.base.errors import BrokerError
+from store.base.files import read_json
 from stream.kafka.client import Connection
 
 START_SECONDS = 20.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from deploy.brokers.files import read_json, write_json
 from store.base import logs
 from store.base.errors import StateError
+from store.base.files import read_json, sync_directory, write_json
 from stream.kafka.client import Connection
 
 IDENTITY_FILE = Path("run") / "state-identity"
@@ -69,3 +69,5 @@ def _move(folders: list[Path], target: Path) -> None:
             shutil.rmtree(place)
         target.mkdir(exist_ok=True)
         folder.rename(place)
+    sync_directory(target)
+    sync_directory(target.parent)

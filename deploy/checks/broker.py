@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 
-from deploy.brokers.files import read_json
 from deploy.checks.finding import Finding, Level
 from deploy.lock import holder
 from deploy.settings.config import Settings
 from store.base.errors import BrokerError, TopicError
+from store.base.files import read_json
 from stream.kafka.client import Connection
 
 BROKER_SECONDS = 5.0

@@ -7,12 +7,12 @@ import shutil
 import socket
 import tempfile
 
-from deploy.brokers.files import read_json
 from deploy.checks.finding import Finding, Level
 from deploy.lock import holder
 from deploy.settings.config import Settings
 from store.base.errors import StateError
 from store.base.exposure import check_exposure, is_loopback
+from store.base.files import read_json
 
 FREE_BYTES_WARN = 2 << 30
 FREE_BYTES_FAIL = 200 << 20

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from importlib.resources import files
 from pathlib import Path
@@ -11,6 +10,7 @@ from deploy.lock import LOCK_FILE, DataDirLock
 from deploy.settings.config import Settings, load
 from deploy.settings.toml_text import dump
 from store.base.errors import StateError
+from store.base.files import write_atomic, write_json
 
 MARKER = "anchorstream-demo.json"
 CONFIG = "anchorstream.toml"
@@ -30,7 +30,7 @@ def claim(data_dir: Path) -> None:
             code="not_a_demo_directory",
         )
     with DataDirLock.acquire(data_dir):
-        (data_dir / MARKER).write_text(json.dumps({"made_by": "anchorstream demo"}) + "\n", encoding="utf-8")
+        write_json(data_dir / MARKER, {"made_by": "anchorstream demo"})
         keep = {data_dir / MARKER, data_dir / Path(LOCK_FILE).parent}
         for path in data_dir.iterdir():
             if path in keep:
@@ -57,5 +57,5 @@ def write_config(data_dir: Path, *, broker: str, port: int) -> tuple[Settings, P
     path = data_dir / CONFIG
     secret = {"serve": {"read_token", "admin_token"}, "kafka": {"properties"}}
     note = "Settings of `anchorstream demo`, for the other commands: anchorstream lag --config THIS_FILE"
-    path.write_text(dump(settings.model_dump(exclude=secret), comment=note), encoding="utf-8")
+    write_atomic(path, dump(settings.model_dump(exclude=secret), comment=note))
     return settings, path

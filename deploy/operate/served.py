@@ -81,8 +81,8 @@ def from_snapshot(settings: Settings, scenarios: Iterable[str]) -> Records:
     Raises:
         NotFoundError: there is no snapshot that can be trusted, or it lacks a scenario.
     """
-    from deploy.brokers.files import read_json
     from deploy.brokers.state import IDENTITY_FILE
+    from store.base.files import read_json
     from store.index.snapshot import SnapshotStore, Wanted
 
     data_dir = settings.store.data_dir.absolute()

@@ -171,8 +171,8 @@ def _checked(view: BufferView, user: str, report: Report) -> UserWindow:
 
 
 def _identity(data_dir: Path) -> str | None:
-    from deploy.brokers.files import read_json
     from deploy.brokers.state import IDENTITY_FILE
+    from store.base.files import read_json
 
     state = read_json(data_dir / IDENTITY_FILE)
     return None if state is None else str(state["identity"])

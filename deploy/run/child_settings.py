@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from deploy.settings.config import ENV_PREFIX, Settings
 from deploy.settings.toml_text import dump
+from store.base.files import write_atomic
 
 _SECRET_WORDS = ("password", "secret", "token", "jaas", "key.pem", "private")
 
@@ -25,11 +26,8 @@ def write_child_settings(settings: Settings, path: Path) -> dict[str, str | None
     """
     secrets: dict[str, str] = {}
     plain = _without_secrets(settings.model_dump(), (), secrets)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    part.touch(mode=0o600)
-    part.write_text(dump(plain, comment="Settings in force, written by `anchorstream up`. Edits have no effect."))
-    part.replace(path)
+    text = dump(plain, comment="Settings in force, written by `anchorstream up`. Edits have no effect.")
+    write_atomic(path, text, mode=0o600)
     sections = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields}
     environment: dict[str, str | None] = {
         name: None for name in os.environ if name.upper().partition("__")[0] in sections

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Self
 
 from deploy import brokers
-from deploy.brokers.files import read_json
 from deploy.brokers.state import claim_state
 from deploy.kafka import topics
 from deploy.lock import DataDirLock
@@ -27,6 +26,7 @@ from deploy.run.supervisor import Child, ChildEvent, EventKind, Supervisor
 from deploy.settings.config import ENV_PREFIX, Settings
 from store.base.errors import ConfigError, RoleError
 from store.base.exposure import check_exposure
+from store.base.files import read_json, sweep
 from stream.kafka.client import Connection
 
 ROLES = ("ingest", "processor", "worker", "serve")
@@ -91,6 +91,7 @@ class Launcher:
         """
         self._lock = DataDirLock.acquire(self.data_dir)
         try:
+            sweep(self.data_dir / "run")
             self._broker = brokers.start(self.settings)
             claim_state(self.data_dir, self.connection)
             kafka = self.settings.kafka

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from store.base.files import write_atomic
+
 
 def ready_path(data_dir: Path, role: str, instance: str | int = 0) -> Path:
     """`<data_dir>/run/<role>-<instance>.ready`."""
@@ -13,11 +15,7 @@ def ready_path(data_dir: Path, role: str, instance: str | int = 0) -> Path:
 
 def write_ready(path: Path) -> None:
     """Say that this process works. To be called by a role once it is assigned, restored and consuming."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # one write of a few bytes to a new name, then a rename: a reader sees all of it or nothing
-    part = path.with_name(f"{path.name}.{os.getpid()}")
-    part.write_text(f"{os.getpid()}\n", encoding="ascii")
-    part.replace(path)
+    write_atomic(path, f"{os.getpid()}\n")
 
 
 def clear_ready(path: Path) -> None:

@@ -149,9 +149,9 @@ def _make_topics(context: Context, specs: Sequence[TopicSpec]) -> None:
 
 
 def _serve(context: Context) -> None:
-    from deploy.brokers.files import write_json
     from deploy.kafka import topic_settings
     from deploy.kafka import topics as topic_setup
+    from store.base.files import write_json
     from store.http.app import create_app
     from store.http.server import Serve
     from store.http.service import Service

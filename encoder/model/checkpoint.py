@@ -16,6 +16,7 @@ from torch import Tensor
 from encoder.model import lora
 from encoder.model.user_model import UserModel
 from store.base.errors import WeightsError
+from store.base.files import open_atomic, sweep, write_json
 
 TENSORS, CARD = "model.safetensors", "card.json"
 FORMAT = 1
@@ -102,12 +103,11 @@ def save(
         metrics=metrics or {},
         commit=commit,
     )
-    directory.mkdir(parents=True, exist_ok=True)
+    sweep(directory)
     (directory / CARD).unlink(missing_ok=True)
-    save_file(tensors, directory / TENSORS)
-    partial = directory / f"{CARD}.partial"
-    partial.write_text(json.dumps(asdict(card), indent=2) + "\n", encoding="utf-8")
-    partial.replace(directory / CARD)
+    with open_atomic(directory / TENSORS) as file:
+        save_file(tensors, file.name)
+    write_json(directory / CARD, asdict(card))
     return card
 
 

@@ -1,18 +1,18 @@
 """A file of checked frames: `magic | u32 format | (u32 length | u32 crc32 | payload)… | end frame`.
 
-Written to a temporary file, synced, renamed, and the directory synced: under its name it is whole or it is not there.
-The end frame holds the number of frames before it, so that a file cut at a frame's edge is noticed too.
+Under its name it is whole or it is not there. The end frame holds the number of frames before it, so that a file cut
+at a frame's edge is noticed too.
 """
 
 from __future__ import annotations
 
-import os
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from store.base import fault
+from store.base.files import open_atomic
 
 _HEAD = struct.Struct("<8sI")
 _FRAME = struct.Struct("<II")
@@ -26,21 +26,16 @@ class FrameError(ValueError):
 
 def write_frames(path: Path, magic: bytes, version: int, frames: Iterable[bytes]) -> int:
     """Write a file atomically and durably. Returns its size in bytes. `magic`: 8 bytes."""
-    temporary = path.with_suffix(path.suffix + ".tmp")
     count = 0
-    with temporary.open("wb") as file:
+    with open_atomic(path) as file:
         file.write(_HEAD.pack(magic, version))
         for payload in frames:
             _write(file.write, payload)
             count += 1
         _write(file.write, _END.pack(_END_TAG, count))
-        file.flush()
-        os.fsync(file.fileno())
         size = file.tell()
-    fault.point("frames.before_rename")
-    temporary.replace(path)
+        fault.point("frames.before_rename")
     fault.point("frames.after_rename")
-    sync_directory(path.parent)
     return size
 
 
@@ -73,15 +68,6 @@ def read_frames(path: Path, magic: bytes, version: int) -> Iterator[bytes]:
             count += 1
         if previous is None or previous != _END.pack(_END_TAG, count):
             raise FrameError("the end is missing")
-
-
-def sync_directory(path: Path) -> None:
-    """Make renames and removals in a directory durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _write(write: Callable[[bytes], object], payload: bytes) -> None:

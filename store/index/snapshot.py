@@ -25,6 +25,7 @@ import msgpack
 import numpy as np
 
 from store.base import logs
+from store.base.files import sweep
 from store.index import frames
 from store.index.frames import FrameError
 from store.index.index import ScenarioIndex, Tombstone
@@ -113,8 +114,9 @@ class SnapshotStore:
         path = self.directory / f"snapshot-{number:016d}.bin"
         size = frames.write_frames(path, MAGIC, FORMAT, _frames(header, indexes))
         # step 3: older ones may go
-        for old in [*self.paths()[KEEP:], *self.directory.glob("*.tmp")]:
+        for old in self.paths()[KEEP:]:
             old.unlink(missing_ok=True)
+        sweep(self.directory)
         seconds = time.monotonic() - started
         log.debug(logs.SNAPSHOT_WRITTEN, path=path.name, bytes=size, seconds=round(seconds, 3))
         return Written(path, size, {name: position.applied for name, position in positions.items()}, seconds)

@@ -7,12 +7,12 @@ recognised by `event_id`, so lines without one should not be replayed in pieces.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from store.base.errors import StateError
+from store.base.files import sweep, write_json
 from stream.replay.json_lines import STDIN, LineFile
 
 VERSION = 1
@@ -35,6 +35,7 @@ class ResumeFile:
 
     def load(self) -> int:
         """Lines to skip; 0 where there is no resume file yet. Raises StateError if it is of another replay."""
+        sweep(self.path.parent, self.path.name)
         try:
             data = json.loads(self.path.read_text(encoding="utf-8"))
             known = (data["version"], tuple(data["files"]), data["merge"])
@@ -51,8 +52,6 @@ class ResumeFile:
         return lines
 
     def save(self, acknowledged_lines: int) -> None:
-        """Replace the file atomically."""
+        """Replace the file, atomically and durably."""
         data = {"version": VERSION, "files": self.files, "merge": self.merge, "acknowledged_lines": acknowledged_lines}
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        temporary.write_text(json.dumps(data) + "\n", encoding="utf-8")
-        os.replace(temporary, self.path)
+        write_json(self.path, data)

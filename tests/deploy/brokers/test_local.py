@@ -19,6 +19,7 @@ from deploy.brokers.local import LocalKafka
 from deploy.kafka import topics
 from deploy.settings.config import Settings
 from store.base.errors import BrokerError
+from store.base.file_lock import lock
 from stream.kafka.client import Connection
 from stream.kafka.pacing import SafeProducer
 from stream.topics import TopicSpec
@@ -107,8 +108,9 @@ def test_data_and_identity_survive(kafka_broker: LocalKafka, tmp_path: Path) -> 
 def test_it_ends_with_its_launcher(kafka_broker: LocalKafka, tmp_path: Path) -> None:
     """kill -9 of the launcher shuts Kafka down in order: the lock on its data becomes free."""
     launch_and_die(tmp_path, "main")
-    with (tmp_path / "kafka" / "lock").open("wb") as lock:
-        assert local._locked(lock, 20)
+    held = lock(tmp_path / "kafka" / "lock", wait_seconds=20)
+    assert held is not None
+    held.close()
 
 
 @pytest.mark.kafka
