@@ -15,7 +15,6 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-HEADER = "replayed"
 VERSION = 1
 MAX_RANGES = 10_000
 """Of one mark: some 300 KB."""

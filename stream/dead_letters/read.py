@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from confluent_kafka import KafkaException, TopicPartition
 
 from store.base.errors import BrokerError, NotFoundError
+from stream.dead_letter import REPLAYED, DeadLetterHeaders
 from stream.dead_letters import marks as replay_marks
 from stream.dead_letters.marks import LetterTable, Range
 from stream.kafka.client import Connection
@@ -198,32 +199,18 @@ def scan(
 
 def parse(message: Any) -> RefusedEvent:
     """A message of the topic; what a foreign producer left out becomes empty or None."""
-    headers = {name: value or b"" for name, value in message.headers() or ()}
-
-    def text(name: str) -> str:
-        return headers.get(name, b"").decode("utf-8", "replace")
-
-    def number(name: str) -> int | None:
-        value = text(name)
-        return int(value) if value.isascii() and value.isdigit() else None
-
     return RefusedEvent(
         message.partition(),
         message.offset(),
         message.timestamp()[1],
-        text("error") or "unknown",
-        text("detail"),
-        text("source_topic") or None,
-        number("source_partition"),
-        number("source_offset"),
-        message.key(),
-        message.value(),
-        number("truncated"),
+        key=message.key(),
+        value=message.value(),
+        **DeadLetterHeaders.decode(message.headers())._asdict(),
     )
 
 
 def _mark(message: Any) -> Mark | None:
-    if all(name != replay_marks.HEADER for name, _ in message.headers() or ()):
+    if all(name != REPLAYED for name, _ in message.headers() or ()):
         return None
     ranges = replay_marks.unpack_mark(message.value())
     return None if ranges is None else Mark(message.partition(), ranges)

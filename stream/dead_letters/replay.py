@@ -28,7 +28,7 @@ from store.base.errors import BrokerError, ScriptError
 from store.base.settings import ModalitySettings
 from store.base.stop import Stopped, obey
 from stream.clock import EventClock, read_clock
-from stream.dead_letter import MAX_MESSAGE_BYTES
+from stream.dead_letter import MAX_MESSAGE_BYTES, REPLAYED
 from stream.dead_letters import marks as replay_marks
 from stream.dead_letters.lines import Answer
 from stream.dead_letters.order import Group, LetterOrder, Place
@@ -42,7 +42,7 @@ BATCH_LETTERS = 1000
 """Sent between two waits for acknowledgement; also what is sent twice after a kill."""
 FLUSH_SECONDS = 120.0
 SHOWN_LEFT = 10
-_REPLAYED = [(replay_marks.HEADER, b"1")]
+_REPLAYED = [(REPLAYED, b"1")]
 _TIMEOUT_SECONDS = 10.0
 
 OnProgress = Callable[[str, int, int], object]

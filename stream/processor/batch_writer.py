@@ -26,7 +26,7 @@ from store.base.errors import BrokerError
 from store.base.stop import AnyOf, Stopped, obey
 from store.buffer.changes import Changes
 from store.buffer.encoded_event import EncodedEvent
-from stream.dead_letter import MAX_MESSAGE_BYTES
+from stream.dead_letter import MAX_MESSAGE_BYTES, DeadLetterHeaders
 from stream.kafka.pacing import SafeProducer
 from stream.kafka.positions import check_position, first_offset
 from stream.kafka.rebalance import Rebalance
@@ -154,7 +154,7 @@ class BatchWriter:
                 self._look_into_gap(number, self._next[number], fresh[0].offset)
             contents = read_packs(fresh, self._topic, self._config.modalities)
             for letter in contents.refused:
-                metrics.EVENTS_DEAD_LETTERED.labels(dict(letter.headers)["error"].decode()).inc()
+                metrics.EVENTS_DEAD_LETTERED.labels(DeadLetterHeaders.decode(letter.headers).error).inc()
                 self._producer.produce(self._config.topics.dead_letters, letter.value, letter.key, -1, letter.headers)
             if contents.refused:
                 log.warning(logs.EVENT_DEAD_LETTERED, partition=number, packs=len(contents.refused))

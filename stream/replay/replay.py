@@ -17,8 +17,9 @@ from typing import Any, NamedTuple, Protocol
 
 from store.base.settings import ModalitySettings
 from store.base.stop import Stopped
+from stream.dead_letter import dead_letter
 from stream.events.validate import Refused, parse_ts
-from stream.rejection import ErrorCode
+from stream.rejection import ErrorCode, Rejection
 from stream.replay.json_lines import MAX_LINE_BYTES, Line, LineFile
 
 Headers = list[tuple[str, bytes]]
@@ -86,14 +87,10 @@ class Router:
         if self._missing is not None:
             return Outgoing(self._missing, key, value, ts)
         where = f"{origin.file}:{origin.number}" if origin else "the event"
-        headers = [
-            ("error", ErrorCode.MISSING_MODALITY.encode()),
-            ("detail", ascii(f"{where} names no modality; configured: {', '.join(self._topics)}").encode()[:300]),
-            ("source_topic", self._first.encode()),
-            ("source_partition", b"-1"),
-            ("source_offset", str(origin.number if origin else -1).encode()),
-        ]
-        return Outgoing(self._dead_letters, key, value, ts, headers)
+        detail = ascii(f"{where} names no modality; configured: {', '.join(self._topics)}")
+        why = Rejection(ErrorCode.MISSING_MODALITY, detail)
+        letter = dead_letter(why, key, value, self._first, -1, origin.number if origin else -1)
+        return Outgoing(self._dead_letters, letter.key, letter.value, ts, letter.headers)
 
 
 @dataclass(frozen=True, slots=True)
