@@ -9,6 +9,7 @@ from typing import Any
 
 import rocksdict
 
+from store.base import fault
 from store.base.errors import StateError
 from store.buffer import layout
 from store.buffer.resources import BufferResources
@@ -108,10 +109,13 @@ class BufferDatabase:
             self.db.write(batch, self._unlogged)
 
     def settle(self) -> None:
-        """Make unlogged writes durable. `meta`, which holds the positions, is flushed last."""
+        """Make unlogged writes durable, family by family: rocksdict flushes one at a time, and the process may die
+        between two."""
         if self._unsettled:
-            for name in layout.FAMILIES:
+            for name in layout.FLUSH_ORDER:
+                fault.point("buffer.flush")
                 getattr(self, name).flush()
+            fault.point("buffer.flush")
             self._unsettled = False
 
     def get_int(self, key: bytes, default: int) -> int:
@@ -158,7 +162,7 @@ class BufferDatabase:
             return
         self.settle()
         self.db.flush_wal(sync=True)
-        for name in layout.FAMILIES:
+        for name in layout.FLUSH_ORDER:  # closing a family flushes it
             getattr(self, name).close()
             setattr(self, name, None)
             setattr(self, f"h_{name}", None)

@@ -20,6 +20,10 @@ from typing import NamedTuple
 ROWS, SUMMARIES, IDS, EXPIRY, DIRTY, META = "rows", "summaries", "ids", "expiry", "dirty", "meta"
 FAMILIES = (ROWS, SUMMARIES, IDS, EXPIRY, DIRTY, META)
 
+FLUSH_ORDER = (EXPIRY, DIRTY, IDS, ROWS, SUMMARIES, META)
+"""What may be durable without what: an entry of an index without its row is looked at and dropped, a row without its
+entry would never expire; nothing may be missing below the position, which is in `meta`."""
+
 BUFFER_FORMAT = 1
 """Version of this layout; raise it with any change, together with store/buffer/rows.py's."""
 
@@ -28,6 +32,9 @@ M_SOURCE_OFFSET, M_LOG_OFFSET, M_STREAM_TIME = b"source_offset", b"log_offset", 
 M_OWNER, M_OUTCOMES = b"owner", b"outcomes"
 M_RESTORING = b"restoring"
 """A restore by an older version that did not end: the expiry index is not whole."""
+
+M_INDEXED = b"indexed"
+"""Every window has its entry in `expiry`. Databases of older versions lack this mark, and may lack entries."""
 
 M_STALE = b"stale/"
 """Prefix, followed by a row key: a former owner logged that row late, so ours has to be logged again."""

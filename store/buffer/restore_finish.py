@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from store.buffer.batch import WindowRules
 from store.buffer.database import BufferDatabase
-from store.buffer.layout import M_UNSUMMED, expiry_key, split_prefix
+from store.buffer.layout import M_INDEXED, M_UNSUMMED, expiry_key, split_prefix
 from store.buffer.rows import unpack_summary
 from store.buffer.window_reader import summary_by_scan
 
@@ -15,39 +14,62 @@ _BATCH = 500
 """Windows per WriteBatch: a large one holds the interpreter lock for its whole duration."""
 
 
-def finish(db: BufferDatabase, rules: WindowRules, unsummed: Iterable[bytes]) -> int:
+def finish(db: BufferDatabase, rules: WindowRules, unsummed: set[bytes]) -> int:
     """Recompute by scan the summaries of windows whose rows came without one: the log was cut inside a batch.
 
     What differed is written to the log by the next sweep (an entry of the expiry index at time 0).
 
     Args:
-        unsummed: (user, modality) prefixes; they are unmarked with their summaries, so an interrupted call goes on.
+        unsummed: (user, modality) prefixes. They are taken out, and unmarked with their summaries, so an interrupted
+            call goes on; those of a modality that is not configured stay until it is.
 
     Returns:
         How many differed.
     """
+    known = sorted(prefix for prefix in unsummed if split_prefix(prefix)[1] in rules.modalities)
     recomputed = 0
     batch = db.batch()
-    for prefix in sorted(unsummed):
+    for prefix in known:
         recomputed += _recompute(db, rules, prefix, batch)
         batch.delete(M_UNSUMMED + prefix, db.h_meta)
         if len(batch) >= _BATCH:
             db.write(batch)
             batch = db.batch()
     db.write(batch)
+    unsummed.difference_update(known)
     return recomputed
+
+
+def index_all(db: BufferDatabase, rules: WindowRules) -> int:
+    """Give every window its entry in the expiry index, where a version did that could leave some without.
+
+    Returns:
+        How many windows there are.
+    """
+    windows = 0
+    batch = db.batch()
+    for key, value in db.items(db.summaries, b""):
+        entry = due_key(rules, key[:-1], value, None)
+        if entry is not None:
+            batch.put(entry, b"", db.h_expiry)
+        windows += 1
+        if len(batch) >= _BATCH:
+            db.write(batch)
+            batch = db.batch()
+    batch.put(M_INDEXED, b"", db.h_meta)
+    db.write(batch)
+    return windows
 
 
 def _recompute(db: BufferDatabase, rules: WindowRules, prefix: bytes, batch: Any) -> bool:
     user_id, name = split_prefix(prefix)
-    modality = rules.modalities.get(name)
     key = prefix + b"\x00"
     packed = db.summaries.get(key)
     rows = [(row[len(prefix) :], value) for row, value in db.items(db.rows, prefix)]
-    if modality is None or (not rows and packed is None):
+    if not rows and packed is None:
         return False
     old = None if packed is None else unpack_summary(packed)
-    fresh = summary_by_scan(rows, old, modality, rules.dim).pack()
+    fresh = summary_by_scan(rows, old, rules.modalities[name], rules.dim).pack()
     if fresh == packed:
         return False
     batch.put(key, fresh, db.h_summaries)
@@ -64,8 +86,6 @@ def due_key(rules: WindowRules, prefix: bytes, value: bytes, old: bytes | None) 
         ValueError: a summary of a format this version does not know.
     """
     user_id, name = split_prefix(prefix)
-    if name not in rules.modalities:
-        return None
     due, _ = _due(rules, name, value)
     if old is not None:
         before, occupied = _due(rules, name, old)
@@ -75,7 +95,12 @@ def due_key(rules: WindowRules, prefix: bytes, value: bytes, old: bytes | None) 
 
 
 def _due(rules: WindowRules, name: str, packed: bytes) -> tuple[int, bool]:
-    """(when something is due, whether the window has rows). A tabular one may hold null fields only: rows is 0."""
+    """(when something is due, whether the window has rows). A tabular one may hold null fields only: rows is 0.
+
+    A modality that is not configured may be so again: it has entries too, as early as need be.
+    """
     summary = unpack_summary(packed)
     occupied = summary.rows > 0 or summary.oldest > 0
-    return max(rules.due(name, summary, occupied=occupied), 1), occupied
+    if name in rules.modalities:
+        return max(rules.due(name, summary, occupied=occupied), 1), occupied
+    return max(summary.oldest, 1), occupied

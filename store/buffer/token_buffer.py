@@ -32,7 +32,7 @@ from store.buffer.encoded_event import EncodedEvent, EncodedField
 from store.buffer.layout import Mark, pack_int, pack_mark, prefix_length, split_prefix, unpack_mark
 from store.buffer.log_apply import LogApplier
 from store.buffer.resources import BufferResources
-from store.buffer.restore_finish import finish
+from store.buffer.restore_finish import finish, index_all
 from store.buffer.rows import FORMAT, KIND_SUMMARY, Summary, prefix_end, summary_key, unpack_summary, user_prefix
 from store.buffer.summary import Totals
 from store.buffer.window import UserWindow
@@ -114,7 +114,10 @@ class TokenBuffer:
                     action="remove the directory; it will be restored from the `tokens` topic",
                     code="state_mismatch",
                 )
-            self = cls(database, WindowRules(modalities, dim, expiry_granularity_ms), replica=replica)
+            rules = WindowRules(modalities, dim, expiry_granularity_ms)
+            if not replica and database.meta.get(layout.M_INDEXED) is None and (windows := index_all(database, rules)):
+                log.warning(logs.BUFFER_REINDEXED, path=str(path), windows=windows)
+            self = cls(database, rules, replica=replica)
         except BaseException:
             database.close()
             raise
@@ -268,7 +271,6 @@ class TokenBuffer:
         if not self._log.unsummed:
             return 0
         count = finish(self._db, self._rules, self._log.unsummed)
-        self._log.unsummed.clear()
         self._due = {}
         self._version += 1
         return count
