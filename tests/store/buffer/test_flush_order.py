@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from store.base import fault
-from store.buffer import layout, log_apply
+from store.buffer import layout
 from store.buffer.layout import parse_expiry_key, split_prefix
 from store.buffer.token_buffer import TokenBuffer
 from tests.models.events import Log, event, modalities, open_buffer, resources
