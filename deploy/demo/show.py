@@ -10,6 +10,8 @@ from deploy.demo.planting import Planted
 from deploy.operate.answers import neighbors_of, record_of, write_neighbors, write_record
 from deploy.operate.service_client import Service
 from deploy.settings.config import Settings
+from store.base.template import Template
+from stream.events.validate import scalar
 
 NEIGHBORS = 5
 SCENARIOS = 2
@@ -48,9 +50,7 @@ def household(service: Service, settings: Settings, households: Slice, planted: 
 
 def _text(settings: Settings, event: RawEvent) -> str:
     modality = settings.modalities[event["modality"]]
-    text = modality.text
-    for name, value in event.items():
-        text = text.replace(f"{{{name}}}", str(value))
+    text = Template(modality.text).render(event, scalar)
     numbers = ", ".join(f"{name} {event[name]}" for name in modality.numbers if event.get(name))
     return f"{text} ({numbers})" if numbers else text
 

@@ -9,6 +9,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from store.base.template import Template
+
 NAME = r"^[a-z][a-z0-9_]{0,62}$"
 """Modality and scenario names: they become topic names, metric labels and key parts."""
 
@@ -21,7 +23,6 @@ MAX_EVENTS_LIMIT = 1000
 """Upper bound of `max_events`: a float32 sum of so many fixed-point vectors is exact (store/buffer/summary.py)."""
 
 _TOKEN = re.compile(r"[\x21-\x7e]+")
-_PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 class Section(BaseModel):
@@ -56,9 +57,7 @@ class ModalitySettings(Section):
     @field_validator("text")
     @classmethod
     def _placeholders(cls, value: str) -> str:
-        rest = _PLACEHOLDER.sub("", value)
-        if "{" in rest or "}" in rest:
-            raise ValueError("only plain {field} placeholders are allowed, without formats or nesting")
+        Template(value)
         return value
 
     @property

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from store.base.settings import ModalityKind, ModalitySettings
+from store.base.template import Template
 from stream.clock import EventClock
 from stream.events.decode import decode
 from stream.events.event import Event, FieldValue
@@ -33,7 +34,6 @@ _MS = timedelta(milliseconds=1)
 _RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
-_PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 class Refused(Exception):
@@ -114,11 +114,7 @@ class _Rules:
         self.window_ms = settings.window_ms
         self._numbers = settings.numbers
         self._tabular = settings.kind is ModalityKind.TABULAR
-        # re.split with one group: literal, field, literal, field, …, literal
-        self._template = _PLACEHOLDER.split(settings.text) if settings.text else None
-        self._placeholders = (
-            list(zip(self._template[1::2], self._template[2::2], strict=True)) if self._template else []
-        )
+        self._template = Template(settings.text) if settings.text else None
         self._not_text = RESERVED | set(settings.numbers)
 
     def content(self, raw: dict[str, Any]) -> tuple[str, tuple[float | None, ...], dict[str, FieldValue] | None]:
@@ -130,10 +126,7 @@ class _Rules:
             parts = [f"{k}: {scalar(k, raw[k])}" for k in sorted(raw.keys() - self._not_text) if _is_scalar(raw[k])]
             text = ", ".join(parts)
         else:
-            text = self._template[0]
-            for name, literal in self._placeholders:
-                value = raw.get(name)
-                text += (value if value.__class__ is str else scalar(name, value)) + literal
+            text = self._template.render(raw, scalar)
         return " ".join(text.split())[:MAX_TEXT_CHARS], numbers, None
 
 
