@@ -250,6 +250,7 @@ def _noop_faust(connection: Connection, topics: Topics, watch: _Watch, data_dir:
 def _processor(connection: Connection, topics: Topics, watch: _Watch, data_dir: Path) -> None:
     from encoder.model.text_encoder import TextEncoder
     from store.base import metrics
+    from store.buffer.partition_buffers import PartitionBuffers
     from store.buffer.resources import BufferResources
     from stream.processor.processor import Processor
     from stream.settings import ProcessorSettings
@@ -258,7 +259,8 @@ def _processor(connection: Connection, topics: Topics, watch: _Watch, data_dir: 
     encoder.encode([f"shop {i} by card" for i in range(TEXTS)])
     watch.start(lambda: _total(metrics.EVENTS_APPLIED))
     resources = BufferResources.create()
-    role = Processor(connection, topics, MODALITIES, ProcessorSettings(), encoder, data_dir, resources)
+    buffers = PartitionBuffers(data_dir, connection.identity, MODALITIES, encoder.id, encoder.dim, 3_600_000, resources)
+    role = Processor(connection, topics, ProcessorSettings(), encoder, buffers)
     role.run(threading.Event())
 
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import gc
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from deploy import brokers
 from deploy.run.ready import clear_ready, ready_path, write_ready
 from deploy.settings.config import Settings
 from store.base import logs
-from store.base.errors import BrokerError, ConfigError
+from store.base.errors import BrokerError, ConfigError, TopicError
 from store.base.exposure import check_exposure
 from stream.kafka.client import Connection
-from stream.topics import Topics, TopicSpec
+from stream.topics import Topics
+
+if TYPE_CHECKING:
+    from store.buffer.partition_buffers import PartitionBuffers
 
 log = logs.get(__name__)
 
@@ -85,20 +89,18 @@ def _processor(context: Context) -> None:
     import torch
 
     from encoder.model.text_encoder import TextEncoder
-    from store.buffer.resources import BufferResources
     from stream.processor.processor import Processor
 
     settings = context.settings
     processor = settings.processor
     torch.set_num_threads(processor.threads)
+    encoder = TextEncoder(cache_entries=processor.text_cache_entries, batch_texts=processor.text_batch)
     role = Processor(
         context.connection,
         context.topics,
-        settings.modalities,
         processor,
-        TextEncoder(cache_entries=processor.text_cache_entries, batch_texts=processor.text_batch),
-        context.state,
-        BufferResources.of(settings.store),
+        encoder,
+        _buffers(context, encoder.id, encoder.dim),
         on_ready=context.on_ready,
         metrics_port=settings.metrics.port,
         metrics_host=settings.metrics.host,
@@ -110,6 +112,8 @@ def _worker(context: Context) -> None:
     from encoder.forward.model_set import ModelSet
     from encoder.model.text_encoder import identity
     from encoder.worker.embed_requests import EmbedRequests
+    from encoder.worker.live_scenarios import LiveScenarios
+    from encoder.worker.scheduler import RefreshScheduler
     from encoder.worker.worker import Worker
     from stream.scenarios.registry import ScenarioRegistry
 
@@ -117,47 +121,33 @@ def _worker(context: Context) -> None:
     _export(settings)
     text_encoder_id, event_dim = identity()
     encoder = ModelSet(settings.model, settings.candidates, settings.modalities, settings.scenarios, event_dim)
+    registry = ScenarioRegistry(context.connection, context.topics, settings.scenarios)
+
+    def make_topics(names: Iterable[str]) -> None:
+        try:
+            _make_topics(context, names)
+        except TopicError as exc:  # one that is just being retired is serve's business, and no reason to stop
+            log.warning(logs.TOPIC_DIFFERS, detail=exc.detail)
+
     role = Worker(
         context.connection,
         context.topics,
-        settings.modalities,
-        encoder,
-        ScenarioRegistry(context.connection, context.topics, settings.scenarios),
-        make_topics=lambda specs: _make_topics(context, specs),
-        model=settings.model,
-        store=settings.store,
-        state=context.state,
-        text_encoder_id=text_encoder_id,
-        event_dim=event_dim,
-        expiry_granularity_ms=int(settings.processor.expiry_granularity_seconds * 1000),
+        _buffers(context, text_encoder_id, event_dim, replica=True),
+        LiveScenarios(registry, encoder, make_topics),
+        RefreshScheduler.of(settings.model, sum(m.max_events for m in settings.modalities.values())),
         requests=EmbedRequests(context.connection, context.topics),
         on_ready=context.on_ready,
     )
     role.run(context.stop)
 
 
-def _make_topics(context: Context, specs: Sequence[TopicSpec]) -> None:
-    """Topics of scenarios that were registered. Of one that is just being retired the settings are not as they were:
-    that is serve's business, and no reason to stop."""
-    from deploy.kafka import topics
-    from store.base.errors import TopicError
-
-    try:
-        topics.ensure(context.connection, specs, replication_factor=context.settings.kafka.replication_factor)
-    except TopicError as exc:
-        log.warning(logs.TOPIC_DIFFERS, detail=exc.detail)
-
-
 def _serve(context: Context) -> None:
     from deploy.kafka import topic_settings
-    from deploy.kafka import topics as topic_setup
     from store.base.files import write_json
     from store.http.app import create_app
     from store.http.server import Serve
     from store.http.service import Service
-    from store.index.back_fill_board import BackFillBoard
-    from store.index.catalog import Catalog
-    from store.index.freshness import PendingEvents
+    from store.index.serve_state import ServeState
     from store.index.snapshot import SnapshotStore
     from stream.lag.reader import LagReader, plan
     from stream.scenarios.feed import ScenarioFeed
@@ -167,15 +157,11 @@ def _serve(context: Context) -> None:
 
     settings, topics = context.settings, context.topics
     data_dir = settings.store.data_dir.absolute()
-    catalog = Catalog()
-    board = BackFillBoard(topics.partitions)
-    feed = ScenarioFeed(context.connection, topics, settings.scenarios, settings.candidates, board)
-    tracker = PendingEvents(tuple(settings.scenarios), catalog.coverage)
-
-    def make_topics(names: list[str]) -> None:
-        factor = settings.kafka.replication_factor
-        topic_setup.ensure(context.connection, map(topics.embeddings_spec, names), replication_factor=factor)
-
+    state = ServeState(settings.scenarios, topics.partitions)
+    make_topics = partial(_make_topics, context)
+    feed = ScenarioFeed(
+        context.connection, topics, settings.scenarios, settings.candidates, state.back_fills, make_topics
+    )
     registrar = ScenarioRegistrar(
         context.connection,
         topics,
@@ -193,23 +179,20 @@ def _serve(context: Context) -> None:
         topics,
         settings.modalities,
         feed,
-        catalog,
-        board,
-        tracker,
+        state,
         SnapshotStore(folder, identity=context.connection.identity),
         snapshot_interval_seconds=settings.store.snapshot_interval_seconds,
-        make_topics=make_topics,
-        on_scenarios=lambda: reader.watch(plan(topics, raw, catalog)),
+        on_scenarios=lambda: reader.watch(plan(topics, raw, state.catalog)),
         on_registry=registrar.adopted,
     )
     embedder = EmbedClient(context.connection, topics)
     service = Service(
         settings.serve,
-        catalog,
-        tracker,
+        state.catalog,
+        state.pending,
         lambda: reader.read().to_dict(),
         tail.ready,
-        board,
+        state.back_fills,
         registrar=registrar,
         embedder=embedder,
     )
@@ -251,6 +234,31 @@ def _monitor(context: Context) -> None:
         on_ready=context.on_ready,
     )
     role.run(context.stop)
+
+
+def _buffers(context: Context, encoder_id: str, dim: int, *, replica: bool = False) -> PartitionBuffers:
+    from store.buffer.partition_buffers import PartitionBuffers
+    from store.buffer.resources import BufferResources
+
+    settings = context.settings
+    return PartitionBuffers(
+        context.state,
+        context.connection.identity,
+        settings.modalities,
+        encoder_id,
+        dim,
+        expiry_granularity_ms=int(settings.processor.expiry_granularity_seconds * 1000),
+        resources=BufferResources.of(settings.store),
+        replica=replica,
+    )
+
+
+def _make_topics(context: Context, scenarios: Iterable[str]) -> None:
+    """`embeddings.*` of scenarios that were registered; one that is there stays. Raises TopicError."""
+    from deploy.kafka import topics
+
+    factor = context.settings.kafka.replication_factor
+    topics.ensure(context.connection, map(context.topics.embeddings_spec, scenarios), replication_factor=factor)
 
 
 def _export(settings: Settings) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -65,16 +65,23 @@ class LiveScenarios:
     A scenario that a model cannot compute (its soft prompt is missing or does not fit) is left out, logged, exported as
     a metric and told in the records of its back-fill; all others go on. Registering it again tries again. A scenario of
     the configuration was loaded before: if that failed, the worker did not start.
+
+    Args:
+        registry: of the scenarios, those of the configuration among them; closed by `close`.
+        encoder: with the scenarios of the configuration.
+        make_topics: sees to it that the topics of scenarios exist; called with the names of all that are registered,
+            before one that is new is a target.
     """
 
-    def __init__(self, registry: Registry, encoder: Encoder) -> None:
+    def __init__(self, registry: Registry, encoder: Encoder, make_topics: Callable[[Sequence[str]], object]) -> None:
+        self.encoder = encoder
         self.targets: tuple[Target, ...] = ()
         """Of everything that can be computed, by name."""
         self.unusable: dict[str, Unusable] = {}
         self.tail_tokens: dict[str, int] = {}
         """By name: what a user costs beside the events."""
         self._registry = registry
-        self._encoder = encoder
+        self._make_topics = make_topics
         self._known: Mapping[str, Registered] = {}
 
     @property
@@ -110,35 +117,37 @@ class LiveScenarios:
     def _follow(self) -> None:
         wanted = self._registry.scenarios
         for scenario in self._known.keys() - wanted.keys():
-            for name in self._encoder.names_of(scenario):
+            for name in self.encoder.names_of(scenario):
                 self._remove(name)
-        there = set(self._encoder.scenarios)
+        there = set(self.encoder.scenarios)
         for scenario, entry in wanted.items():
             if entry == self._known.get(scenario):
                 continue
-            for name in self._encoder.names_of(scenario):
+            for name in self.encoder.names_of(scenario):
                 if entry.revision or name not in there:
                     self._add(name, entry)
         self._known = wanted
         targets = [
-            Target(name, wanted[_base(name)].registration, self._encoder.model_id(name))
-            for name in self._encoder.scenarios
+            Target(name, wanted[_base(name)].registration, self.encoder.model_id(name))
+            for name in self.encoder.scenarios
             if _base(name) in wanted
         ]
+        if registered := [target.scenario for target in targets if target.registration]:
+            self._make_topics(registered)
         self.targets = tuple(sorted(targets))
-        self.tail_tokens = {name: self._encoder.tokens_of([name]) for name in self.names}
+        self.tail_tokens = {name: self.encoder.tokens_of([name]) for name in self.names}
 
     def _add(self, name: str, entry: Registered) -> None:
         self._remove(name)
         try:
-            self._encoder.add_scenario(name, entry.settings)
+            self.encoder.add_scenario(name, entry.settings)
         except WeightsError as exc:
             self.unusable[name] = Unusable(entry.registration, f"{exc.code}: {exc.detail}")
             metrics.SCENARIO_UNUSABLE.labels(name).set(1)
             log.warning(logs.SCENARIO_UNUSABLE, scenario=name, error=exc.code, detail=exc.detail, action=exc.action)
 
     def _remove(self, name: str) -> None:
-        self._encoder.remove_scenario(name)
+        self.encoder.remove_scenario(name)
         if self.unusable.pop(name, None) is not None:
             metrics.SCENARIO_UNUSABLE.remove(name)
 

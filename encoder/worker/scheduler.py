@@ -22,7 +22,9 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict, deque
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
+
+from encoder.model.settings import ModelSettings
 
 LOW_PRIORITY_SHARE = 4
 LOW_WAIT_MS = 500
@@ -112,6 +114,17 @@ class RefreshScheduler:
         self._back_fill_next = False
         self._rate = 0.0
         self._paused = False
+
+    @classmethod
+    def of(cls, settings: ModelSettings, max_user_tokens: int) -> Self:
+        """As configured; `tail_tokens` is yet to be set."""
+        return cls(
+            tail_tokens=0,
+            batch_tokens=settings.batch_tokens,
+            min_interval_ms=settings.min_interval_ms,
+            max_staleness_ms=settings.max_staleness_ms,
+            max_user_tokens=max_user_tokens,
+        )
 
     def __len__(self) -> int:
         """Users pending, live and low."""

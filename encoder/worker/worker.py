@@ -15,28 +15,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from confluent_kafka import TopicPartition
 
-from encoder.model.settings import ModelSettings
 from encoder.worker.assignment import Assignment, Assignments
 from encoder.worker.back_fill_reports import BackFillReports
-from encoder.worker.live_scenarios import Encoder, LiveScenarios, Registry
+from encoder.worker.live_scenarios import LiveScenarios
 from encoder.worker.publisher import Publisher
 from encoder.worker.scheduler import BackFillTurn, Pending, RefreshBatch, RefreshScheduler
 from store.base import fault, logs, metrics
-from store.base.settings import ModalitySettings, StoreSettings
 from store.base.stop import Stopped, obey
-from store.buffer.resources import BufferResources
-from store.buffer.token_buffer import TokenBuffer
+from store.buffer.partition_buffers import PartitionBuffers
 from store.buffer.window import UserWindow
 from stream.kafka.client import Connection
 from stream.kafka.pacing import SafeProducer
 from stream.kafka.partitioner import partition_of
-from stream.topics import Topics, TopicSpec
+from stream.topics import Topics
 
 log = logs.get(__name__)
 
@@ -64,12 +60,10 @@ class Worker:
     """One worker process. `run` blocks; everything happens on its thread.
 
     Args:
-        encoder: with the scenarios of the configuration.
-        registry: of the scenarios, those of the configuration among them; read here, and closed at the end.
-        make_topics: sees to it that topics exist; called with those of scenarios that were registered.
-        text_encoder_id, event_dim: of the vectors in `tokens`.
-        state: directory of this worker's buffers, one per partition.
-        requests: asked once per step, before anybody is refreshed; its `encoder` is the worker's. Closed at the end.
+        buffers: where the replicas lie; of this worker alone.
+        scenarios: what is computed, and by which encoder; read here, and closed at the end.
+        scheduler: who is refreshed next; empty.
+        requests: asked once per step, before anybody is refreshed. Closed at the end.
         on_ready: called once, when the first partitions are assigned.
         wall: seconds since the epoch.
     """
@@ -78,50 +72,31 @@ class Worker:
         self,
         connection: Connection,
         topics: Topics,
-        modalities: Mapping[str, ModalitySettings],
-        encoder: Encoder,
-        registry: Registry,
+        buffers: PartitionBuffers,
+        scenarios: LiveScenarios,
+        scheduler: RefreshScheduler,
         *,
-        make_topics: Callable[[Sequence[TopicSpec]], object],
-        model: ModelSettings,
-        store: StoreSettings,
-        state: Path,
-        text_encoder_id: str,
-        event_dim: int,
-        expiry_granularity_ms: int,
         requests: Requests | None = None,
         on_ready: Callable[[], None] = lambda: None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._connection = connection
         self._topics = topics
-        self._modalities = modalities
-        self._encoder = encoder
-        self._make_topics = make_topics
-        self._state = state
-        self._text_encoder_id = text_encoder_id
-        self._event_dim = event_dim
-        self._granularity = expiry_granularity_ms
-        self._resources = BufferResources.of(store)
+        self._buffers = buffers
+        self._scenarios = scenarios
+        self._encoder = scenarios.encoder
+        self._scheduler = scheduler
         self._requests = requests
         self._on_ready = on_ready
         self._ready = False
-        self._scenarios = LiveScenarios(registry, encoder)
-        self._scheduler = RefreshScheduler(
-            tail_tokens=0,
-            batch_tokens=model.batch_tokens,
-            min_interval_ms=model.min_interval_ms,
-            max_staleness_ms=model.max_staleness_ms,
-            max_user_tokens=sum(m.max_events for m in modalities.values()),
-        )
         self._paused = False
         self._stop = threading.Event()
-        specs = [topics.embeddings_spec(name) for name in encoder.scenarios]
+        specs = [topics.embeddings_spec(name) for name in self._encoder.scenarios]
         self._producer = SafeProducer(connection, specs, while_waiting=lambda: obey(self._stop))
         self._publisher = Publisher(self._producer, topics, lambda: int(wall() * 1000))
-        self._reports = BackFillReports(self._producer, topics, self._scenarios, lambda: int(wall() * 1000))
+        self._reports = BackFillReports(self._producer, topics, scenarios, lambda: int(wall() * 1000))
         self._consumer: Any = None
-        self._mine = Assignments(None, topics.tokens, self._open_buffer)
+        self._mine = Assignments(None, topics.tokens, buffers.open)
         self._committed_at = 0.0
         self._polled_at = time.monotonic()
 
@@ -151,7 +126,7 @@ class Worker:
     def _attach(self, consumer: Any) -> None:
         """Take the group's consumer, and read which scenarios there are."""
         self._consumer = consumer
-        self._mine = Assignments(consumer, self._topics.tokens, self._open_buffer)
+        self._mine = Assignments(consumer, self._topics.tokens, self._buffers.open)
         self._scenarios.load(self._stop)
         self._rescope()
 
@@ -182,10 +157,8 @@ class Worker:
 
     def _rescope(self) -> None:
         """The scenarios have changed, or were read for the first time."""
-        specs = [self._topics.embeddings_spec(name) for name in self._scenarios.registered]
-        if specs:
-            self._make_topics(specs)
-            self._producer.add_topics(specs)
+        if registered := self._scenarios.registered:
+            self._producer.add_topics([self._topics.embeddings_spec(name) for name in registered])
         if self._requests is not None:
             self._requests.forget_anchors()  # a soft prompt may have been swapped
         self._scheduler.tail_tokens = self._encoder.tokens_of(self._scenarios.names)
@@ -300,18 +273,6 @@ class Worker:
         return None if assignment is None else assignment.buffer.window(user_id)
 
     # Partitions come and go
-
-    def _open_buffer(self, partition: int) -> TokenBuffer:
-        return TokenBuffer.open(
-            self._state / str(partition),
-            modalities=self._modalities,
-            encoder_id=self._text_encoder_id,
-            dim=self._event_dim,
-            identity=self._connection.identity,
-            expiry_granularity_ms=self._granularity,
-            resources=self._resources,
-            replica=True,
-        )
 
     def _assigned(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         numbers = [tp.partition for tp in partitions]

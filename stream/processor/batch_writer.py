@@ -69,7 +69,7 @@ class BatchWriter:
         self._next: dict[int, int] = {}
         self._producer = SafeProducer(
             config.connection,
-            config.topics.specs(config.modalities, ()),
+            config.topics.specs(config.buffers.modalities, ()),
             while_waiting=partial(obey, stop),
             config={"message.max.bytes": MAX_MESSAGE_BYTES},
         )
@@ -152,7 +152,7 @@ class BatchWriter:
                 continue
             if fresh[0].offset > self._next[number]:
                 self._look_into_gap(number, self._next[number], fresh[0].offset)
-            contents = read_packs(fresh, self._topic, self._config.modalities)
+            contents = read_packs(fresh, self._topic, self._config.buffers.modalities)
             for letter in contents.refused:
                 metrics.EVENTS_DEAD_LETTERED.labels(DeadLetterHeaders.decode(letter.headers).error).inc()
                 self._producer.produce(self._config.topics.dead_letters, letter.value, letter.key, -1, letter.headers)
@@ -191,7 +191,7 @@ class BatchWriter:
             stop = AnyOf(self._stop, revoked)
             if stop.is_set():
                 raise Stopped
-            partition = open_partition(self._config, number, self._encoder, self._producer, stop, self._standby)
+            partition = open_partition(self._config, number, self._producer, stop, self._standby)
             if partition is None:
                 raise Stopped
             self._partitions[number] = partition

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from store.base.settings import ModalitySettings
 from store.base.stop import Stop
-from store.buffer.resources import BufferResources
+from store.buffer.partition_buffers import PartitionBuffers
 from store.buffer.token_buffer import TokenBuffer
 from stream.kafka.client import Connection
 from stream.kafka.pacing import SafeProducer
-from stream.processor.encode_events import TextEncoder
 from stream.token_log.standby import Standby
 from stream.token_log.take_over import OwnedLog, take_over
 from stream.topics import Topics
@@ -20,14 +16,11 @@ from stream.topics import Topics
 
 @dataclass(frozen=True, slots=True)
 class PartitionConfig:
-    """What all partitions of a processor share. data_dir: of this processor instance; one sub-directory each."""
+    """What all partitions of a processor share."""
 
     connection: Connection
     topics: Topics
-    modalities: Mapping[str, ModalitySettings]
-    expiry_granularity_ms: int
-    data_dir: Path
-    resources: BufferResources
+    buffers: PartitionBuffers
 
 
 @dataclass(slots=True)
@@ -44,29 +37,9 @@ class Partition:
         self.buffer.close()
 
 
-def open_buffer(config: PartitionConfig, number: int, encoder: TextEncoder) -> TokenBuffer:
-    """The buffer in this instance's directory; a new one is empty.
-
-    Raises:
-        StateError: the directory belongs to another format, encoder or broker.
-    """
-    path = config.data_dir / str(number)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return TokenBuffer.open(
-        path,
-        modalities=config.modalities,
-        encoder_id=encoder.id,
-        dim=encoder.dim,
-        identity=config.connection.identity,
-        expiry_granularity_ms=config.expiry_granularity_ms,
-        resources=config.resources,
-    )
-
-
 def open_partition(
     config: PartitionConfig,
     number: int,
-    encoder: TextEncoder,
     producer: SafeProducer,
     stop: Stop,
     standby: Standby | None = None,
@@ -80,7 +53,7 @@ def open_partition(
         DataLossError: `tokens` no longer begins where the buffer stopped.
         BrokerError: the broker failed.
     """
-    buffer = (standby.take(number) if standby is not None else None) or open_buffer(config, number, encoder)
+    buffer = (standby.take(number) if standby is not None else None) or config.buffers.open(number)
     try:
         taken = take_over(config.connection, config.topics.tokens, number, buffer, producer, stop=stop)
     except BaseException:

@@ -11,24 +11,22 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from prometheus_client import start_http_server
 
 from store.base import logs
 from store.base.errors import AnchorstreamError, BrokerError
-from store.base.settings import ModalitySettings
 from store.base.stop import Stopped
-from store.buffer.resources import BufferResources
+from store.buffer.partition_buffers import PartitionBuffers
 from stream.kafka.client import Connection
 from stream.processor import faust_app
 from stream.processor.batch_writer import BatchWriter
 from stream.processor.encode_events import TextEncoder
 from stream.processor.faust_app import Message
-from stream.processor.partition import PartitionConfig, open_buffer
+from stream.processor.partition import PartitionConfig
 from stream.settings import ProcessorSettings
 from stream.token_log.standby import Standby
 from stream.topics import Topics
@@ -48,11 +46,9 @@ class Processor:
         self,
         connection: Connection,
         topics: Topics,
-        modalities: Mapping[str, ModalitySettings],
         settings: ProcessorSettings,
         encoder: TextEncoder,
-        data_dir: Path,
-        resources: BufferResources,
+        buffers: PartitionBuffers,
         *,
         on_ready: Callable[[], None] = lambda: None,
         metrics_port: int = 0,
@@ -61,19 +57,18 @@ class Processor:
         """Create the clients; nothing is read yet.
 
         Args:
-            data_dir: of this instance alone; one sub-directory per partition.
+            encoder: its vectors are what the buffers hold.
+            buffers: of this instance alone; Faust's files lie beside them.
             on_ready: called once, when the first partitions are assigned.
             metrics_port, metrics_host: where Prometheus text is served, at every path, so /livez too; port 0 = none.
         """
         self._connection = connection
         self._topics = topics
         self._settings = settings
-        self._data_dir = data_dir
         self._on_ready: Callable[[], None] | None = on_ready
         self._metrics = (metrics_port, metrics_host)
         self._encoder = encoder
-        granularity_ms = int(settings.expiry_granularity_seconds * 1000)
-        self._config = PartitionConfig(connection, topics, modalities, granularity_ms, data_dir, resources)
+        self._config = PartitionConfig(connection, topics, buffers)
         self._thread = ThreadPoolExecutor(1, "batch")
         self._app: Any = None
         self._revoked = threading.Event()
@@ -106,7 +101,7 @@ class Processor:
             self._connection,
             self._topics.tokens,
             range(self._topics.partitions),
-            lambda number: open_buffer(self._config, number, self._encoder),
+            self._config.buffers.open,
             on_failure=_die,
         )
 
@@ -118,7 +113,7 @@ class Processor:
             self,
             self._connection,
             partitions=self._topics.partitions,
-            data_dir=self._data_dir / "faust",
+            data_dir=self._config.buffers.folder / "faust",
             batch_messages=settings.batch_messages,
             batch_wait_seconds=settings.batch_wait_seconds,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from store.base import logs
@@ -34,6 +34,8 @@ class ScenarioFeed:
         configured: scenarios of the configuration.
         candidates: names of candidate models; each computes every scenario too.
         board: where reports on back-fills go.
+        make_topics: called by `load` with the names of all that is registered, candidates' included: the topics of a
+            new broker may be missing. Raises AnchorstreamError.
     """
 
     def __init__(
@@ -43,9 +45,11 @@ class ScenarioFeed:
         configured: Mapping[str, ScenarioSettings],
         candidates: Collection[str],
         board: BackFillBoard,
+        make_topics: Callable[[list[str]], object] = lambda _: None,
     ) -> None:
         self._candidates = tuple(candidates)
         self._board = board
+        self._make_topics = make_topics
         self._topic = topics.back_fills
         self.registry = ScenarioRegistry(connection, topics, configured)
         self._back_fills = ControlTopic(connection, topics.back_fills, topics.group_serve, self._report)
@@ -55,6 +59,8 @@ class ScenarioFeed:
         self.registry.load(stop)
         if not stop.is_set():
             self._back_fills.load(stop)
+        if registered := [] if stop.is_set() else [name for name, of in self.wanted().items() if of.registration]:
+            self._make_topics(registered)
 
     def poll(self) -> Heard:
         """Take in what has come, without waiting. Raises BrokerError."""

@@ -29,9 +29,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from store.base import logs, metrics
 from store.base.errors import BrokerError
-from store.index.back_fill_board import BackFillBoard
-from store.index.catalog import Catalog
-from store.index.freshness import PendingEvents
+from store.index.serve_state import ServeState
 from store.index.snapshot import SnapshotStore
 from stream.kafka.client import Connection
 from stream.kafka.consumer_errors import ConsumerErrors
@@ -60,14 +58,10 @@ class ServeTail:
     Args:
         modalities: the configured ones; events of others never reach an embedding.
         feed: the scenarios to be served; closed at the end of `run`.
-        catalog: filled and kept by the tail.
-        board: that `feed` reports to.
-        tracker: its coverage must come from `catalog`; which scenarios count is set by the tail.
+        state: kept by the tail from now on; `feed` reports to its board.
         snapshots: of this broker's identity.
-        make_topics: called at the start with all that is registered (candidates included): the topics of a new broker
-            may be missing. Raises AnchorstreamError.
-        on_scenarios: called whenever scenarios came, went or changed, after `catalog` did.
-        on_registry: called with the position in the registry, everything below which is reflected in `catalog`.
+        on_scenarios: called whenever scenarios came, went or changed, after the catalog did.
+        on_registry: called with the position in the registry, everything below which is reflected in the catalog.
         wall_ms: milliseconds since the epoch.
     """
 
@@ -77,13 +71,10 @@ class ServeTail:
         topics: Topics,
         modalities: Collection[str],
         feed: ScenarioFeed,
-        catalog: Catalog,
-        board: BackFillBoard,
-        tracker: PendingEvents,
+        state: ServeState,
         snapshots: SnapshotStore,
         *,
         snapshot_interval_seconds: float = 30.0,
-        make_topics: Callable[[list[str]], object] = lambda _: None,
         on_scenarios: Callable[[], object] = lambda: None,
         on_registry: Callable[[int], object] = lambda _: None,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
@@ -93,21 +84,20 @@ class ServeTail:
         self._connection = connection
         self._topics = topics
         self._feed = feed
-        self._tracker = tracker
-        self._make_topics = make_topics
+        self._tracker = state.pending
         self._on_scenarios = on_scenarios
         self._on_registry = on_registry
         self._told = -1
         self._embeddings = EmbeddingTopics(connection, topics)
         self._indexes = ServedIndexes(
             self._embeddings,
-            catalog,
+            state.catalog,
             snapshots,
             interval_seconds=snapshot_interval_seconds,
             embedded=connection.embedded,
         )
-        self._events = EventsFeed(topics, modalities, tracker)
-        self._back_fills = BackFillWatch(board, catalog, self._embeddings.ends)
+        self._events = EventsFeed(topics, modalities, state.pending)
+        self._back_fills = BackFillWatch(state.back_fills, state.catalog, self._embeddings.ends)
         self._wall_ms = wall_ms
         self._errors = ConsumerErrors(topics.group_serve)
         # S1, S2: what is still to be read before ready
@@ -150,8 +140,6 @@ class ServeTail:
         if stop.is_set():
             return
         wanted = self._feed.wanted()
-        if registered := [name for name, entry in wanted.items() if entry.registration]:
-            self._make_topics(registered)
         try:
             marks = patiently(lambda: self._embeddings.describe(wanted), stop)
             positions = self._indexes.restore(consumer, wanted, marks, now_ms=self._wall_ms())

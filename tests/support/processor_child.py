@@ -12,6 +12,7 @@ from typing import Any
 
 from store.base import logs
 from store.base.settings import ModalitySettings
+from store.buffer.partition_buffers import PartitionBuffers
 from store.buffer.resources import BufferResources
 from stream.kafka.client import Connection
 from stream.processor import batch_writer
@@ -28,7 +29,7 @@ def open_slowly(seconds: float) -> None:
     real = batch_writer.open_partition
 
     def slow(*args: Any) -> Any:
-        stop = args[4]
+        stop = args[3]
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if stop.is_set():
@@ -46,14 +47,24 @@ def main(spec: dict[str, Any]) -> None:
         open_slowly(seconds)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    processor = Processor(
-        Connection(**spec["connection"]),
-        Topics(KafkaSettings(**spec["kafka"])),
-        {name: ModalitySettings(**settings) for name, settings in spec["modalities"].items()},
-        ProcessorSettings(**spec["processor"]),
-        HashEncoder(fail_at=spec.get("fail_at", 0)),
+    connection = Connection(**spec["connection"])
+    settings = ProcessorSettings(**spec["processor"])
+    encoder = HashEncoder(fail_at=spec.get("fail_at", 0))
+    buffers = PartitionBuffers(
         Path(spec["data_dir"]),
+        connection.identity,
+        {name: ModalitySettings(**settings) for name, settings in spec["modalities"].items()},
+        encoder.id,
+        encoder.dim,
+        int(settings.expiry_granularity_seconds * 1000),
         BufferResources.create(block_cache_bytes=8 << 20, write_buffer_bytes=4 << 20),
+    )
+    processor = Processor(
+        connection,
+        Topics(KafkaSettings(**spec["kafka"])),
+        settings,
+        encoder,
+        buffers,
         on_ready=lambda: logs.get("child").info(logs.ROLE_READY),
     )
     processor.run(stop)

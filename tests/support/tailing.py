@@ -14,10 +14,8 @@ from confluent_kafka import TopicPartition
 
 from deploy.kafka.topics import ensure
 from store.base.settings import ModalitySettings, ScenarioSettings
-from store.index.back_fill_board import BackFillBoard
-from store.index.catalog import Catalog
-from store.index.freshness import PendingEvents
 from store.index.index import ScenarioIndex
+from store.index.serve_state import ServeState
 from store.index.snapshot import SnapshotStore
 from store.records.back_fill import BackFillRecord
 from store.records.embedding import EmbeddingRecord
@@ -116,19 +114,17 @@ class Running:
 
     def __init__(self, world: World, options: dict[str, Any]) -> None:
         connection = options.pop("connection", world.connection)
-        self.catalog = Catalog()
-        self.board = BackFillBoard(2)
-        self.tracker = PendingEvents(SCENARIOS, self.catalog.coverage)
+        self.state = ServeState(SCENARIOS, 2)
+        self.catalog, self.pending, self.back_fills = self.state.catalog, self.state.pending, self.state.back_fills
         configured = {scenario: ScenarioSettings(query=f"{scenario}?") for scenario in SCENARIOS}
         candidates = options.pop("candidates", ())
         if candidates:
             ensure(connection, map(world.topics.embeddings_spec, every(SCENARIOS, candidates)))
-        feed = ScenarioFeed(connection, world.topics, configured, candidates, self.board)
+        make_topics = options.pop("make_topics", lambda _: None)
+        feed = ScenarioFeed(connection, world.topics, configured, candidates, self.back_fills, make_topics)
         self.registry = feed.registry
         snapshots = SnapshotStore(world.data / "serve", identity=connection.identity)
-        self.tail = ServeTail(
-            connection, world.topics, {"bill"}, feed, self.catalog, self.board, self.tracker, snapshots, **options
-        )
+        self.tail = ServeTail(connection, world.topics, {"bill"}, feed, self.state, snapshots, **options)
         self.stop = threading.Event()
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run)

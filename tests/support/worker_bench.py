@@ -14,10 +14,13 @@ from confluent_kafka import TopicPartition
 
 from deploy.kafka.topics import ensure
 from encoder.model.settings import ModelSettings
+from encoder.worker.live_scenarios import LiveScenarios
+from encoder.worker.scheduler import RefreshScheduler
 from encoder.worker.worker import Worker
-from store.base.settings import ScenarioSettings, StoreSettings
+from store.base.settings import ScenarioSettings
+from store.buffer.partition_buffers import PartitionBuffers
 from store.buffer.resources import BufferResources
-from store.buffer.token_buffer import EncodedEvent, TokenBuffer
+from store.buffer.token_buffer import EncodedEvent
 from store.records.back_fill import BackFillRecord
 from store.records.embedding import EmbeddingRecord
 from store.records.scenario import Registered
@@ -27,11 +30,12 @@ from stream.scenarios.registry import ScenarioRegistry
 from stream.topics import Topics
 from tests.support.windows import DIM, MODALITIES, START_MS, vector
 
-STORE = StoreSettings(block_cache_bytes=8 << 20, write_buffer_bytes=8 << 20)
 RESOURCES = BufferResources.create(block_cache_bytes=8 << 20, write_buffer_bytes=8 << 20)
-BUFFER: dict[str, Any] = {
-    "modalities": MODALITIES, "encoder_id": "e", "dim": DIM, "expiry_granularity_ms": 3_600_000, "resources": RESOURCES,
-}  # fmt: skip
+
+
+def buffers(connection: Connection, folder: Path, *, replica: bool = False) -> PartitionBuffers:
+    """Of a processor, or a worker's replicas."""
+    return PartitionBuffers(folder, connection.identity, MODALITIES, "e", DIM, 3_600_000, RESOURCES, replica)
 
 
 class Source:
@@ -40,9 +44,8 @@ class Source:
     def __init__(self, connection: Connection, topics: Topics, folder: Path) -> None:
         self._producer = connection.producer()
         self._topics = topics
-        self.buffers = [
-            TokenBuffer.open(folder / str(p), identity=connection.identity, **BUFFER) for p in range(topics.partitions)
-        ]
+        opened = buffers(connection, folder)
+        self.buffers = [opened.open(partition) for partition in range(topics.partitions)]
         self._sent = 0
 
     def send(self, count: int, users: int = 6) -> None:
@@ -93,11 +96,16 @@ def make_worker(
     requests: Any = None,
 ) -> Worker:
     """With a registry of its own."""
+    registry = ScenarioRegistry(connection, topics, scenarios)
     return Worker(
-        connection, topics, MODALITIES, encoder, ScenarioRegistry(connection, topics, scenarios),
-        make_topics=lambda specs: ensure(connection, specs), model=model, store=STORE, state=state,
-        text_encoder_id="e", event_dim=DIM, expiry_granularity_ms=3_600_000, on_ready=on_ready, requests=requests,
-    )  # fmt: skip
+        connection,
+        topics,
+        buffers(connection, state, replica=True),
+        LiveScenarios(registry, encoder, lambda names: ensure(connection, map(topics.embeddings_spec, names))),
+        RefreshScheduler.of(model, sum(m.max_events for m in MODALITIES.values())),
+        on_ready=on_ready,
+        requests=requests,
+    )
 
 
 @contextmanager

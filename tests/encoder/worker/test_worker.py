@@ -18,7 +18,6 @@ from encoder.model.settings import ModelSettings
 from encoder.worker.scheduler import RefreshScheduler
 from encoder.worker.worker import Worker
 from store.base.settings import ScenarioSettings
-from store.buffer.token_buffer import TokenBuffer
 from store.records.embedding import EmbeddingRecord
 from stream.kafka.client import Connection
 from stream.kafka.partitioner import partition_of
@@ -175,9 +174,7 @@ def test_a_replica_left_behind_by_another_member_publishes_nothing_old(
     source.send(12)
     # dies between W1 and W4
     for p in range(PARTITIONS):
-        buffer = TokenBuffer.open(
-            tmp_path / "a" / str(p), identity=connection.identity, replica=True, **worker_bench.BUFFER
-        )
+        buffer = worker_bench.buffers(connection, tmp_path / "a", replica=True).open(p)
         reader = LogReader(connection.consumer("dead"), topics.tokens)
         reader._consumer.assign([reader.add(p, buffer)])
         while buffer.log_offset < source.buffers[p].log_offset:

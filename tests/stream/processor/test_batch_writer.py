@@ -14,6 +14,7 @@ from deploy.kafka import topics as deploy_topics
 from store.base.errors import BrokerError
 from store.base.settings import ModalitySettings
 from store.base.stop import Stopped
+from store.buffer.partition_buffers import PartitionBuffers
 from store.buffer.resources import BufferResources
 from stream.events.event import Event, pack
 from stream.kafka.client import Connection
@@ -37,8 +38,9 @@ def writer_of(connection: Connection, prefix: str, path: Path) -> BatchWriter:
     topics = Topics(KafkaSettings(topic_prefix=prefix, partitions=1))
     deploy_topics.ensure(connection, topics.specs(MODALITIES, ()))
     resources = BufferResources.create(block_cache_bytes=8 << 20, write_buffer_bytes=4 << 20)
-    config = PartitionConfig(connection, topics, MODALITIES, 3_600_000, path, resources)
-    return BatchWriter(config, HashEncoder(), NEVER, group=topics.group_processor)
+    encoder = HashEncoder()
+    buffers = PartitionBuffers(path, connection.identity, MODALITIES, encoder.id, encoder.dim, 3_600_000, resources)
+    return BatchWriter(PartitionConfig(connection, topics, buffers), encoder, NEVER, group=topics.group_processor)
 
 
 @pytest.fixture

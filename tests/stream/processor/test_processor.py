@@ -21,6 +21,7 @@ from deploy.brokers.process import EmbeddedBroker
 from deploy.kafka import topics as deploy_topics
 from store.base import fault
 from store.base.settings import ModalitySettings
+from store.buffer.partition_buffers import PartitionBuffers
 from store.buffer.resources import BufferResources
 from store.buffer.token_buffer import TokenBuffer
 from store.buffer.view import BufferView
@@ -121,15 +122,10 @@ class Bench:
 
     def open(self, path: Path, partition: int) -> TokenBuffer:
         encoder = HashEncoder()
-        return TokenBuffer.open(
-            path / str(partition),
-            modalities=MODALITIES,
-            encoder_id=encoder.id,
-            dim=encoder.dim,
-            identity=self.connection.identity,
-            expiry_granularity_ms=HOUR_MS,
-            resources=BufferResources.create(block_cache_bytes=8 << 20, write_buffer_bytes=4 << 20),
-        )
+        resources = BufferResources.create(block_cache_bytes=8 << 20, write_buffer_bytes=4 << 20)
+        identity = self.connection.identity
+        buffers = PartitionBuffers(path, identity, MODALITIES, encoder.id, encoder.dim, HOUR_MS, resources)
+        return buffers.open(partition)
 
     def check(self, sent: dict[int, list[Event]], tmp_path: Path) -> None:
         """The buffer on disk, and one made from `tokens` alone, hold what the model says, byte for byte."""

@@ -117,9 +117,9 @@ def test_reports_on_back_fills_of_a_retired_scenario_are_void(world: World) -> N
         registrar.put("loan", LOAN)
         entry = tail.catalog["loan"].entry
         world.report("loan", entry.registration, complete=False)
-        until(lambda: tail.board.progress("loan", entry) is not None)
+        until(lambda: tail.back_fills.progress("loan", entry) is not None)
         registrar.retire("loan")
-        until(lambda: tail.board.progress("loan", entry) is None)
+        until(lambda: tail.back_fills.progress("loan", entry) is None)
 
 
 def test_reports_are_void_before_the_name_is_free(embedded_world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,17 +52,17 @@ def test_what_was_there_is_applied_before_ready(world: World) -> None:
 def test_an_event_is_pending_until_every_scenario_covers_it(world: World) -> None:
     with running(world) as tail:
         raw = world.event("anna")
-        until(lambda: len(tail.tracker) == 1)
+        until(lambda: len(tail.pending) == 1)
         world.record("anna", raw, scenarios=("churn",))
         world.flush()
         until(lambda: len(tail.indexes["churn"]) == 1)
-        assert len(tail.tracker) == 1
+        assert len(tail.pending) == 1
         started = time.monotonic()
         world.record("anna", raw, scenarios=("credit",))
         world.flush()
-        until(lambda: len(tail.tracker) == 0)
+        until(lambda: len(tail.pending) == 0)
         visible = time.monotonic() - started
-        assert tail.tracker.samples.report(now_ms=int(time.time() * 1000))["all"]["count"] == 1
+        assert tail.pending.samples.report(now_ms=int(time.time() * 1000))["all"]["count"] == 1
         assert visible < 1.0
 
 
@@ -73,17 +73,17 @@ def test_a_backlog_of_pending_events_waits_on_the_broker(world: World, monkeypat
     with running(world) as tail:
         for i in range(60):
             last = world.event(users[i % 3])
-        until(lambda: len(tail.tracker) >= 20)
+        until(lambda: len(tail.pending) >= 20)
         time.sleep(0.5)
-        assert len(tail.tracker) <= 25
-        assert tail.tracker.low_water()[0] == 0
+        assert len(tail.pending) <= 25
+        assert tail.pending.low_water()[0] == 0
     with running(world) as tail:  # ready in spite of the backlog
-        assert 20 <= len(tail.tracker) <= 25
+        assert 20 <= len(tail.pending) <= 25
         for user in users:
             world.record(user, last)
         world.flush()
         until(lambda: world.committed(world.topics.group_freshness, world.topics.events)[0] == 60)
-        assert len(tail.tracker) == 0
+        assert len(tail.pending) == 0
 
 
 def test_low_water_mark_is_committed_and_survives_a_restart(world: World) -> None:
@@ -95,16 +95,16 @@ def test_low_water_mark_is_committed_and_survives_a_restart(world: World) -> Non
         world.record(users[0], first)
         world.record(users[2], last)
         world.flush()
-        until(lambda: len(tail.tracker) == 1)
+        until(lambda: len(tail.pending) == 1)
         until(lambda: world.committed(world.topics.group_freshness, world.topics.events)[0] == 1)
     with running(world) as tail:
-        assert len(tail.tracker) == 1
-        assert tail.tracker.pending(users[1], {}) == 1
-        assert tail.tracker.samples.report(now_ms=int(time.time() * 1000))["all"]["count"] == 0
+        assert len(tail.pending) == 1
+        assert tail.pending.pending(users[1], {}) == 1
+        assert tail.pending.samples.report(now_ms=int(time.time() * 1000))["all"]["count"] == 0
         world.record(users[1], first + 1)
         world.flush()
         until(lambda: world.committed(world.topics.group_freshness, world.topics.events)[0] == 3)
-        assert len(tail.tracker) == 0
+        assert len(tail.pending) == 0
 
 
 def test_commit_on_an_embedded_broker_never_passes_the_snapshot(
@@ -197,21 +197,21 @@ def test_garbage_is_refused_and_the_next_record_applied(world: World) -> None:
     world.flush()
     with running(world) as tail:
         assert tail.users() == [["anna"], ["anna"]]
-        assert len(tail.tracker) == 0
+        assert len(tail.pending) == 0
         until(lambda: sum(world.committed(world.topics.group_freshness, world.topics.events)) == 3)
 
 
 def test_erasing_settles_what_was_accepted_before(world: World) -> None:
     with running(world) as tail:
         world.event("anna")
-        until(lambda: len(tail.tracker) == 1)
+        until(lambda: len(tail.pending) == 1)
         time.sleep(0.005)
         world.erase("anna")
         world.flush()
-        until(lambda: len(tail.tracker) == 0)
+        until(lambda: len(tail.pending) == 0)
         time.sleep(0.005)
         world.event("anna")
-        until(lambda: len(tail.tracker) == 1)
+        until(lambda: len(tail.pending) == 1)
 
 
 def test_it_stops_within_seconds(world: World) -> None:

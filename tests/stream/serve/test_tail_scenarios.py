@@ -130,23 +130,23 @@ def test_candidates_are_served_beside_their_scenarios_and_hold_nothing_up(world:
         names = {"churn", "credit", "loan", "churn@next", "credit@next", "loan@next"}
         assert set(tail.catalog) == names
         raw = world.event("anna")
-        until(lambda: len(tail.tracker) == 1)
+        until(lambda: len(tail.pending) == 1)
         world.record("anna", raw, scenarios=candidate)
         world.record("anna", raw, scenarios=["loan@next"], registration=1001)
         world.record("anna", raw)
         world.flush()
         until(lambda: tail.users_of("churn@next") == tail.users_of("loan@next") == ["anna"])
-        until(lambda: len(tail.tracker) == 0)
-        assert tail.tracker.scenarios == ("churn", "credit")
+        until(lambda: len(tail.pending) == 0)
+        assert tail.pending.scenarios == ("churn", "credit")
         world.report("churn@next", 0, complete=True)
         until(lambda: (found := _progress(tail, "churn@next")) is not None and found.complete)
-        assert tail.tracker.scenarios == ("churn", "credit")
+        assert tail.pending.scenarios == ("churn", "credit")
         world.retire("loan")
         until(lambda: set(tail.catalog) == names - {"loan", "loan@next"})
 
 
 def _progress(tail: Running, name: str) -> Any:
-    return tail.board.progress(name, tail.catalog[name].entry)
+    return tail.back_fills.progress(name, tail.catalog[name].entry)
 
 
 def test_it_counts_for_freshness_from_the_end_of_its_back_fill(world: World) -> None:
@@ -154,10 +154,10 @@ def test_it_counts_for_freshness_from_the_end_of_its_back_fill(world: World) -> 
         world.register("loan", "Who?", 1001)
         until(lambda: "loan" in tail.catalog)
         raw = world.event("anna")
-        until(lambda: len(tail.tracker) == 1)
+        until(lambda: len(tail.pending) == 1)
         world.record("anna", raw)
         world.flush()
-        until(lambda: len(tail.tracker) == 0)
+        until(lambda: len(tail.pending) == 0)
         world.report("loan", 1001, complete=False)
         until(lambda: _progress(tail, "loan") is not None)
         assert not _progress(tail, "loan").complete
@@ -165,18 +165,18 @@ def test_it_counts_for_freshness_from_the_end_of_its_back_fill(world: World) -> 
         world.report("loan", 1001, complete=True)
         until(lambda: _progress(tail, "loan").complete)
         assert tail.users_of("loan") == ["anna"], "complete = queryable"
-        until(lambda: tail.tracker.scenarios == ("churn", "credit", "loan"))
+        until(lambda: tail.pending.scenarios == ("churn", "credit", "loan"))
         raw = world.event("anna")
-        until(lambda: len(tail.tracker) == 1)
+        until(lambda: len(tail.pending) == 1)
         world.record("anna", raw)
         world.flush()
         until(lambda: all(_covers(tail, scenario, raw) for scenario in SCENARIOS))
-        assert len(tail.tracker) == 1, "loan does not cover it"
+        assert len(tail.pending) == 1, "loan does not cover it"
         world.retire("loan")
-        until(lambda: len(tail.tracker) == 0)
+        until(lambda: len(tail.pending) == 0)
     world.register("loan", "Who?", 1001)
     with running(world) as tail:
-        assert tail.tracker.scenarios == ("churn", "credit", "loan"), "known again after a restart"
+        assert tail.pending.scenarios == ("churn", "credit", "loan"), "known again after a restart"
 
 
 def _covers(tail: Running, scenario: str, raw: int) -> bool:
