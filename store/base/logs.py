@@ -69,6 +69,7 @@ EMBED_REPLY_REFUSED = "embed_reply_refused"
 EMBED_REPLY_LOST = "embed_reply_lost"
 HTTP_FAILED = "http_failed"
 LAG_STATUS_CHANGED = "lag_status_changed"
+LAG_READABLE = "lag_readable"
 LAG_UNREADABLE = "lag_unreadable"
 
 _plain_user_ids = False

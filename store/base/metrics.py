@@ -77,5 +77,7 @@ RETENTION_HEADROOM = Gauge(
     ["group", "topic", "partition"],
 )
 GROUP_MEMBERS = Gauge("anchorstream_group_members", "Members of a consumer group.", ["group"])
-LAG_READ_UP = Gauge("anchorstream_lag_up", "1 if the last reading of lag succeeded.")
+LAG_READ_UP = Gauge(
+    "anchorstream_lag_up", "1 if the last reading of lag saw everything; 0 = what it did not see is stale."
+)
 LAG_READ_SECONDS = Histogram("anchorstream_lag_read_seconds", "Duration of one reading of lag.", buckets=_SECONDS)

@@ -115,9 +115,14 @@ class Monitor:
             metrics.LAG_READ_UP.set(0)
             return False
         metrics.LAG_READ_SECONDS.observe(time.monotonic() - begun)
-        metrics.LAG_READ_UP.set(1)
-        self._up = True
         self._exporter.export(report)
+        whole = not report.unreadable
+        if whole is not self._up:
+            (log.info if whole else log.warning)(
+                logs.LAG_READABLE if whole else logs.LAG_UNREADABLE, unreadable=list(report.unreadable)
+            )
+        metrics.LAG_READ_UP.set(whole)
+        self._up = whole
         for p, old in changes(self._before, report):
             bad = SEVERITY[p.status] > SEVERITY[Status.UNKNOWN]
             (log.warning if bad else log.info)(

@@ -11,27 +11,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
-from confluent_kafka.admin import OffsetSpec
+from confluent_kafka import KafkaException
 
 from store.base.errors import BrokerError
 from stream.kafka.client import Connection
-from stream.kafka.futures import all_of
-from stream.kafka.patience import patiently
-from stream.lag.first_record import FirstRecords
+from stream.lag.first_record import First, FirstRecords
+from stream.lag.group_offsets import GroupOffsets
+from stream.lag.log_ends import LogEnds
 from stream.lag.report import Freshness, GroupLag, LagReport, PartitionLag
 from stream.lag.status import LagPolicy, Sample, commit_age_seconds, completeness, judge, rates, within_window
 from stream.topics import Topics
 
 __all__ = ["Freshness", "GroupLag", "GroupTopic", "LagReader", "LagReport", "PartitionLag", "plan"]
 
-_METADATA_SECONDS = 10.0
-"""How long partition counts are remembered."""
+FAILURE_SECONDS = 2.0
+"""How long a failed reading is the answer for others too: who waited for it shall not wait once more."""
 
 
 class GroupTopic(NamedTuple):
@@ -51,11 +49,6 @@ def plan(topics: Topics, raw_topics: Iterable[str], scenarios: Iterable[str]) ->
         *(GroupTopic("serve", topics.group_serve, topics.embeddings(s)) for s in sorted(set(scenarios))),
         GroupTopic("freshness", topics.group_freshness, topics.events),
     )
-
-
-class _Watermarks(NamedTuple):
-    start: int
-    end: int
 
 
 _Key = tuple[str, str, int]
@@ -89,13 +82,15 @@ class LagReader:
         self._freshness = freshness
         self._clock = clock
         self._timeout = timeout_seconds
-        self._admin = connection.admin()
+        admin = connection.admin()
+        self._ends = LogEnds(connection, admin, timeout_seconds=timeout_seconds)
+        self._groups = GroupOffsets(connection, admin, timeout_seconds=timeout_seconds)
         self._records = FirstRecords(connection, timeout_seconds=record_seconds)
         self._lock = threading.Lock()
         self._samples: dict[_Key, list[Sample]] = {}
-        self._partitions: dict[str, int] = {}
-        self._partitions_until = 0.0
         self._last: LagReport | None = None
+        self._failure: BrokerError | None = None
+        self._ended_at = 0.0
 
     def read(self, *, max_age_seconds: float = 0.5) -> LagReport:
         """A reading, or the last one if it is younger than `max_age_seconds`.
@@ -103,22 +98,30 @@ class LagReader:
         Raises:
             BrokerError: the broker did not answer in time.
         """
+        asked = time.monotonic()
         with self._lock:
             now = self._clock()
             if (plan := self._next_plan) != self._plan:
                 self._plan = plan
-                self._partitions_until = 0.0
                 self._last = None
-            if self._last is not None and 0 <= now * 1000 - self._last.at < max_age_seconds * 1000:
+            # a reading that ended while its caller waited is the answer to all who waited with him
+            waited = max_age_seconds > 0 and self._ended_at >= asked
+            if self._failure is not None:
+                if waited or (max_age_seconds and time.monotonic() - self._ended_at < FAILURE_SECONDS):
+                    raise self._failure
+            elif self._last is not None and (waited or 0 <= now * 1000 - self._last.at < max_age_seconds * 1000):
                 return self._last
+            self._failure = None
             try:
                 self._last = self._read()
             except (KafkaException, TimeoutError) as exc:
-                why = exc.args[0].str() if isinstance(exc, KafkaException) else f"no answer in {self._timeout:g} s"
-                raise BrokerError(
-                    f"the broker at {self._connection.bootstrap} did not tell its offsets: {why}",
+                self._failure = BrokerError(
+                    f"the broker at {self._connection.bootstrap} did not tell its offsets: {self._why(exc)}",
                     action="check that it runs (`anchorstream doctor`) and lets this user describe groups and topics",
-                ) from exc
+                )
+                raise self._failure from exc
+            finally:
+                self._ended_at = time.monotonic()
             return self._last
 
     def observe(self, *, seconds: float, interval_seconds: float = 1.0) -> LagReport:
@@ -138,41 +141,70 @@ class LagReader:
         """Release the clients."""
         with self._lock:
             self._records.close()
+            self._groups.close()
 
     # ---- one reading ------------------------------------------------------------------------------------------------
 
     def _read(self) -> LagReport:
-        counts = self._partition_counts()
-        missing = tuple(sorted({t.topic for t in self._plan} - counts.keys()))
-        wanted = [(t, n) for t in self._plan for n in range(counts.get(t.topic, 0))]
+        found = self._ends.topics({t.topic for t in self._plan})
+        missing = tuple(sorted({t.topic for t in self._plan} - found.partitions.keys() - found.refused.keys()))
+        wanted = [(t, n) for t in self._plan for n in range(found.partitions.get(t.topic, 0))]
         # 1.
-        committed = self._committed(wanted)
-        members = self._members()
+        asked: dict[str, list[tuple[str, int]]] = {t.group: [] for t in self._plan}
+        for target, n in wanted:
+            asked[target.group].append((target.topic, n))
+        committed, failed = self._groups.committed({group: of for group, of in asked.items() if of})
+        if failed and not committed:
+            raise next(iter(failed.values()))
+        members = self._groups.members([group for group in asked if group not in failed])
         # 2.
-        marks = self._watermarks({(t.topic, n) for t, n in wanted})
+        marks = self._ends.watermarks({(t.topic, n) for t, n in wanted})
         now = self._clock()
+        read = [(t, n) for t, n in wanted if t.group in committed and (t.topic, n) in marks]
+        # 3.
+        firsts = self._records.at(
+            {
+                (t.topic, n, position): mark.end
+                for t, n in read
+                if (mark := marks[t.topic, n]).end
+                > (position := max(committed[t.group].get((t.topic, n), 0), mark.start))
+            }
+        )
+        # 4.
         rows: list[PartitionLag] = []
         samples: dict[_Key, list[Sample]] = {}
-        for target, n in wanted:
-            if (mark := marks.get((target.topic, n))) is None:
-                continue
+        for target, n in read:
             key = (target.group, target.topic, n)
-            sample = Sample(now, committed.get(key), mark.start, mark.end, members.get(target.group))
+            mark, commit = marks[target.topic, n], committed[target.group].get((target.topic, n))
+            first = firsts.get((target.topic, n, max(commit or 0, mark.start)))
+            sample = Sample(
+                now,
+                commit,
+                mark.start,
+                mark.end,
+                members.get(target.group),
+                empty=first is not None and first.nothing_below >= mark.end,
+                withheld=mark.high - mark.end,
+            )
             samples[key] = within_window([*self._samples.get(key, []), sample], now, self._policy)
-            rows.append(self._row(target, n, samples[key], now))
+            rows.append(self._row(target, n, samples[key], now, first))
         self._samples = samples  # partitions that are gone are forgotten
-        # 3.
-        waiting = {(r.topic, r.partition, max(r.committed or 0, r.log_start)) for r in rows if r.lag_messages}
-        times = self._records.timestamps_ms(waiting)
-        rows = [self._with_seconds(row, times, now) for row in rows]
-        unreadable = tuple(sorted(f"{topic}:{n}" for topic, n in {(t.topic, n) for t, n in wanted} - marks.keys()))
-        return LagReport(int(now * 1000), tuple(rows), members, missing, unreadable, self._freshness())
+        unreadable = [
+            *(f"{topic}:{n}" for topic, n in {(t.topic, n) for t, n in wanted} - marks.keys()),
+            *(f"topic {topic}: {why}" for topic, why in found.refused.items()),
+            *(f"group {group}: {self._why(exc)}" for group, exc in failed.items()),
+        ]
+        return LagReport(int(now * 1000), tuple(rows), members, missing, tuple(sorted(unreadable)), self._freshness())
 
-    def _row(self, target: GroupTopic, partition: int, samples: Sequence[Sample], now: float) -> PartitionLag:
-        # 4.
+    def _why(self, exc: Exception) -> str:
+        return exc.args[0].str() if isinstance(exc, KafkaException) else f"no answer in {self._timeout:g} s"
+
+    def _row(
+        self, target: GroupTopic, partition: int, samples: Sequence[Sample], now: float, first: First | None
+    ) -> PartitionLag:
         last = samples[-1]
         pace = rates(samples)
-        return PartitionLag(
+        row = PartitionLag(
             *target,
             partition,
             committed=last.committed,
@@ -189,69 +221,6 @@ class LagReader:
             committed_per_second=pace.committed,
             eta_seconds=pace.eta_seconds,
         )
-
-    @staticmethod
-    def _with_seconds(row: PartitionLag, times: Mapping[tuple[str, int, int], int], now: float) -> PartitionLag:
-        when = times.get((row.topic, row.partition, max(row.committed or 0, row.log_start)))
-        if not row.lag_messages or when is None:
+        if not last.lag or first is None or first.timestamp_ms is None:
             return row
-        return replace(row, lag_seconds=max(0.0, now - when / 1000), lag_seconds_source="record")
-
-    def _partition_counts(self) -> dict[str, int]:
-        """Partitions per topic that exists. Topics are never asked for by name: that may create them."""
-        now = time.monotonic()
-        if now >= self._partitions_until:
-            found = self._admin.list_topics(timeout=self._timeout).topics
-            names = {t.topic for t in self._plan}
-            self._partitions = {n: len(t.partitions) for n, t in found.items() if n in names and t.error is None}
-            complete = len(self._partitions) == len(names)
-            self._partitions_until = now + (_METADATA_SECONDS if complete else 0.0)
-        return self._partitions
-
-    def _committed(self, wanted: Sequence[tuple[GroupTopic, int]]) -> dict[_Key, int]:
-        by_group: dict[str, list[TopicPartition]] = {}
-        for target, n in wanted:
-            by_group.setdefault(target.group, []).append(TopicPartition(target.topic, n))
-
-        def ask() -> dict[str, Any]:
-            asked: dict[str, Future[Any]] = {}
-            for group, partitions in by_group.items():
-                request = [ConsumerGroupTopicPartitions(group, partitions)]
-                asked |= self._admin.list_consumer_group_offsets(request, request_timeout=self._timeout)
-            return all_of(asked, self._timeout + 1)
-
-        # a broker that has just started is still loading its groups
-        found = patiently(ask, threading.Event(), seconds=self._timeout)
-        return {
-            (group, tp.topic, tp.partition): tp.offset
-            for group, answer in found.items()
-            for tp in answer.topic_partitions
-            if tp.offset >= 0
-        }
-
-    def _watermarks(self, partitions: set[tuple[str, int]]) -> dict[tuple[str, int], _Watermarks]:
-        """Start and end; a partition without a leader is left out. Raises KafkaException if none answers."""
-        if not partitions:
-            return {}
-        starts, ends = (self._offsets(partitions, spec) for spec in (OffsetSpec.earliest(), OffsetSpec.latest()))
-        return {p: _Watermarks(starts[p], ends[p]) for p in starts.keys() & ends.keys()}
-
-    def _offsets(self, partitions: set[tuple[str, int]], spec: OffsetSpec) -> dict[tuple[str, int], int]:
-        request = {TopicPartition(*p): spec for p in partitions}
-        found: dict[tuple[str, int], int] = {}
-        failure: Exception | None = None
-        for tp, future in self._admin.list_offsets(request, request_timeout=self._timeout).items():
-            try:
-                found[tp.topic, tp.partition] = future.result(self._timeout + 1).offset
-            except (KafkaException, TimeoutError) as exc:
-                failure = exc
-        if failure is not None and not found:
-            raise failure
-        return found
-
-    def _members(self) -> dict[str, int | None]:
-        groups = sorted({t.group for t in self._plan})
-        if self._connection.embedded:
-            return dict.fromkeys(groups)
-        answers = self._admin.describe_consumer_groups(groups, request_timeout=self._timeout)
-        return {group: len(found.members) for group, found in all_of(answers, self._timeout + 1).items()}
+        return replace(row, lag_seconds=max(0.0, now - first.timestamp_ms / 1000), lag_seconds_source="record")

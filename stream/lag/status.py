@@ -39,6 +39,8 @@ class Sample:
     """at: seconds. committed: next offset to read, None = never committed. start, end: of the log, end exclusive.
 
     members: of the group; None = cannot be known (the embedded broker has no DescribeGroups).
+    empty: no record lies between the position and the end, only what transactions and compaction left.
+    withheld: messages from `end` on that an open transaction keeps from readers.
     """
 
     at: float
@@ -46,6 +48,8 @@ class Sample:
     start: int
     end: int
     members: int | None = None
+    empty: bool = False
+    withheld: int = 0
 
     @property
     def position(self) -> int:
@@ -55,7 +59,7 @@ class Sample:
     @property
     def lag(self) -> int:
         """Messages not yet committed; never negative."""
-        return max(0, self.end - self.position)
+        return 0 if self.empty else max(0, self.end - self.position)
 
 
 @dataclass(frozen=True, slots=True)

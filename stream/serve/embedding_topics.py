@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from confluent_kafka import TopicCollection, TopicPartition
+from confluent_kafka import KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
 from store.index.catalog import ServedScenario
@@ -54,8 +54,14 @@ class EmbeddingTopics:
         return {name: {p: (low[name][p], high[name][p]) for p in high[name]} for name in names}
 
     def ends(self, scenarios: Iterable[str]) -> dict[str, dict[int, int]]:
-        """{scenario: {partition: end of its topic}}. Raises KafkaException."""
-        return self._offsets(list(scenarios), OffsetSpec.latest(), ANSWER_SECONDS)
+        """{scenario: {partition: end of its topic}}. Raises KafkaException: ask again."""
+        names = list(scenarios)
+        try:
+            return self._offsets(names, OffsetSpec.latest(), ANSWER_SECONDS)
+        except KafkaException:
+            # after a broker's restart the client goes on asking under the leader epoch that it remembers
+            self._describe(names, ANSWER_SECONDS)
+            raise
 
     def add(self, consumer: Any, name: str, served: ServedScenario, marks: Mapping[int, tuple[int, int]]) -> list[Any]:
         """Its topic is read from now on. Returns the TopicPartitions to be assigned, each at the index's next offset.
@@ -101,10 +107,15 @@ class EmbeddingTopics:
         if self._connection.embedded or not names:
             return
         by_topic = {self._topics.embeddings(name): name for name in names}
-        answers = self._admin.describe_topics(TopicCollection(list(by_topic)), request_timeout=timeout_s)
         # replaced, not changed: a snapshot that is being written has the old one
-        found = all_of(answers, 2 * timeout_s)
+        found = self._describe(names, timeout_s)
         self.ids = self.ids | {by_topic[topic]: str(of.topic_id) for topic, of in found.items()}
+
+    def _describe(self, names: list[str], timeout_s: float) -> dict[str, Any]:
+        if self._connection.embedded or not names:
+            return {}
+        of = TopicCollection([self._topics.embeddings(name) for name in names])
+        return all_of(self._admin.describe_topics(of, request_timeout=timeout_s), 2 * timeout_s)
 
     def _offsets(self, names: list[str], spec: OffsetSpec, timeout_s: float) -> dict[str, dict[int, int]]:
         by_topic = {self._topics.embeddings(name): name for name in names}

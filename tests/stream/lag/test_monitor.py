@@ -79,7 +79,29 @@ def test_every_change_of_verdict_is_said_once_and_a_lost_broker_too() -> None:
     assert found == [
         (logs.LAG_STATUS_CHANGED, "ok", "stalled"),
         (logs.LAG_UNREADABLE, None, None),
+        (logs.LAG_READABLE, None, None),
         (logs.LAG_STATUS_CHANGED, "stalled", "ok"),
+    ]
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_exported() -> None:
+    """E12: one group that may not be described."""
+    reader = Scripted(
+        LagReport(0, (row(0, 3),), unreadable=("group mg.worker: not authorized",)),
+        LagReport(0, (row(0, 4),), unreadable=("group mg.worker: not authorized",)),
+        LagReport(0, (row(0, 0),)),
+    )
+    monitor = Monitor(reader)
+    up, lag = [], []
+    with structlog.testing.capture_logs() as said:
+        for _ in range(3):
+            assert monitor.step()
+            up.append(metrics.LAG_READ_UP._value.get())
+            lag.append(sample("anchorstream_lag_messages", partition="0", group="mg", topic="mt"))
+    assert (up, lag) == ([0, 0, 1], [3, 4, 0])
+    assert [(line["event"], line["unreadable"]) for line in said] == [
+        (logs.LAG_UNREADABLE, ["group mg.worker: not authorized"]),
+        (logs.LAG_READABLE, []),
     ]
 
 
