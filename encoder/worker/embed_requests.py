@@ -7,8 +7,8 @@ committed, and what is lost on the way is sent again or times out where it was a
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,6 +48,8 @@ WindowsOf = Callable[[int, str], UserWindow | None]
 class AnchorEncoder(Protocol):
     """What answers ad-hoc queries; `encoder.forward.user_encoder.UserEncoder` does."""
 
+    def __hash__(self) -> int: ...  # a key of the anchors' cache
+
     def anchor(self, scenario: ScenarioSettings) -> Anchor: ...
 
     def encode_anchors(self, windows: Sequence[UserWindow], anchors: Sequence[Anchor]) -> NDArray[np.float32]: ...
@@ -75,7 +77,7 @@ class EmbedRequests:
         self._clock = clock
         self._partitions: set[int] = set()
         self._queue = EmbedQueue(BATCH_USERS)
-        self._anchors = AnchorCache(MAX_ANCHORS)
+        self._anchors = lru_cache(MAX_ANCHORS)(_anchor)
         group = f"{topics.embed_requests}.read"
         self._errors = ConsumerErrors(group)
         self._consumer = connection.exchange_consumer(group)
@@ -121,7 +123,7 @@ class EmbedRequests:
 
     def forget_anchors(self) -> None:
         """Soft prompts of the encoder may have changed."""
-        self._anchors.clear()
+        self._anchors.cache_clear()
 
     def close(self) -> None:
         """Send what was answered; drop what waits."""
@@ -155,7 +157,7 @@ class EmbedRequests:
 
     def _compute(self, batch: Sequence[Waiting], windows_of: WindowsOf, encoder: AnchorEncoder) -> None:
         try:
-            anchor = self._anchors.get(batch[0].scenario, encoder)
+            anchor = self._anchors(encoder, batch[0].scenario)
         except WeightsError as exc:
             log.warning(logs.EMBED_REQUEST_REFUSED, prompt=batch[0].scenario.prompt, detail=exc.detail)
             # what exactly is wrong names files of this machine
@@ -208,25 +210,5 @@ class EmbedRequests:
         log.warning(logs.EMBED_REPLY_LOST, topic=self._topics.embed_replies, error=reason)
 
 
-class AnchorCache:
-    """Anchors of the queries asked last, of one encoder; to be cleared when its soft prompts change."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._anchors: OrderedDict[tuple[str, str | None], Anchor] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._anchors)
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._anchors.clear()
-
-    def get(self, scenario: ScenarioSettings, encoder: AnchorEncoder) -> Anchor:
-        """The anchor, made by `encoder` if it is not here. Raises WeightsError: the soft prompt is missing."""
-        key = (scenario.query, scenario.prompt)
-        anchor = self._anchors.pop(key, None) or encoder.anchor(scenario)
-        self._anchors[key] = anchor
-        if len(self._anchors) > self._size:
-            self._anchors.popitem(last=False)
-        return anchor
+def _anchor(encoder: AnchorEncoder, scenario: ScenarioSettings) -> Anchor:
+    return encoder.anchor(scenario)

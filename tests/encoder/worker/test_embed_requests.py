@@ -19,7 +19,7 @@ from deploy.brokers.process import EmbeddedBroker
 from deploy.kafka.topics import ensure
 from encoder.forward.user_encoder import Anchor, UserEncoder
 from encoder.worker import embed_requests
-from encoder.worker.embed_requests import AnchorCache, EmbedRequests
+from encoder.worker.embed_requests import AnchorEncoder, EmbedRequests
 from store.base import metrics
 from store.base.settings import ScenarioSettings
 from store.buffer.window import UserWindow
@@ -393,19 +393,20 @@ def test_a_reply_that_cannot_be_sent_is_counted_and_stops_nothing(world: World, 
     side.close()
 
 
-def test_anchors_are_cached_and_bounded(tiny: UserEncoder) -> None:
+def test_anchors_are_cached_and_bounded(world: World, tiny: UserEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embed_requests, "MAX_ANCHORS", 2)
+    side = EmbedRequests(world.connection, world.topics)
+    settled(side, range(PARTITIONS), world)
     encoder = Counting(tiny)
-    cache = AnchorCache(2)
-    one, two, three = (ScenarioSettings(query=f"query {i}") for i in range(3))
-    first = cache.get(one, encoder)
-    assert cache.get(one, encoder) is first
-    cache.get(two, encoder)
-    assert cache.get(one, encoder) is first  # used last
-    cache.get(three, encoder)  # `two` goes
-    assert (len(cache), encoder.anchors) == (2, 3)
-    assert cache.get(one, encoder) is first
-    assert cache.get(two, encoder).id == tiny.anchor(two).id
-    assert encoder.anchors == 4
+    computed = []
+    for query in ("one?", "one?", "two?", "one?", "three?", "one?", "two?"):  # "two?" goes: "one?" was used after it
+        world.send(asked(query, query=query))
+        (reply,) = _answered(world, side, encoder, 1).values()
+        assert reply.record is not None
+        assert reply.record.model == tiny.anchor(ScenarioSettings(query=query)).id
+        computed.append(encoder.anchors)
+    assert computed == [1, 1, 2, 2, 3, 3, 4]
+    side.close()
 
 
 def test_a_soft_prompt_that_was_swapped_is_used_once_the_worker_says_so(
@@ -425,7 +426,7 @@ def test_a_soft_prompt_that_was_swapped_is_used_once_the_worker_says_so(
         del tiny.model.prompts["tuned"]
 
 
-def _answered(world: World, side: EmbedRequests, encoder: UserEncoder, count: int) -> dict[str, EmbedReply]:
+def _answered(world: World, side: EmbedRequests, encoder: AnchorEncoder, count: int) -> dict[str, EmbedReply]:
     """Replies that come while the side is at work."""
     out = world.replies(count, lambda: side.answer(windows_of, encoder, False))
     assert all(isinstance(reply.record, EmbeddingRecord) for reply in out.values())
