@@ -1,15 +1,16 @@
-"""The running service, over HTTP: where it is, and its answers as JSON. Standard library only."""
+"""The running service, over HTTP: where it is, and its answers as JSON."""
 
 from __future__ import annotations
 
 import json
-import urllib.error
+import ssl
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import httpx
 
 from store.base.errors import AnchorstreamError, NotFoundError
 
@@ -20,6 +21,8 @@ TIMEOUT_SECONDS = 30.0
 CHANGE_SECONDS = 60.0
 """A change is answered once the broker has taken it and serve has heard of it; each may take 15 s."""
 PAGE = 1000
+IDLE_SECONDS = 2.0
+"""A connection is used again within this; below uvicorn's 5 s, so that none is closed while a request is on its way."""
 
 
 class ServiceError(AnchorstreamError):
@@ -29,13 +32,16 @@ class ServiceError(AnchorstreamError):
 
 
 class Service:
-    """HTTP calls to one running `serve`."""
+    """HTTP calls to one running `serve`; any thread may make them."""
 
     def __init__(self, url: str, token: str | None = None) -> None:
         self.url = url.rstrip("/")
-        self._headers = {"accept": "application/json"}
-        if token:
-            self._headers["authorization"] = f"Bearer {token}"
+        self._client = httpx.Client(
+            headers={"accept": "application/json"} | ({"authorization": f"Bearer {token}"} if token else {}),
+            verify=ssl.create_default_context(),  # this machine's authorities, not a package's
+            follow_redirects=True,
+            limits=httpx.Limits(keepalive_expiry=IDLE_SECONDS),
+        )
 
     @classmethod
     def find(cls, settings: Settings, url: str | None = None, *, admin: bool = False) -> Service:
@@ -52,55 +58,50 @@ class Service:
         return cls(url or running_url(settings.store.data_dir), token)
 
     def get(self, path: str, query: Mapping[str, str | int] | None = None) -> Any:
-        """GET, decoded. Raises as `request`."""
-        return self.request("GET", f"{path}?{urllib.parse.urlencode(query)}" if query else path)
-
-    def post(self, path: str, body: Mapping[str, Any], *, timeout: float = TIMEOUT_SECONDS) -> Any:
-        """POST of a JSON body, decoded. Raises as `request`."""
-        return self.request("POST", path, body, timeout=timeout)
-
-    def put(self, path: str, body: Mapping[str, Any]) -> tuple[bool, Any]:
-        """PUT of a JSON body: whether it is new, and the answer. Raises as `request`."""
-        status, answer = self._call("PUT", path, body, CHANGE_SECONDS)
-        return status == HTTPStatus.CREATED, answer
-
-    def delete(self, path: str) -> None:
-        """DELETE. Raises as `request`."""
-        self._call("DELETE", path, None, CHANGE_SECONDS)
-
-    def scenarios(self) -> dict[str, dict[str, Any]]:
-        """Every scenario that is served, by name. Raises as `request`."""
-        return {scenario["name"]: scenario for scenario in self.get("/v1/scenarios")["scenarios"]}
-
-    def request(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, timeout: float = TIMEOUT_SECONDS
-    ) -> Any:
-        """One call.
-
-        Args:
-            timeout: seconds without a word from the service.
+        """GET, decoded.
 
         Raises:
             NotFoundError: 404, with the service's own code.
             ServiceError: any other problem; `code` is the service's, or `service_unreachable`.
         """
-        return self._call(method, path, body, timeout)[1]
+        return self._call("GET", path, query=query)[1]
 
-    def _call(self, method: str, path: str, body: Mapping[str, Any] | None, timeout: float) -> tuple[int, Any]:
-        data = None if body is None else json.dumps(body).encode()
-        headers = self._headers if data is None else {**self._headers, "content-type": "application/json"}
-        request = urllib.request.Request(self.url + path, data, headers, method=method)  # noqa: S310
+    def post(self, path: str, body: Mapping[str, Any], *, timeout: float = TIMEOUT_SECONDS) -> Any:
+        """POST of a JSON body, decoded. timeout: seconds without a word from the service. Raises as `get`."""
+        return self._call("POST", path, body, timeout=timeout)[1]
+
+    def put(self, path: str, body: Mapping[str, Any]) -> tuple[bool, Any]:
+        """PUT of a JSON body: whether it is new, and the answer. Raises as `get`."""
+        status, answer = self._call("PUT", path, body, timeout=CHANGE_SECONDS)
+        return status == HTTPStatus.CREATED, answer
+
+    def delete(self, path: str) -> None:
+        """DELETE. Raises as `get`."""
+        self._call("DELETE", path, timeout=CHANGE_SECONDS)
+
+    def scenarios(self) -> dict[str, dict[str, Any]]:
+        """Every scenario that is served, by name. Raises as `get`."""
+        return {scenario["name"]: scenario for scenario in self.get("/v1/scenarios")["scenarios"]}
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        query: Mapping[str, str | int] | None = None,
+        timeout: float = TIMEOUT_SECONDS,
+    ) -> tuple[int, Any]:
         try:
-            with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310
-                return answer.status, None if answer.status == HTTPStatus.NO_CONTENT else json.load(answer)
-        except urllib.error.HTTPError as error:
-            raise _problem(error) from None
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
+            answer = self._client.request(method, self.url + path, params=query, json=body, timeout=timeout)
+            if answer.is_success:
+                return answer.status_code, None if answer.status_code == HTTPStatus.NO_CONTENT else answer.json()
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise ServiceError(
-                f"no answer from {self.url}: {reason}",
+                f"no answer from {self.url}: {error}",
                 action="start it with `anchorstream up`, or give the right --url",
             ) from error
+        raise _problem(answer)
 
     def embeddings(self, scenario: str) -> Iterator[dict[str, Any]]:
         """Every embedding record of a scenario, in order of user id, page by page."""
@@ -130,16 +131,17 @@ def quote(part: str) -> str:
     return urllib.parse.quote(part, safe="")
 
 
-def _problem(error: urllib.error.HTTPError) -> AnchorstreamError:
+def _problem(answer: httpx.Response) -> AnchorstreamError:
+    status = answer.status_code
     try:
-        problem = json.load(error)
+        problem = answer.json()
         detail, code = str(problem.get("detail") or problem.get("title")), str(problem["code"])
         action = str(problem.get("action") or "")
     except (ValueError, KeyError, AttributeError):
-        detail, code, action = f"HTTP {error.code} {error.reason}", f"http_{error.code}", ""
-    if error.code in (401, 403) and not action:
+        detail, code, action = f"HTTP {status} {answer.reason_phrase}", f"http_{status}", ""
+    if status in (401, 403) and not action:
         action = (
             "set serve.read_token (ANCHORSTREAM_SERVE__READ_TOKEN) to the service's, and serve.admin_token for changes"
         )
-    kind = NotFoundError if error.code == 404 else ServiceError
+    kind = NotFoundError if status == HTTPStatus.NOT_FOUND else ServiceError
     return kind(detail, action=action, code=code)

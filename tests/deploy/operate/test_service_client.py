@@ -79,8 +79,42 @@ def test_problems_become_errors(url: str) -> None:
     with pytest.raises(ServiceError) as broken:
         Service(url, "sesame").get("/broken")
     assert broken.value.code == "http_500"
-    with pytest.raises(ServiceError, match="no answer"):
-        Service("http://127.0.0.1:9").get("/")
+    for unusable in ("http://127.0.0.1:9", "localhost:8080", "http://[::1", ""):
+        with pytest.raises(ServiceError, match="no answer"):
+            Service(unusable).get("/")
+
+
+class Leaving(Handler):
+    """Hangs up after an answer that promised to stay."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        super().do_POST()
+        self.close_connection = True
+
+
+class LeavingServer(ThreadingHTTPServer):
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Leaving)
+        self.left = threading.Semaphore(0)
+
+    def shutdown_request(self, request: Any) -> None:
+        super().shutdown_request(request)
+        self.left.release()
+
+
+def test_a_connection_that_the_service_closed_is_not_used_again() -> None:
+    """As after a restart of serve."""
+    with LeavingServer() as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        service = Service(f"http://127.0.0.1:{server.server_port}", "sesame")
+        for _ in range(3):
+            assert service.post("/echo", {"a": 1}) == {"a": 1}
+            assert server.left.acquire(timeout=30)
+        server.shutdown()
+        thread.join()
 
 
 def test_the_service_of_a_data_directory_is_found(url: str, tmp_path: Path) -> None:
