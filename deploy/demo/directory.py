@@ -57,5 +57,5 @@ def write_config(data_dir: Path, *, broker: str, port: int) -> tuple[Settings, P
     path = data_dir / CONFIG
     secret = {"serve": {"read_token", "admin_token"}, "kafka": {"properties"}}
     note = "Settings of `anchorstream demo`, for the other commands: anchorstream lag --config THIS_FILE"
-    write_atomic(path, dump(settings.model_dump(exclude=secret), comment=note))
+    write_atomic(path, dump(settings.model_dump(exclude=secret, exclude_none=True), comment=note))
     return settings, path

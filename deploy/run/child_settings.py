@@ -25,7 +25,7 @@ def write_child_settings(settings: Settings, path: Path) -> dict[str, str | None
         secrets, and None for every variable that would override the file (it is resolved already).
     """
     secrets: dict[str, str] = {}
-    plain = _without_secrets(settings.model_dump(), (), secrets)
+    plain = _without_secrets(settings.model_dump(exclude_none=True), (), secrets)
     text = dump(plain, comment="Settings in force, written by `anchorstream up`. Edits have no effect.")
     write_atomic(path, text, mode=0o600)
     sections = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields}
