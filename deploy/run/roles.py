@@ -145,6 +145,7 @@ def _serve(context: Context) -> None:
     from deploy.kafka import topic_settings
     from store.base.files import write_json
     from store.http.app import create_app
+    from store.http.connection import ConnectionLimits
     from store.http.server import Serve
     from store.http.service import Service
     from store.index.serve_state import ServeState
@@ -207,6 +208,7 @@ def _serve(context: Context) -> None:
         tail,
         host=settings.serve.host,
         port=settings.serve.port,
+        limits=ConnectionLimits(settings.serve.max_connections),
         on_ready=on_ready,
         beside={"embed-replies": embedder.run},
     )

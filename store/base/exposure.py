@@ -25,6 +25,14 @@ def is_loopback(host: str) -> bool:
     return bool(found) and all(_is_loopback_address(str(address[0])) for *_, address in found)
 
 
+def is_this_machine(name: str) -> bool:
+    """Whether a name or address means the machine it is used on, by itself: nothing is resolved."""
+    try:
+        return _is_loopback_address(name)
+    except ValueError:
+        return name.lower().rstrip(".").rpartition(".")[2] == "localhost"
+
+
 def check_exposure(settings: ServeSettings) -> None:
     """Refuse to let others in without a token.
 

@@ -62,6 +62,12 @@ PENDING_EVENTS = Gauge("anchorstream_pending_events", "Accepted events not yet c
 HTTP_SECONDS = Histogram(
     "anchorstream_http_request_seconds", "HTTP requests.", ["method", "route", "status"], buckets=_SECONDS
 )
+HTTP_CONNECTIONS = Gauge("anchorstream_http_connections", "Open connections of the HTTP service.")
+HTTP_CUT = Counter(
+    "anchorstream_http_connections_cut_total",
+    "Connections that serve ended: full, evicted (too many), header, body, answer (too slow), malformed.",
+    ["reason"],
+)
 LAG_MESSAGES = Gauge("anchorstream_lag_messages", "end - committed.", ["group", "topic", "partition"])
 LAG_SECONDS = Gauge(
     "anchorstream_lag_seconds", "Now - timestamp of the first uncommitted record.", ["group", "topic", "partition"]

@@ -103,6 +103,9 @@ class ServeSettings(Section):
     """Bearer token asked for changes (scenarios, erasure); None = who may read may change."""
     insecure: bool = False
     """Listen on an address that others reach without a token: where something in front of it asks who is there."""
+    max_connections: Annotated[int, Field(ge=16, le=100_000)] = 1024
+    """Open at once. Beyond it the one that has waited longest without a request goes; where none does, a new one gets
+    503. Fewer where the process may not open so many files."""
     max_k: Annotated[int, Field(ge=1, le=10_000)] = 1000
     """Most neighbours of one request."""
 

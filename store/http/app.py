@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from store.http import console, embed, operations, problems, scenarios, users
-from store.http.middleware import Observed
+from store.http.middleware import Guarded
 from store.http.problems import Problem
 from store.http.service import Service
 
@@ -22,7 +22,7 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(title="anchorstream", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = service
     problems.install(app)
-    app.add_middleware(Observed)
+    app.add_middleware(Guarded, settings=service.settings)
     for router in (
         operations.open_router,
         users.router,

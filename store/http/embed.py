@@ -58,13 +58,11 @@ class QueryEmbedding(BaseModel):
     responses=documented(
         "user_unknown",
         "prompt_missing",
-        "request_invalid",
-        "body_too_large",
         "not_ready",
         "restoring",
-        "busy",
         "embed_unsent",
         "embed_timeout",
+        body=True,
     ),
 )
 async def embed(service: Current, asked: EmbedRequestBody) -> QueryEmbedding:

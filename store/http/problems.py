@@ -17,6 +17,8 @@ from starlette.exceptions import HTTPException
 from store.base.errors import AnchorstreamError, NotFoundError
 
 MEDIA_TYPE = "application/problem+json"
+RETRY_SECONDS = 1
+"""`Retry-After` of `busy`."""
 
 
 class Kind(NamedTuple):
@@ -30,6 +32,10 @@ KINDS: dict[str, Kind] = {
     "request_invalid": Kind(422, "The request is invalid"),
     "body_too_large": Kind(413, "The body is too large"),
     "unauthorized": Kind(401, "A token is needed"),
+    "forbidden": Kind(403, "The token is not enough"),
+    "host_refused": Kind(421, "The service does not answer to this name"),
+    "http_invalid": Kind(400, "This is not HTTP"),
+    "request_timeout": Kind(408, "The request did not come in time"),
     "not_found": Kind(404, "There is no such page"),
     "method_not_allowed": Kind(405, "The method is not allowed here"),
     "user_unknown": Kind(404, "The user has no embedding"),
@@ -41,7 +47,7 @@ KINDS: dict[str, Kind] = {
     "prompt_missing": Kind(404, "The model has no such soft prompt"),
     "embed_timeout": Kind(504, "No worker answered in time"),
     "restoring": Kind(503, "The worker of the user is restoring its state"),
-    "busy": Kind(503, "Too many queries are waiting"),
+    "busy": Kind(503, "Too many requests are waiting"),
     "embed_unsent": Kind(503, "The query could not be sent to a worker"),
     "not_ready": Kind(503, "The indexes are being restored"),
     "lag_unavailable": Kind(503, "The broker did not tell its offsets"),
@@ -72,16 +78,33 @@ class ProblemError(Exception):
         self.members = members
 
 
+def as_answer(exc: ProblemError) -> JSONResponse:
+    """The response of a problem that was raised."""
+    return problem(exc.code, exc.detail, **exc.members)
+
+
 def problem(code: str, detail: str, *, headers: dict[str, str] | None = None, **members: Any) -> JSONResponse:
     """The response of a problem."""
     kind = KINDS[code]
+    headers = {**({"retry-after": str(RETRY_SECONDS)} if code == "busy" else {}), **(headers or {})}
+    if code == "unauthorized":
+        headers["www-authenticate"] = 'Basic realm="anchorstream", Bearer'
     body = Problem(title=kind.title, status=kind.status, code=code, detail=detail, **members)
     return JSONResponse(body.model_dump(), kind.status, headers, MEDIA_TYPE)
 
 
-def documented(*codes: str, open_to_all: bool = False) -> dict[int | str, dict[str, Any]]:
-    """`responses` of a route that can answer these problems."""
+def documented(
+    *codes: str, open_to_all: bool = False, changes: bool = False, body: bool = False
+) -> dict[int | str, dict[str, Any]]:
+    """`responses` of a route that can answer these problems, and those that every route of its kind can.
+
+    open_to_all: needs no token. changes: needs the admin's. body: reads one.
+    """
+    codes = (*codes, "host_refused", "busy")
     codes = codes if open_to_all else (*codes, "unauthorized")
+    codes = (*codes, "forbidden") if changes else codes
+    codes = (*codes, "body_too_large", "request_timeout", "request_invalid") if body else codes
+    codes = tuple(dict.fromkeys(codes))
     return {
         status: {
             "description": " / ".join(code for code in codes if KINDS[code].status == status),
@@ -101,8 +124,7 @@ def install(app: FastAPI) -> None:
 
 async def _ours(_: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, ProblemError)
-    headers = {"WWW-Authenticate": 'Basic realm="anchorstream", Bearer'} if exc.code == "unauthorized" else None
-    return problem(exc.code, exc.detail, headers=headers, **exc.members)
+    return as_answer(exc)
 
 
 async def _invalid(_: Request, exc: Exception) -> JSONResponse:
@@ -116,7 +138,9 @@ async def _invalid(_: Request, exc: Exception) -> JSONResponse:
 async def _framework(_: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed"}.get(exc.status_code, "request_invalid")
-    headers = dict(exc.headers) if exc.headers else None
+    headers = {name.lower(): value for name, value in (exc.headers or {}).items()}
+    if "GET" in headers.get("allow", "").split(", "):
+        headers["allow"] += ", HEAD"
     detail = HTTPStatus(exc.status_code).description or str(exc.detail)
     return problem(code, detail, headers=headers)
 

@@ -57,7 +57,9 @@ def get_scenario(service: Current, scenario: str) -> Scenario:
     dependencies=[Depends(may_change)],
     responses={
         201: {"model": Scenario, "description": "Registered"},
-        **documented("scenario_configured", "scenario_limit", "request_invalid", "registry_unavailable", "not_ready"),
+        **documented(
+            "scenario_configured", "scenario_limit", "registry_unavailable", "not_ready", changes=True, body=True
+        ),
     },
 )
 def put_scenario(service: Current, scenario: Name, asked: ScenarioBody, response: Response) -> Scenario:
@@ -76,7 +78,7 @@ def put_scenario(service: Current, scenario: Name, asked: ScenarioBody, response
     "/{scenario}",
     status_code=status.HTTP_204_NO_CONTENT,
     dependencies=[Depends(may_change)],
-    responses=documented("scenario_unknown", "scenario_configured", "registry_unavailable", "not_ready"),
+    responses=documented("scenario_unknown", "scenario_configured", "registry_unavailable", "not_ready", changes=True),
 )
 def retire_scenario(service: Current, scenario: str) -> None:
     """Retire a scenario that was registered, with all its embeddings."""
@@ -87,7 +89,7 @@ def retire_scenario(service: Current, scenario: str) -> None:
 @router.post(
     "/{scenario}/neighbors",
     response_model=NeighborsAnswer,
-    responses=documented("scenario_unknown", "request_invalid", "body_too_large", "not_ready"),
+    responses=documented("scenario_unknown", "not_ready", body=True),
 )
 def find_neighbors(service: Current, scenario: str, asked: NeighborsRequest) -> NeighborsAnswer:
     """The users most similar to given users or vectors."""

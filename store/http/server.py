@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import uvicorn
@@ -14,10 +17,22 @@ from fastapi import FastAPI
 
 from store.base import logs
 from store.base.errors import AnchorstreamError
+from store.http.connection import (
+    ACCEPTED_AT_ONCE,
+    DEFAULT_LIMITS,
+    HEAD_BYTES,
+    KEEP_ALIVE_SECONDS,
+    BoundedConnection,
+    ConnectionLimits,
+    Connections,
+)
 from store.http.service import Readiness
 
 GRACE_SECONDS = 3
 """How long requests under way may take to end when the role stops."""
+RESERVED_FILES = 128 + ACCEPTED_AT_ONCE
+"""Kept from connections: Kafka's sockets, snapshots, logs, and what was accepted but not yet counted."""
+MAX_OPEN_FILES = 65_536
 _POLL_SECONDS = 0.05
 log = logs.get(__name__)
 
@@ -37,6 +52,7 @@ class Serve:
     Args:
         port: 0 = any free one.
         beside: what else must live as long as these; each blocks until `stop` is set, on a thread of its name.
+        limits: of connections; fewer where the process may not open so many files.
         on_ready: called once, with the URL, when HTTP answers and the tail is ready.
 
     Raises:
@@ -50,6 +66,7 @@ class Serve:
         *,
         host: str,
         port: int,
+        limits: ConnectionLimits = DEFAULT_LIMITS,
         on_ready: Callable[[str], None] = lambda _: None,
         beside: Mapping[str, Callable[[threading.Event], None]] | None = None,
     ) -> None:
@@ -58,9 +75,17 @@ class Serve:
         self._on_ready = on_ready
         self._socket = _bind(host, port)
         self.url = _url(host, self._socket.getsockname()[1])
+        allowed = max(16, min(limits.connections, raise_open_files() - RESERVED_FILES))
+        shared = Connections(replace(limits, connections=allowed))
         config = uvicorn.Config(
             app,
+            http=partial(BoundedConnection, shared=shared),  # type: ignore[arg-type]
+            ws="none",
+            h11_max_incomplete_event_size=HEAD_BYTES,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            backlog=ACCEPTED_AT_ONCE,
             log_config=None,
+            log_level="error",  # a warning per malformed request would let anybody fill the log
             access_log=False,
             lifespan="off",
             server_header=False,
@@ -114,6 +139,16 @@ class Serve:
         except BaseException as exc:  # a thread's SystemExit (uvicorn's) must end the role as well
             log.error(logs.ROLE_FAILED, error=str(exc))
             self._failures.append(exc)
+
+
+def raise_open_files() -> int:
+    """Raise the number of files that this process may open as far as it may (up to MAX_OPEN_FILES); returns it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return MAX_OPEN_FILES if soft == resource.RLIM_INFINITY else soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -161,7 +161,7 @@ def test_waiting_queries_hold_up_nobody() -> None:
 
     async def main() -> None:
         transport = httpx.ASGITransport(serving.app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://serve") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
 
             async def ask() -> None:
                 statuses.append((await client.post(PATH, json=ASKED)).status_code)

@@ -207,7 +207,7 @@ def test_a_body_that_is_not_a_request_is_refused(serving: Serving, content: byte
 
 
 def test_a_huge_body_is_refused_however_it_is_sent(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(middleware, "MAX_BODY_BYTES", 10_000)
+    monkeypatch.setattr(middleware, "LONG_BODY_BYTES", 10_000)
     for content in (b"x" * 20_000, streamed(b"x" * 1000 for _ in range(20))):
         response = serving.client.post("/v1/scenarios/churn/neighbors", content=content)
         assert_problem(response, "body_too_large")
@@ -294,6 +294,34 @@ def test_nothing_is_answered_from_half_an_index(serving: Serving) -> None:
 # tokens
 
 
+@pytest.mark.parametrize("path", ["/livez", "/v1/scenarios", "/v1/users/anna/embeddings/churn", "/", "/nowhere"])
+def test_head_is_get_without_the_body(serving: Serving, path: str) -> None:
+    """C9: 405."""
+    serving.add("anna")
+    full, head = serving.client.get(path), serving.client.request("HEAD", path)
+    assert (head.status_code, head.headers["content-type"]) == (full.status_code, full.headers["content-type"])
+    assert head.content == b""
+    assert "HEAD" in serving.client.post("/livez").headers["allow"]
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:80", "127.0.0.1:8080", "[::1]:1", "a.localhost", "127.9.9.9"])
+def test_names_of_this_machine_are_answered_to(serving: Serving, host: str) -> None:
+    assert serving.client.get("/v1/scenarios", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "", "[::1", "é", "10.0.0.1"]
+)
+def test_a_name_that_was_made_to_point_here_is_refused(serving: Serving, host: str) -> None:
+    """C11: a page of another site read everything by DNS rebinding."""
+    for path in ("/v1/scenarios", "/", "/metrics"):
+        assert_problem(serving.client.get(path, headers={b"host": host.encode()}), "host_refused")
+    for others in (Serving(insecure=True), Serving(read_token="r")):
+        answer = others.client.get("/v1/scenarios", headers={b"host": host.encode(), b"authorization": b"Bearer r"})
+        assert answer.status_code == 200
+    assert Serving(host="mybox").client.get("/v1/scenarios", headers={"host": "MyBox:80"}).status_code == 200
+
+
 def test_tokens() -> None:
     serving = Serving(read_token="reader", admin_token="admin")
     paths = ["/v1/scenarios", "/v1/users/a/embeddings/churn", "/v1/lag", "/openapi.json", "/"]
@@ -302,6 +330,9 @@ def test_tokens() -> None:
         {"authorization": "Bearer x"},
         {"authorization": "Bearer"},
         {"authorization": "Bearer é"},
+        {"authorization": "Basic é"},
+        {"authorization": "Basic !"},
+        {"authorization": "Basic"},
     ]
     for path in paths:
         for headers in bad:
