@@ -1,7 +1,7 @@
 """The form of a dead letter: original key and bytes, and headers that say why and where from.
 
 `DeadLetterHeaders` spells them, for who writes and who reads. A record of the topic with the header `replayed` is no
-letter but says which were sent again (stream/dead_letters/marks.py).
+letter but says which were sent again (stream/dead_letters/replay_marks.py).
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Benchmarks: one module per name, each with `run(*, brief: bool) -> Report`, a baseline measured in the same run."""
+"""A module per benchmark, each with `run(*, brief: bool) -> BenchResult`, its baseline measured in the same run."""

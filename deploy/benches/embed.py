@@ -25,7 +25,7 @@ from deploy import output
 from deploy.benches.live.population import Population
 from deploy.benches.live.system import LiveSystem
 from deploy.benches.live.traffic import Traffic
-from deploy.benches.report import Report
+from deploy.benches.report import BenchResult
 from deploy.operate.service_client import Service, quote
 from store.base.errors import BrokerError
 
@@ -37,7 +37,7 @@ Ask = Callable[[int, str], object]
 """Sends one request; told which in turn, and of whom."""
 
 
-def run(*, brief: bool, asked: int = 200, users: int = 100, events: int = 100) -> Report:
+def run(*, brief: bool, asked: int = 200, users: int = 100, events: int = 100) -> BenchResult:
     """Measure.
 
     Args:
@@ -64,7 +64,7 @@ def run(*, brief: bool, asked: int = 200, users: int = 100, events: int = 100) -
         for (broker, case, call), value in p50.items()
         if call == "get"
     }
-    return Report(rows, ratios)
+    return BenchResult(rows, ratios)
 
 
 def _measure(system: LiveSystem, asked: int, users: int, events: int) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deploy.benches.report import Report
+from deploy.benches.report import BenchResult
 from deploy.settings.config import paper_modalities
 from encoder.forward.causal import causal
 from encoder.forward.forward import embed
@@ -117,7 +117,7 @@ def measure(calls: Sequence[Callable[[], int]], device: torch.device) -> Timing:
     return Timing(min(seconds), tokens, _peak_mb(device))
 
 
-def run(*, brief: bool, presets: Sequence[str] = ("tiny", "smollm2-135m")) -> Report:
+def run(*, brief: bool, presets: Sequence[str] = ("tiny", "smollm2-135m")) -> BenchResult:
     """Measure the presets; ratios are those of smollm2-135m (or the only preset) at 700 events, 10 scenarios."""
     rows: list[dict[str, Any]] = []
     for preset in presets:
@@ -137,7 +137,7 @@ def run(*, brief: bool, presets: Sequence[str] = ("tiny", "smollm2-135m")) -> Re
         for events in lengths:
             for scenarios in counts:
                 rows += _cases(encoder, preset, events, list(SCENARIOS)[:scenarios], brief=brief)
-    return Report(rows, _ratios(rows))
+    return BenchResult(rows, _ratios(rows))
 
 
 def _cases(

@@ -29,7 +29,7 @@ from deploy.benches.live import steps
 from deploy.benches.live.population import Population
 from deploy.benches.live.system import BenchError, LiveSystem
 from deploy.benches.live.traffic import Answer, Sent, Traffic
-from deploy.benches.report import Report
+from deploy.benches.report import BenchResult
 from store.base.errors import BrokerError, ConfigError
 
 QUERIES = {
@@ -70,7 +70,7 @@ def run(
     users: int = 600,
     events: int = 300,
     broker: str = "local",
-) -> Report:
+) -> BenchResult:
     """Measure, by default for five minutes (`brief`: 30 s).
 
     Args:
@@ -91,7 +91,7 @@ def run(
     except BrokerError as exc:
         if exc.code not in ("java_missing", "maven_missing"):
             raise
-        return Report([{"case": "freshness", "step": f"not measured: {exc.detail}"}])
+        return BenchResult([{"case": "freshness", "step": f"not measured: {exc.detail}"}])
     finally:
         shutil.rmtree(folder)
 
@@ -105,7 +105,7 @@ def _check(size: Size) -> None:
         raise ConfigError(f"--seconds {size.seconds:g}", action="at least 1")
 
 
-def _measure(system: LiveSystem, size: Size) -> Report:
+def _measure(system: LiveSystem, size: Size) -> BenchResult:
     population = Population(size.users, size.events, now_ms=time.time_ns() // 1_000_000)
     specs = system.topics.specs(system.settings.modalities, system.settings.scenarios)
     traffic = Traffic(system.launcher.connection, specs, population)
@@ -122,7 +122,7 @@ def _measure(system: LiveSystem, size: Size) -> Report:
         "p50_load_vs_quiet": busy[0]["p50"] / idle[0]["p50"],
         "p99_load_vs_quiet": busy[0]["p99"] / idle[0]["p99"],
     }
-    return Report([*idle, *busy], ratios | {f"cores_{name}": value for name, value in cores.items()})
+    return BenchResult([*idle, *busy], ratios | {f"cores_{name}": value for name, value in cores.items()})
 
 
 def _load(system: LiveSystem, traffic: Traffic, case: str, size: Size) -> tuple[list[dict[str, Any]], dict[str, float]]:

@@ -18,7 +18,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class BenchResult:
     """rows: one per case, with the same keys. ratios: the figures that count, by name."""
 
     rows: Sequence[Row]
@@ -43,10 +43,10 @@ def select(name: str) -> list[str]:
     return known if name == "all" else [name]
 
 
-def run(name: str, *, brief: bool, **options: Any) -> Report:
+def run(name: str, *, brief: bool, **options: Any) -> BenchResult:
     """Run one. options: of its own; see its `run`."""
-    report: Report = import_module(f"deploy.benches.{name}").run(brief=brief, **options)
-    return report
+    result: BenchResult = import_module(f"deploy.benches.{name}").run(brief=brief, **options)
+    return result
 
 
 def machine() -> dict[str, Any]:

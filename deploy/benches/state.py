@@ -15,7 +15,7 @@ import rocksdict
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import NewTopic
 
-from deploy.benches.report import Report
+from deploy.benches.report import BenchResult
 from deploy.brokers.local import LocalKafka
 from store.base.errors import BrokerError
 from store.base.settings import ModalitySettings
@@ -62,7 +62,7 @@ class Source:
         )  # fmt: skip
 
 
-def run(*, brief: bool, bootstrap: str | None = None) -> Report:
+def run(*, brief: bool, bootstrap: str | None = None) -> BenchResult:
     """Measure. The restore needs a Kafka broker: `bootstrap`, or a local one started for it (Java, Maven)."""
     rows: list[dict[str, Any]] = []
     ratios: dict[str, float] = {}
@@ -75,7 +75,7 @@ def run(*, brief: bool, bootstrap: str | None = None) -> Report:
                 _restore(path, connection, rows, ratios, count=100_000 if brief else 1_000_000)
         except BrokerError as exc:
             rows.append({"case": "restore", "note": f"not measured: {exc.detail}"})
-    return Report(rows, ratios)
+    return BenchResult(rows, ratios)
 
 
 def _open(path: Path) -> TokenBuffer:

@@ -22,7 +22,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from deploy.benches.report import Report
+from deploy.benches.report import BenchResult
 from store.base.settings import ModalitySettings
 from stream.kafka.client import Connection
 from stream.settings import KafkaSettings
@@ -37,7 +37,7 @@ CASE_SECONDS = 120.0
 MODALITIES = {"bill": ModalitySettings(topic=RAW, text="{merchant} by {channel}", numbers=("amount",))}
 
 
-def run(*, brief: bool) -> Report:
+def run(*, brief: bool) -> BenchResult:
     """`brief`: fewer events, and packs of 1 and 64 only."""
     count = 30_000 if brief else 80_000
     rows: list[dict[str, Any]] = []
@@ -59,7 +59,7 @@ def run(*, brief: bool) -> Report:
         "processor_vs_noop_faust_one_event_a_message": speed["processor", 1] / speed["noop_faust", 1],
         "packed_processor_vs_noop_faust_one_event_a_message": speed["processor", 64] / speed["noop_faust", 1],
     }
-    return Report(rows, ratios)
+    return BenchResult(rows, ratios)
 
 
 @contextmanager

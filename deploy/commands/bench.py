@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 
 if TYPE_CHECKING:
-    from deploy.benches.report import Report
+    from deploy.benches.report import BenchResult
 
 _FRESHNESS = Group("Of bench freshness")
 
@@ -50,7 +50,7 @@ def bench(
             output.write_json(result, file)
 
 
-def write(name: str, found: Report) -> None:
+def write(name: str, found: BenchResult) -> None:
     """Rows and ratios as tables."""
     from deploy import output
 

@@ -13,7 +13,7 @@ from deploy.commands.common import Common
 
 if TYPE_CHECKING:
     from deploy.settings.config import Settings
-    from stream.dead_letters.replay import Report
+    from stream.dead_letters.replay import LetterTally
     from stream.kafka.client import Connection
 
 app = App(name="dead-letters", help="Refused events: list, show, replay.")
@@ -144,43 +144,43 @@ def replay_letters(
             stop=stop,
             on_progress=lambda what, done, of: bar.update(done / max(of, 1), f"{what}: {done:,} of {of:,}"),
         )
-        report = replay.run(Choice(error, topic, limit, again), mender=script, dry_run=dry_run)
-    _show(report, dry_run=dry_run, as_json=common.json)
-    if report.interrupted:
+        tally = replay.run(Choice(error, topic, limit, again), mender=script, dry_run=dry_run)
+    _show(tally, dry_run=dry_run, as_json=common.json)
+    if tally.interrupted:
         return 130
-    return 0 if report.complete else 1
+    return 0 if tally.complete else 1
 
 
-def _show(report: Report, *, dry_run: bool, as_json: bool) -> None:
+def _show(tally: LetterTally, *, dry_run: bool, as_json: bool) -> None:
     from deploy import output
 
-    shown = [{"id": name, "code": why.code, "detail": why.detail} for name, why in report.shown]
+    shown = [{"id": name, "code": why.code, "detail": why.detail} for name, why in tally.shown]
     if as_json:
         output.write_json(
             {
                 "dry_run": dry_run,
-                "matched": report.matched,
-                "replayed": report.replayed,
-                "already_replayed": report.already,
-                "left": dict(report.left.most_common()),
+                "matched": tally.matched,
+                "replayed": tally.replayed,
+                "already_replayed": tally.already,
+                "left": dict(tally.left.most_common()),
                 "first_left": shown,
-                "not_reached": report.not_reached,
-                "seconds": round(report.seconds, 3),
-                "interrupted": report.interrupted,
+                "not_reached": tally.not_reached,
+                "seconds": round(tally.seconds, 3),
+                "interrupted": tally.interrupted,
             }
         )
         return
-    if report.left:
-        output.write_table(("left", "events"), report.left.most_common(), right=("events",))
+    if tally.left:
+        output.write_table(("left", "events"), tally.left.most_common(), right=("events",))
     for left in shown:
         output.note(f"left {left['id']}: {left['code']}: {left['detail']}")
     output.write_pairs(
         {
-            "matched": report.matched,
-            "would be replayed" if dry_run else "replayed": report.replayed,
-            "replayed before": report.already,
-            "left": report.left.total(),
-            "not reached": report.not_reached,
+            "matched": tally.matched,
+            "would be replayed" if dry_run else "replayed": tally.replayed,
+            "replayed before": tally.already,
+            "left": tally.left.total(),
+            "not reached": tally.not_reached,
         }
     )
 

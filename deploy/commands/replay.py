@@ -39,7 +39,7 @@ def replay(
     from deploy.run.interrupt import stop_on_signals
     from store.base.errors import ConfigError
     from stream.replay.json_lines import LineFile
-    from stream.replay.replay import Pace, Progress
+    from stream.replay.replay import Pace, ReplayProgress
     from stream.replay.resume import ResumeFile
 
     common = common or Common()
@@ -53,7 +53,7 @@ def replay(
         stop = stack.enter_context(stop_on_signals())
         bar = stack.enter_context(output.progress("replay", quiet=common.json))
 
-        def show(now: Progress) -> None:
+        def show(now: ReplayProgress) -> None:
             eta = f", {output.duration(now.eta_seconds)} left" if now.eta_seconds is not None else ""
             bar.update(now.done or -1, f"{now.sent:,} events, {now.rate:,.0f}/s{eta}")
 

@@ -12,7 +12,7 @@ from cyclopts.validators import Number
 from deploy.commands.common import Common
 
 if TYPE_CHECKING:
-    from deploy.operate.verify import Report
+    from deploy.operate.verify import Verification
     from deploy.settings.config import Settings
 
 AGAIN_SECONDS = 2.0
@@ -39,19 +39,19 @@ def verify(
     common = common or Common()
     settings = common.settings()
     for attempt in range(1, attempts + 1):
-        report, source = _once(settings, scenario, url, quiet=common.json)
-        if report.ok or attempt == attempts:
+        found, source = _once(settings, scenario, url, quiet=common.json)
+        if found.ok or attempt == attempts:
             break
-        output.note(f"attempt {attempt}: {_differences(report)}; looking again")
+        output.note(f"attempt {attempt}: {_differences(found)}; looking again")
         time.sleep(AGAIN_SECONDS)
     if common.json:
-        output.write_json({**report.to_dict(), "source": source})
+        output.write_json({**found.to_dict(), "source": source})
     else:
-        _write(report, source)
-    return 0 if report.ok else 1
+        _write(found, source)
+    return 0 if found.ok else 1
 
 
-def _once(settings: Settings, scenario: str | None, url: str | None, *, quiet: bool) -> tuple[Report, str]:
+def _once(settings: Settings, scenario: str | None, url: str | None, *, quiet: bool) -> tuple[Verification, str]:
     from deploy import output
     from deploy.operate import served
     from deploy.operate.verify import compare, open_views
@@ -70,34 +70,34 @@ def _once(settings: Settings, scenario: str | None, url: str | None, *, quiet: b
         for name, of in scenarios.items():
             encoder.add_scenario(name, of)
         bar = stack.enter_context(output.progress("verify", quiet=quiet))
-        report = compare(
+        found = compare(
             views, records, encoder, on_users=lambda n: bar.update(n / max(users, 1), f"{n:,} of {users:,} users")
         )
-    return report, source
+    return found, source
 
 
-def _differences(report: Report) -> str:
-    counts = report.to_dict()
+def _differences(found: Verification) -> str:
+    counts = found.to_dict()
     kinds = ("mismatched", "missing", "extra", "wrong_summaries")
     return ", ".join(f"{counts[kind]:,} {kind.replace('_', ' ')}" for kind in kinds)
 
 
-def _write(report: Report, source: str) -> None:
+def _write(found: Verification, source: str) -> None:
     from deploy import output
     from deploy.operate.verify import MIN_COSINE
 
-    counts = report.to_dict()
+    counts = found.to_dict()
     output.write_pairs(
         {
             "compared with": source,
-            "users": report.users,
-            "embeddings": report.compared,
+            "users": found.users,
+            "embeddings": found.compared,
             "mismatched": counts["mismatched"],
             "missing": counts["missing"],
             "extra": counts["extra"],
             "wrong summaries": counts["wrong_summaries"],
-            "smallest cosine": f"{report.min_cosine:.7f} (agreement: at least {MIN_COSINE})",
-            "time": output.duration(report.seconds),
+            "smallest cosine": f"{found.min_cosine:.7f} (agreement: at least {MIN_COSINE})",
+            "time": output.duration(found.seconds),
         }
     )
     for kind, examples in counts["examples"].items():

@@ -26,7 +26,7 @@ from deploy.run.launcher import Launcher
 from deploy.run.supervisor import ChildEvent, EventKind
 from deploy.settings.config import Settings
 from store.base.errors import AnchorstreamError
-from stream.replay.replay import Pace, Progress, Router, replay
+from stream.replay.replay import Pace, ReplayProgress, Router, replay
 from stream.topics import Topics
 
 DEFAULT_PORT = 8080
@@ -126,7 +126,7 @@ def _publish(
     line: _Line,
     stop: threading.Event,
     deadline: float,
-) -> tuple[Planted, Progress]:
+) -> tuple[Planted, ReplayProgress]:
     planted = Planted()
     looked = 0.0
 
@@ -141,7 +141,7 @@ def _publish(
     router = Router(settings.modalities, topics.dead_letters)
     messages = plant(households.events(), router, planted, now_ms=int(time.time() * 1000))
 
-    def on_progress(now: Progress) -> None:
+    def on_progress(now: ReplayProgress) -> None:
         look()
         line.show(f"{now.sent:,} events published, {now.rate:,.0f}/s; {watch.status.line()}")
 
@@ -176,7 +176,7 @@ def _summary(
     options: Options,
     settings: Settings,
     launcher: Launcher,
-    sent: Progress,
+    sent: ReplayProgress,
     planted: Planted,
     status: Status,
     seconds: float,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from store.base.stop import obey
 from stream.kafka.pacing import SafeProducer
 from stream.replay.json_lines import LineFile
-from stream.replay.replay import Pace, Progress, Router, read, replay
+from stream.replay.replay import Pace, ReplayProgress, Router, read, replay
 from stream.topics import Topics
 
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ def publish_files(
     skip: int = 0,
     merge: bool = False,
     stop: threading.Event,
-    on_progress: Callable[[Progress], None],
+    on_progress: Callable[[ReplayProgress], None],
     on_acknowledged: Callable[[int], None] | None = None,
-) -> Progress:
+) -> ReplayProgress:
     """Send files to the raw topics of `settings`, as `stream.replay.replay` does.
 
     Raises:
@@ -64,7 +64,7 @@ def publish_files(
     connection = connect(settings, timeout_s=5.0)
     producer, topics = raw_producer(connection, settings, stop=stop)
     topic_setup.ensure(connection, topics.specs(settings.modalities, settings.scenario_names))
-    progress = Progress()
+    progress = ReplayProgress()
     router = Router(settings.modalities, topics.dead_letters)
     messages = read(files, router, progress, skip=skip, merge=merge, max_bytes=MAX_MESSAGE_BYTES)
     return replay(

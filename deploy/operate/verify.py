@@ -46,7 +46,7 @@ class Encoder(Protocol):
 
 
 @dataclass(slots=True)
-class Report:
+class Verification:
     """users: with stored tokens. mismatched, missing, extra: pairs of user and scenario, as `scenario/user`.
 
     A pair is mismatched when its cosine is below the threshold, or model id or newest event time differ; it says which.
@@ -91,31 +91,31 @@ def compare(
     encoder: Encoder,
     *,
     on_users: Callable[[int], None] = lambda _users: None,
-) -> Report:
+) -> Verification:
     """Compare every user of the buffers with every record.
 
     Args:
         on_users: called with the number of users done.
     """
-    report = Report()
+    found = Verification()
     begun = time.monotonic()
     scenarios = list(records)
     known: set[str] = set()
     for view in views:
         for users in _batched(view.users(), BATCH_USERS):
-            windows = [_checked(view, user, report) for user in users]
+            windows = [_checked(view, user, found) for user in users]
             windows = [window for window in windows if window.modalities]
             known.update(window.user_id for window in windows)
             if windows:
                 vectors = encoder.encode_from_scratch(windows, scenarios)
                 for window, row in zip(windows, vectors, strict=True):
                     for scenario, vector in zip(scenarios, row, strict=True):
-                        _judge(report, encoder, scenario, window, vector, records[scenario].get(window.user_id))
+                        _judge(found, encoder, scenario, window, vector, records[scenario].get(window.user_id))
             on_users(len(known))
-    report.users = len(known)
-    report.extra = [f"{name}/{user}" for name, of in records.items() for user in of if user not in known]
-    report.seconds = time.monotonic() - begun
-    return report
+    found.users = len(known)
+    found.extra = [f"{name}/{user}" for name, of in records.items() for user in of if user not in known]
+    found.seconds = time.monotonic() - begun
+    return found
 
 
 def open_views(stack: ExitStack, data_dir: Path, modalities: Mapping[str, ModalitySettings]) -> list[BufferView]:
@@ -142,15 +142,20 @@ def cosine(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 
 def _judge(
-    report: Report, encoder: Encoder, scenario: str, window: UserWindow, vector: NDArray[np.float32], got: Served | None
+    found: Verification,
+    encoder: Encoder,
+    scenario: str,
+    window: UserWindow,
+    vector: NDArray[np.float32],
+    got: Served | None,
 ) -> None:
     pair = f"{scenario}/{window.user_id}"
     if got is None:
-        report.missing.append(pair)
+        found.missing.append(pair)
         return
-    report.compared += 1
+    found.compared += 1
     agreement = cosine(vector, got.vector) if vector.shape == got.vector.shape else 0.0
-    report.min_cosine = min(report.min_cosine, agreement)
+    found.min_cosine = min(found.min_cosine, agreement)
     faults = []
     if got.model != encoder.model_id(scenario):
         faults.append(f"model {got.model}, not {encoder.model_id(scenario)}")
@@ -159,14 +164,14 @@ def _judge(
     if not agreement >= MIN_COSINE:  # not `<`: a NaN is a mismatch
         faults.append(f"cosine {agreement:.6f}")
     if faults:
-        report.mismatched.append(f"{pair}: {', '.join(faults)}")
+        found.mismatched.append(f"{pair}: {', '.join(faults)}")
 
 
-def _checked(view: BufferView, user: str, report: Report) -> UserWindow:
+def _checked(view: BufferView, user: str, found: Verification) -> UserWindow:
     stored, scanned = view.window(user), view.window_by_scan(user)
     for name, window in stored.modalities.items():
         if pack_summary(window.summary) != pack_summary(scanned.modalities[name].summary):
-            report.wrong_summaries.append(f"{name}/{user}")
+            found.wrong_summaries.append(f"{name}/{user}")
     return scanned
 
 

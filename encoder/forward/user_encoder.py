@@ -285,7 +285,7 @@ class UserEncoder:
         self.work = Work(tokens, new_tokens, forwards)
         return out
 
-    def _batches(self, windows: Sequence[UserWindow], tail: Tail, pool: KvPool | None) -> Iterator[_Batch]:
+    def _batches(self, windows: Sequence[UserWindow], tail: Tail, pool: KvPool | None) -> Iterator[_ForwardBatch]:
         """Batches within the token budget, each all paged or all not. A user comes at most once per paged batch.
 
         Users of about equal length go together: keys are padded to the longest.
@@ -294,7 +294,7 @@ class UserEncoder:
         if self.device.type == "cpu":
             budget = min(budget, CPU_BATCH_TOKENS)
         lengths = [sum(len(m.ts) for m in window.modalities.values()) for window in windows]
-        paged, plain = _Batch(), _Batch()
+        paged, plain = _ForwardBatch(), _ForwardBatch()
         for row in sorted(range(len(windows)), key=lengths.__getitem__):
             user = prepare(windows[row], self._modalities, self._dim)
             if pool is None or user.chunks > pool.pages:
@@ -302,7 +302,7 @@ class UserEncoder:
                     pool.skip(user)
                 if plain.users and plain.tokens + user.rows + tail.length > budget:
                     yield plain
-                    plain = _Batch()
+                    plain = _ForwardBatch()
                 plain.add(row, user, user.rows + tail.length)
                 continue
             if (
@@ -311,14 +311,14 @@ class UserEncoder:
                 or (paged.users and paged.tokens + tail.length > budget)
             ):
                 yield paged
-                paged = _Batch()
+                paged = _ForwardBatch()
             lease = pool.acquire(user)
             paged.leases.append(lease)
             paged.add(row, user, lease.new_tokens + tail.length)
         yield from (batch for batch in (paged, plain) if batch.users)
 
 
-class _Batch:
+class _ForwardBatch:
     """Users gathered for one forward. rows: of the result. leases: of the users, empty when they are not paged."""
 
     def __init__(self) -> None:

@@ -40,7 +40,7 @@ class BackFillBatch(NamedTuple):
     users: int
 
 
-class Progress(NamedTuple):
+class TargetProgress(NamedTuple):
     """Of one target, for people."""
 
     done: int
@@ -152,7 +152,7 @@ class PartitionBackFill:
         self._buffer.save_back_fills(moved)
         self._cursors |= moved
 
-    def progress(self) -> dict[Target, Progress]:
+    def progress(self) -> dict[Target, TargetProgress]:
         """Of every target, once begun."""
         if not self._begun:
             return {}
@@ -161,9 +161,9 @@ class PartitionBackFill:
             cursor = self._cursors.get(target.scenario)
             if cursor is None:
                 done = self._done.get(target.scenario, 0)
-                out[target] = Progress(done, done, complete=True)
+                out[target] = TargetProgress(done, done, complete=True)
             else:
-                out[target] = Progress(cursor.done, cursor.total, complete=False)
+                out[target] = TargetProgress(cursor.done, cursor.total, complete=False)
         return out
 
     def _hindmost(self) -> tuple[str, tuple[Target, ...], str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from encoder.worker.back_fill import Progress
+from encoder.worker.back_fill import TargetProgress
 from encoder.worker.live_scenarios import LiveScenarios
 from encoder.worker.targets import Target
 from store.base import logs, metrics
@@ -38,7 +38,7 @@ class BackFillReports:
         self._now_ms = now_ms
         self._sent: dict[int, dict[str, _Sent]] = {}
 
-    def report(self, progress: Mapping[int, Mapping[Target, Progress]]) -> None:
+    def report(self, progress: Mapping[int, Mapping[Target, TargetProgress]]) -> None:
         """Tell what has changed. progress: by partition, of those that are usable."""
         now_ms = self._now_ms()
         for partition, of in progress.items():
@@ -59,7 +59,9 @@ class BackFillReports:
         for partition in partitions:
             self._sent.pop(partition, None)
 
-    def _records(self, partition: int, progress: Mapping[Target, Progress], now_ms: int) -> dict[str, BackFillRecord]:
+    def _records(
+        self, partition: int, progress: Mapping[Target, TargetProgress], now_ms: int
+    ) -> dict[str, BackFillRecord]:
         revision = self._scenarios.revision
         out = {
             name: BackFillRecord(name, partition, registration, model, *of, now_ms, revision(name))
@@ -72,7 +74,7 @@ class BackFillReports:
             )  # fmt: skip
         return out
 
-    def _export(self, progress: Mapping[int, Mapping[Target, Progress]]) -> None:
+    def _export(self, progress: Mapping[int, Mapping[Target, TargetProgress]]) -> None:
         left: dict[str, int] = defaultdict(int)
         for of in progress.values():
             for target, (done, total, complete) in of.items():

@@ -22,7 +22,7 @@ class Waiting(NamedTuple):
         return self.partition, self.request.user_id
 
 
-class Batch(NamedTuple):
+class EmbedBatch(NamedTuple):
     """requests: all of one query. expired: how many were dropped on the way."""
 
     requests: list[Waiting]
@@ -51,7 +51,7 @@ class EmbedQueue:
         """Forget what came from these partitions."""
         self._waiting = {name: one for name, one in self._waiting.items() if one.partition not in partitions}
 
-    def next_batch(self, now_ms: int) -> Batch:
+    def next_batch(self, now_ms: int) -> EmbedBatch:
         """Takes out the oldest request and others of the same query, for as many users as a batch may have."""
         live = {name: one for name, one in self._waiting.items() if one.request.expires_at > now_ms}
         expired = len(self._waiting) - len(live)
@@ -67,11 +67,11 @@ class EmbedQueue:
         for one in requests:
             del live[one.request.id]
         self._waiting = live
-        return Batch(requests, expired)
+        return EmbedBatch(requests, expired)
 
-    def take_all(self, now_ms: int) -> Batch:
+    def take_all(self, now_ms: int) -> EmbedBatch:
         """Takes out every request, of whatever query."""
         live = [one for one in self._waiting.values() if one.request.expires_at > now_ms]
         expired = len(self._waiting) - len(live)
         self._waiting = {}
-        return Batch(live, expired)
+        return EmbedBatch(live, expired)

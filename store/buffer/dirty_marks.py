@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
-from store.buffer.layout import Mark
+from store.buffer.layout import DirtyMark
 
 _SLACK = 1000
 
@@ -15,7 +15,7 @@ class DirtyUser(NamedTuple):
     """A dirty user; `mark` says since when and why."""
 
     user_id: str
-    mark: Mark
+    mark: DirtyMark
 
 
 class DirtyMarks:
@@ -24,7 +24,7 @@ class DirtyMarks:
     Methods return what has to be written to the database; they change this mirror at once.
     """
 
-    def __init__(self, stored: Iterable[tuple[str, Mark]] = ()) -> None:
+    def __init__(self, stored: Iterable[tuple[str, DirtyMark]] = ()) -> None:
         marks = sorted(stored, key=lambda item: item[1].first)
         self._fresh = {user: mark for user, mark in marks if not mark.sweep}
         self._swept = {user: mark for user, mark in marks if mark.sweep}
@@ -38,24 +38,24 @@ class DirtyMarks:
         for marks in (self._fresh, self._swept):
             yield from (DirtyUser(user, mark) for user, mark in marks.items())
 
-    def mark(self, users: Iterable[str], first: int, last: int, *, sweep: bool) -> list[tuple[str, Mark]]:
+    def mark(self, users: Iterable[str], first: int, last: int, *, sweep: bool) -> list[tuple[str, DirtyMark]]:
         """Mark users changed by the records at offsets [first, last]."""
-        out: list[tuple[str, Mark]] = []
+        out: list[tuple[str, DirtyMark]] = []
         for user in users:
             old = self._fresh.get(user) or self._swept.pop(user, None)
-            mark = Mark(first, last, sweep) if old is None else Mark(old.first, last, old.sweep and sweep)
+            mark = DirtyMark(first, last, sweep) if old is None else DirtyMark(old.first, last, old.sweep and sweep)
             if old is None:
                 self._push(first, user)
             (self._swept if mark.sweep else self._fresh)[user] = mark
             out.append((user, mark))
         return out
 
-    def clear(self, users: Iterable[str], upto: int) -> list[tuple[str, Mark | None]]:
+    def clear(self, users: Iterable[str], upto: int) -> list[tuple[str, DirtyMark | None]]:
         """Unmark users whose state was read when the log had been applied up to `upto` (exclusive).
 
         A user changed again since then stays dirty, from `upto` on.
         """
-        out: list[tuple[str, Mark | None]] = []
+        out: list[tuple[str, DirtyMark | None]] = []
         for user in users:
             mark = self._fresh.pop(user, None) or self._swept.pop(user, None)
             if mark is None:
@@ -63,7 +63,7 @@ class DirtyMarks:
             if mark.last < upto:
                 out.append((user, None))
                 continue
-            rest = Mark(max(mark.first, upto), mark.last, mark.sweep)
+            rest = DirtyMark(max(mark.first, upto), mark.last, mark.sweep)
             (self._swept if rest.sweep else self._fresh)[user] = rest
             if rest.first != mark.first:
                 self._push(rest.first, user)

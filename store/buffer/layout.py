@@ -59,7 +59,7 @@ class ExpiryKey(NamedTuple):
     user_id: str
 
 
-class Mark(NamedTuple):
+class DirtyMark(NamedTuple):
     """Why a user is dirty: `tokens` offsets of the first and last change; `sweep`: by expiry alone (low priority)."""
 
     first: int
@@ -102,14 +102,14 @@ def unpack_id(value: bytes) -> tuple[int, int]:
     return ts, digest
 
 
-def pack_mark(mark: Mark) -> bytes:
+def pack_dirty_mark(mark: DirtyMark) -> bytes:
     """Value of `dirty`."""
     return _MARK.pack(*mark)
 
 
-def unpack_mark(value: bytes) -> Mark:
-    """Inverse of `pack_mark`."""
-    return Mark(*_MARK.unpack(value))
+def unpack_dirty_mark(value: bytes) -> DirtyMark:
+    """Inverse of `pack_dirty_mark`."""
+    return DirtyMark(*_MARK.unpack(value))
 
 
 def pack_outcomes(counts: tuple[int, ...]) -> bytes:

@@ -11,14 +11,14 @@ from typing import Any
 
 from store.base.errors import StateError
 from store.buffer import layout
-from store.buffer.batch import WindowRules
 from store.buffer.database import BufferDatabase
+from store.buffer.event_batch import WindowRules
 from store.buffer.layout import pack_int, prefix_length
 from store.buffer.restore_finish import due_key
 from store.buffer.rows import FORMAT, KIND_EVENT, KIND_FIELD, KIND_SUMMARY
 from store.buffer.window_update import Row
 
-_Position = tuple[int, int, bytes]
+_LogPosition = tuple[int, int, bytes]
 """Next offset, stream time, owner."""
 _HELD_SUMMARIES, _HELD_ROWS = 16_000, 200_000
 """While bulk loading, the position is written with this many summaries (25 MB of them) or after this many rows."""
@@ -112,7 +112,7 @@ class LogApplier:
         self.unsummed = {key[start:] for key, _ in database.items(database.meta, layout.M_UNSUMMED)}
         """Windows whose rows came after their last summary. Always empty in a replica."""
         self._held: LogBatch | None = None  # while bulk loading
-        self._pending: _Position | None = None  # position not yet written
+        self._pending: _LogPosition | None = None  # position not yet written
 
     def batch(self, stream_time: int) -> LogBatch:
         """An empty batch."""
@@ -156,13 +156,13 @@ class LogApplier:
     def _hold(self) -> None:
         self._held, self._pending = LogBatch(self._db, 0, indexed=not self._replica), None
 
-    def _write_held(self, held: LogBatch, position: _Position) -> None:
+    def _write_held(self, held: LogBatch, position: _LogPosition) -> None:
         if held.gone:
             self._db.ids.flush()  # it is about to be read; ids ahead of the position are as harmless as rows
         self._conclude(held, position)
         self._db.write(held.batch, logged=False)
 
-    def _conclude(self, out: LogBatch, position: _Position) -> None:
+    def _conclude(self, out: LogBatch, position: _LogPosition) -> None:
         """Add to the batch summaries, what follows from them and from its rows, and the position."""
         put, delete, h_summaries, h_meta = out.batch.put, out.batch.delete, self._db.h_summaries, self._db.h_meta
         if not self._replica:

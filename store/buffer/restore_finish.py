@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from store.buffer.batch import WindowRules
 from store.buffer.database import BufferDatabase
+from store.buffer.event_batch import WindowRules
 from store.buffer.layout import M_INDEXED, M_UNSUMMED, expiry_key, split_prefix
 from store.buffer.rows import unpack_summary
 from store.buffer.window_reader import summary_by_scan
@@ -89,7 +89,7 @@ def due_key(rules: WindowRules, prefix: bytes, value: bytes, old: bytes | None) 
     due, _ = _due(rules, name, value)
     if old is not None:
         before, occupied = _due(rules, name, old)
-        if occupied and before <= due:  # of an empty window the entry may be later, see store/buffer/batch.py
+        if occupied and before <= due:  # of an empty window the entry may be later, see store/buffer/event_batch.py
             return None
     return expiry_key(name, due, user_id)
 

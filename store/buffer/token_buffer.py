@@ -24,12 +24,12 @@ from store.base.errors import StateError
 from store.base.settings import ModalitySettings
 from store.buffer import layout
 from store.buffer.back_fill_cursor import BackFillCursor
-from store.buffer.batch import Batch, WindowRules
 from store.buffer.changes import Changes, Outcomes
 from store.buffer.database import BufferDatabase, Cursor
 from store.buffer.dirty_marks import DirtyMarks, DirtyUser
 from store.buffer.encoded_event import EncodedEvent, EncodedField
-from store.buffer.layout import Mark, pack_int, pack_mark, prefix_length, split_prefix, unpack_mark
+from store.buffer.event_batch import EventBatch, WindowRules
+from store.buffer.layout import DirtyMark, pack_dirty_mark, pack_int, prefix_length, split_prefix, unpack_dirty_mark
 from store.buffer.log_apply import LogApplier
 from store.buffer.resources import BufferResources
 from store.buffer.restore_finish import finish, index_all
@@ -67,7 +67,7 @@ class TokenBuffer:
         self.owner: bytes = database.meta.get(layout.M_OWNER) or b""
         """Owner of the partition as of `log_offset` (stream/token_log/ownership.py); empty = none yet."""
         self._dirty = DirtyMarks(
-            (key.decode(), unpack_mark(value)) for key, value in database.items(database.dirty, b"")
+            (key.decode(), unpack_dirty_mark(value)) for key, value in database.items(database.dirty, b"")
         )
         self._stale = {key[len(layout.M_STALE) :] for key, _ in database.items(database.meta, layout.M_STALE)}
         self._due: dict[str, int] = {}
@@ -140,7 +140,9 @@ class TokenBuffer:
         """
         if self.replica:
             raise ValueError("a replica follows the log; it judges no events")
-        batch = Batch(_BatchReader(self._db, self._rules), self._rules, max(self.stream_time, stream_now), self._due)
+        batch = EventBatch(
+            _BatchReader(self._db, self._rules), self._rules, max(self.stream_time, stream_now), self._due
+        )
         batch.apply(events)
         batch.sweep()
         return batch.changes(source_offset, self._version, self.current(self._stale) if self._stale else ())
@@ -307,7 +309,7 @@ class TokenBuffer:
         return out
 
     def mark_dirty(self, users: Iterable[str], *, sweep: bool = False) -> None:
-        """Mark users as dirty without a log record (back-fill): no offset of the log is in their embeddings."""
+        """DirtyMark users as dirty without a log record (back-fill): no offset of the log is in their embeddings."""
         batch = self._db.batch()
         self._write_marks(batch, self._dirty.mark(users, 0, max(self.log_offset - 1, 0), sweep=sweep))
         self._db.write(batch)
@@ -447,12 +449,12 @@ class TokenBuffer:
         self._db.close()
         log.info(logs.BUFFER_CLOSED, path=str(self._db.path), log_offset=self.log_offset)
 
-    def _write_marks(self, batch: Any, marks: Iterable[tuple[str, Mark | None]]) -> None:
+    def _write_marks(self, batch: Any, marks: Iterable[tuple[str, DirtyMark | None]]) -> None:
         for user, mark in marks:
             if mark is None:
                 batch.delete(user.encode(), self._db.h_dirty)
             else:
-                batch.put(user.encode(), pack_mark(mark), self._db.h_dirty)
+                batch.put(user.encode(), pack_dirty_mark(mark), self._db.h_dirty)
 
 
 class _BatchReader(Cursor):

@@ -17,7 +17,7 @@ from store.index.index import ScenarioIndex
 from store.records.embed_messages import EmbedReply
 
 
-class LagReport(Protocol):
+class ReadLag(Protocol):
     """Reads consumer lag; may ask the broker. Raises AnchorstreamError when it does not answer."""
 
     def __call__(self) -> dict[str, Any]: ...
@@ -62,7 +62,7 @@ class Service:
     settings: ServeSettings
     catalog: Catalog
     tracker: PendingEvents
-    lag: LagReport
+    lag: ReadLag
     ready: Readiness
     back_fills: BackFillBoard
     embedder: QueryEmbedder | None = None

@@ -43,7 +43,7 @@ MAX_AGE_MS = 7 * 86_400_000
 log = logs.get(__name__)
 
 
-class ScenarioPosition(NamedTuple):
+class ScenarioHeader(NamedTuple):
     """Where one scenario's index stood. topic_id: "" if the broker has none. applied: next offset per partition."""
 
     dim: int
@@ -59,7 +59,7 @@ class Header(NamedTuple):
 
     identity: str
     created_at: int
-    scenarios: dict[str, ScenarioPosition]
+    scenarios: dict[str, ScenarioHeader]
 
 
 class Wanted(NamedTuple):
@@ -102,7 +102,7 @@ class SnapshotStore:
         self.directory.mkdir(parents=True, exist_ok=True)
         # step 1: offsets
         positions = {
-            name: ScenarioPosition(
+            name: ScenarioHeader(
                 index.dim, topic_ids.get(name, ""), index.applied(), index.models(), len(index), index.registration
             )
             for name, index in indexes.items()
@@ -213,7 +213,7 @@ def _frames(header: Header, indexes: Mapping[str, ScenarioIndex]) -> Iterator[by
 
 def _unpack_header(payload: bytes) -> Header:
     raw: dict[str, Any] = msgpack.unpackb(payload, strict_map_key=False)
-    scenarios = {name: ScenarioPosition(*values) for name, values in raw["scenarios"].items()}
+    scenarios = {name: ScenarioHeader(*values) for name, values in raw["scenarios"].items()}
     return Header(raw["identity"], raw["created_at"], scenarios)
 
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.dead_letters.marks import LetterTable
-from stream.dead_letters.read import Mark, RefusedEvent, read, scan
+from stream.dead_letters.read import RefusedEvent, ReplayMark, read, scan
+from stream.dead_letters.replay_marks import LetterTable
 from stream.kafka.client import Connection
 
 PORTION_BYTES = 32 * 1024 * 1024
@@ -74,7 +74,7 @@ class LetterOrder:
         columns = _Columns()
         table = LetterTable()
         for found in scan(connection, topic, on_progress=on_progress):
-            if isinstance(found, Mark):
+            if isinstance(found, ReplayMark):
                 table.mark(*found)
             elif found.matches(error, source_topic):
                 table.note(found.partition, found.offset, found.error)

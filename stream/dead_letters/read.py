@@ -1,6 +1,6 @@
 """Reading the dead-letter topic: what was refused, why, its original bytes, and what of it was replayed since.
 
-`stream/dead_letter.py` has the form of a letter, `stream/dead_letters/marks.py` that of a mark.
+`stream/dead_letter.py` has the form of a letter, `stream/dead_letters/replay_marks.py` that of a mark.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from confluent_kafka import KafkaException, TopicPartition
 
 from store.base.errors import BrokerError, NotFoundError
 from stream.dead_letter import REPLAYED, DeadLetterHeaders
-from stream.dead_letters import marks as replay_marks
-from stream.dead_letters.marks import LetterTable, Range
+from stream.dead_letters.replay_marks import LetterTable, Range, unpack_replay_mark
 from stream.kafka.client import Connection
 
 _SILENCE_SECONDS = 10.0
@@ -69,7 +68,7 @@ class RefusedEvent:
         }
 
 
-class Mark(NamedTuple):
+class ReplayMark(NamedTuple):
     """Letters of this partition that were replayed: they came earlier."""
 
     partition: int
@@ -118,7 +117,7 @@ def find(
     table = LetterTable()
     sign = -1 if oldest_first else 1
     for letter in scan(connection, topic, on_progress=on_progress):
-        if isinstance(letter, Mark):
+        if isinstance(letter, ReplayMark):
             table.mark(*letter)
             continue
         if not letter.matches(error, source_topic):
@@ -169,7 +168,7 @@ def scan(
     *,
     within: Mapping[int, tuple[int, int]] | None = None,
     on_progress: Callable[[int, int], object] = lambda _done, _all: None,
-) -> Iterator[RefusedEvent | Mark]:
+) -> Iterator[RefusedEvent | ReplayMark]:
     """Every letter and mark from the oldest to the end as of now; in offset order within a partition.
 
     Args:
@@ -209,11 +208,11 @@ def parse(message: Any) -> RefusedEvent:
     )
 
 
-def _mark(message: Any) -> Mark | None:
+def _mark(message: Any) -> ReplayMark | None:
     if all(name != REPLAYED for name, _ in message.headers() or ()):
         return None
-    ranges = replay_marks.unpack_mark(message.value())
-    return None if ranges is None else Mark(message.partition(), ranges)
+    ranges = unpack_replay_mark(message.value())
+    return None if ranges is None else ReplayMark(message.partition(), ranges)
 
 
 def _partitions(consumer: Any, topic: str, connection: Connection) -> list[int]:

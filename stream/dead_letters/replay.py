@@ -4,7 +4,7 @@
     2  mend    a script, if there is one, says what each value should be
     3  judge   by ingest's rules under today's configuration; what would be refused again stays
     4  send    to the source topic and partition, same key; a missing `event_id` is the one ingest would have derived
-    5  mark    after the broker acknowledged a batch: marks in the dead-letter topic (stream/dead_letters/marks.py)
+    5  mark    after the broker acknowledged a batch: marks in the dead-letter topic (replay_marks.py)
 
 Killed between 4 and 5, the letters are sent again, and every one is a duplicate: that is what the id is for. The order
 among what has arrived since does not matter to the token buffer (docs/architecture.md).
@@ -29,9 +29,9 @@ from store.base.settings import ModalitySettings
 from store.base.stop import Stopped, obey
 from stream.clock import EventClock, read_clock
 from stream.dead_letter import MAX_MESSAGE_BYTES, REPLAYED
-from stream.dead_letters import marks as replay_marks
 from stream.dead_letters.lines import Answer
 from stream.dead_letters.order import Group, LetterOrder, Place
+from stream.dead_letters.replay_marks import pack_replay_marks
 from stream.dead_letters.target import LEFT, REMOVED, SKIPPED, Left, Target, Targets
 from stream.kafka.client import Connection
 from stream.kafka.pacing import SafeProducer
@@ -61,7 +61,7 @@ class Mender(Protocol):
 
 
 @dataclass(slots=True)
-class Report:
+class LetterTally:
     """What became of the letters, each message counted once.
 
     matched: by error and topic. already: replayed before and passed over. replayed: acknowledged and marked (dry run:
@@ -128,9 +128,9 @@ class DeadLetterReplay:
         self._wall = wall
         self._producer: SafeProducer | None = None
         self._sent: list[tuple[Place, ...]] = []
-        self._report = Report()
+        self._tally = LetterTally()
 
-    def run(self, choice: Choice, *, mender: Mender | None = None, dry_run: bool = False) -> Report:
+    def run(self, choice: Choice, *, mender: Mender | None = None, dry_run: bool = False) -> LetterTally:
         """Replay what matches. Call once.
 
         Args:
@@ -142,19 +142,19 @@ class DeadLetterReplay:
             BrokerError: the broker cannot be reached, or a letter was not acknowledged: its batch is not marked.
         """
         started = time.monotonic()
-        report = self._report
+        tally = self._tally
         try:
             self._run(choice, mender, dry_run=dry_run)
         except Stopped:
-            report.interrupted = True
+            tally.interrupted = True
         except ScriptError as exc:
             self._settle()
             how = "would have been" if dry_run else "were"
-            detail = f"{exc.detail}\n  {report.replayed} letters before it {how} replayed"
+            detail = f"{exc.detail}\n  {tally.replayed} letters before it {how} replayed"
             raise ScriptError(detail, action=exc.action) from exc
         self._settle()
-        report.seconds = time.monotonic() - started
-        return report
+        tally.seconds = time.monotonic() - started
+        return tally
 
     def _run(self, choice: Choice, mender: Mender | None, *, dry_run: bool) -> None:
         def reading(done: int, of: int) -> None:
@@ -169,8 +169,8 @@ class DeadLetterReplay:
             again=choice.again,
             on_progress=reading,
         )
-        self._report.matched = order.matched
-        self._report.already = 0 if choice.again else order.replayed
+        self._tally.matched = order.matched
+        self._tally.already = 0 if choice.again else order.replayed
         partitions = self._partitions()
         clock = self._clock([s for s in order.sources() if s[1] < partitions.get(s[0], 0)])
         targets = Targets(self._topics, self._modalities, self._settings, partitions, clock)
@@ -182,15 +182,15 @@ class DeadLetterReplay:
 
     def _replay(self, mended: Iterator[tuple[Group, Answer]], targets: Targets, limit: int | None) -> None:
         for group, answer in mended:
-            if limit is not None and self._report.replayed + len(self._sent) >= limit:
+            if limit is not None and self._tally.replayed + len(self._sent) >= limit:
                 return
             obey(self._stop)
             if answer.skip:
-                self._report.leave(group.letter.id, Left(SKIPPED, answer.reason or LEFT[SKIPPED]))
+                self._tally.leave(group.letter.id, Left(SKIPPED, answer.reason or LEFT[SKIPPED]))
                 continue
             target = targets.target(group.letter, answer.value, int(self._wall() * 1000))
             if isinstance(target, Left):
-                self._report.leave(group.letter.id, target)
+                self._tally.leave(group.letter.id, target)
             else:
                 self._send(group, target)
         obey(self._stop)
@@ -200,9 +200,9 @@ class DeadLetterReplay:
         for done, group in enumerate(order.groups(), start=1):
             self._on_progress("replaying", done, len(order))
             if group is None:
-                self._report.leave("?", Left(REMOVED, LEFT[REMOVED]))
+                self._tally.leave("?", Left(REMOVED, LEFT[REMOVED]))
             elif (why := targets.unfit(group.letter, scripted=scripted)) is not None:
-                self._report.leave(group.letter.id, why)
+                self._tally.leave(group.letter.id, why)
             else:
                 yield group
 
@@ -222,10 +222,10 @@ class DeadLetterReplay:
             for partition, offset in chain.from_iterable(sent):
                 offsets[partition].append(offset)
             for partition, own in offsets.items():
-                for value in replay_marks.pack_marks(own):
+                for value in pack_replay_marks(own):
                     self._producer.produce(self._topics.dead_letters, value, partition=partition, headers=_REPLAYED)
             self._producer.flush(FLUSH_SECONDS)
-        self._report.replayed += len(sent)
+        self._tally.replayed += len(sent)
 
     def _open(self) -> SafeProducer:
         return SafeProducer(

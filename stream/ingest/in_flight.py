@@ -14,7 +14,7 @@ from typing import NamedTuple
 from stream.clock import Source
 
 
-class Position(NamedTuple):
+class RawPosition(NamedTuple):
     """Where a raw partition is read on, and the stream's clock there (None before its first event)."""
 
     next_offset: int
@@ -22,11 +22,11 @@ class Position(NamedTuple):
 
 
 @dataclass(slots=True)
-class Batch:
+class InFlightBatch:
     """Messages of one round of consumption. `remaining` counts unacknowledged outputs, plus one until it is sealed."""
 
     remaining: int = 1
-    positions: Mapping[Source, Position] = field(default_factory=dict)
+    positions: Mapping[Source, RawPosition] = field(default_factory=dict)
 
     def sent(self) -> None:
         """One more output was handed to the producer."""
@@ -37,7 +37,7 @@ class Batch:
         if error is None:
             self.remaining -= 1
 
-    def seal(self, positions: Mapping[Source, Position]) -> None:
+    def seal(self, positions: Mapping[Source, RawPosition]) -> None:
         """All outputs were handed over; `positions` follow once they are acknowledged."""
         self.positions = positions
         self.remaining -= 1
@@ -47,20 +47,20 @@ class InFlight:
     """Open batches, oldest first."""
 
     def __init__(self) -> None:
-        self._batches: deque[Batch] = deque()
+        self._batches: deque[InFlightBatch] = deque()
 
     def __len__(self) -> int:
         return len(self._batches)
 
-    def open(self) -> Batch:
+    def open(self) -> InFlightBatch:
         """A new batch, after all others."""
-        batch = Batch()
+        batch = InFlightBatch()
         self._batches.append(batch)
         return batch
 
-    def take_done(self) -> dict[Source, Position]:
+    def take_done(self) -> dict[Source, RawPosition]:
         """Remove the finished batches at the head and return what may be committed for them."""
-        done: dict[Source, Position] = {}
+        done: dict[Source, RawPosition] = {}
         while self._batches and not self._batches[0].remaining:
             done.update(self._batches.popleft().positions)
         return done

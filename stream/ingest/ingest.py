@@ -27,7 +27,7 @@ from stream.dead_letter import MAX_MESSAGE_BYTES, dead_letter
 from stream.events.event import Event
 from stream.events.packing import packs
 from stream.events.validate import Validator
-from stream.ingest.in_flight import Batch, InFlight, Position
+from stream.ingest.in_flight import InFlight, InFlightBatch, RawPosition
 from stream.kafka.client import Connection
 from stream.kafka.consumer_errors import ConsumerErrors
 from stream.kafka.pacing import SafeProducer
@@ -80,7 +80,7 @@ class Ingest:
         self._backlog: list[Any] = []
         self._committed_at = 0.0
         self._committing = False
-        self._done: dict[Source, Position] = {}
+        self._done: dict[Source, RawPosition] = {}
         self._refusals_logged_at = -LOG_INTERVAL_SECONDS
         self._refused: Counter[str] = Counter()
         self._errors = ConsumerErrors(topics.group_ingest)
@@ -184,11 +184,11 @@ class Ingest:
             for value in packs(now, events, self._settings.pack_events):
                 batch.sent()
                 self._producer.produce(self._topics.events, value, partition=partition, on_delivery=batch.on_delivery)
-        batch.seal({source: Position(end, self._clock.get(source)) for source, end in ends.items()})
+        batch.seal({source: RawPosition(end, self._clock.get(source)) for source, end in ends.items()})
         self._resume()
         self._count(counts, refused)
 
-    def _send_dead_letter(self, batch: Batch, rejection: Rejection, message: Any) -> None:
+    def _send_dead_letter(self, batch: InFlightBatch, rejection: Rejection, message: Any) -> None:
         letter = dead_letter(
             rejection, message.key(), message.value(), message.topic(), message.partition(), message.offset()
         )

@@ -126,7 +126,7 @@ class PaceClock:
 
 
 @dataclass(slots=True)
-class Progress:
+class ReplayProgress:
     """What has been done so far. `sent` counts messages queued; after `replay` returns, all are acknowledged.
 
     skipped: lines passed over by `resume`. unsent: lines no broker would take, as `file:line: why`.
@@ -159,14 +159,14 @@ def replay(
     *,
     pace: Pace | None = None,
     stop: threading.Event | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[ReplayProgress], None] | None = None,
     on_acknowledged: Callable[[int], None] | None = None,
-    progress: Progress | None = None,
+    progress: ReplayProgress | None = None,
     progress_seconds: float = 0.2,
     acknowledge_seconds: float = 10.0,
     flush_seconds: float = 120.0,
     clock: Callable[[], float] = time.monotonic,
-) -> Progress:
+) -> ReplayProgress:
     """Send messages in order; return when all are acknowledged, or `stop` was set.
 
     Args:
@@ -178,7 +178,7 @@ def replay(
     """
     paced = PaceClock(pace or Pace())
     stop = stop or threading.Event()
-    now = progress or Progress()
+    now = progress or ReplayProgress()
     started = shown = acknowledged = clock()
     taken = 0
 
@@ -227,7 +227,7 @@ def replay(
 def read(
     files: Sequence[LineFile],
     router: Router,
-    progress: Progress,
+    progress: ReplayProgress,
     *,
     skip: int = 0,
     merge: bool = False,
@@ -256,7 +256,7 @@ def read(
             yield message
 
 
-def _note_unsent(progress: Progress, what: str) -> None:
+def _note_unsent(progress: ReplayProgress, what: str) -> None:
     progress.unsent += 1
     if len(progress.first_unsent) < SHOWN_UNSENT:
         progress.first_unsent.append(what)

@@ -18,7 +18,7 @@ from stream.topics import Topics
 
 ANSWER_SECONDS = 10.0
 
-Marks = dict[str, dict[int, tuple[int, int]]]
+Watermarks = dict[str, dict[int, tuple[int, int]]]
 """scenario → partition → (oldest offset, end)."""
 
 
@@ -45,8 +45,8 @@ class EmbeddingTopics:
         """(topic, scenario) of all that are being read."""
         return self._scenarios.items()
 
-    def describe(self, scenarios: Iterable[str], *, timeout_s: float = ANSWER_SECONDS) -> Marks:
-        """Learn ids and marks of these topics. Raises KafkaException: the broker did not answer, or has no such."""
+    def describe(self, scenarios: Iterable[str], *, timeout_s: float = ANSWER_SECONDS) -> Watermarks:
+        """Learn ids and watermarks of topics. Raises KafkaException: the broker did not answer, or has no such."""
         names = list(scenarios)
         self._learn_ids(names, timeout_s)
         low = self._offsets(names, OffsetSpec.earliest(), timeout_s)
@@ -63,7 +63,9 @@ class EmbeddingTopics:
             self._describe(names, ANSWER_SECONDS)
             raise
 
-    def add(self, consumer: Any, name: str, served: ServedScenario, marks: Mapping[int, tuple[int, int]]) -> list[Any]:
+    def add(
+        self, consumer: Any, name: str, served: ServedScenario, watermarks: Mapping[int, tuple[int, int]]
+    ) -> list[Any]:
         """Its topic is read from now on. Returns the TopicPartitions to be assigned, each at the index's next offset.
 
         The topic of a registered scenario may begin anywhere: what an earlier life of the name left is deleted by age.
@@ -74,7 +76,7 @@ class EmbeddingTopics:
         topic = self._topics.embeddings(name)
         applied = served.index.applied()
         positions = []
-        for partition, (low, high) in marks.items():
+        for partition, (low, high) in watermarks.items():
             start = low if served.entry.registration != CONFIGURED else 0
             position = TopicPartition(topic, partition, applied.get(partition, start))
             if not low <= position.offset <= high:
@@ -91,14 +93,14 @@ class EmbeddingTopics:
             return []
         return [TopicPartition(topic, partition) for partition in range(self._topics.partitions)]
 
-    def refusal(self, header: Header, marks: Marks) -> str:
+    def refusal(self, header: Header, watermarks: Watermarks) -> str:
         """Why a snapshot's positions do not fit the topics; "" if they do."""
         for scenario, position in header.scenarios.items():
             topic = self._topics.embeddings(scenario)
             if position.topic_id != self.ids.get(scenario, ""):
                 return f"{topic} was deleted and made anew"
             for partition, offset in position.applied.items():
-                low, high = marks[scenario].get(partition, (0, -1))
+                low, high = watermarks[scenario].get(partition, (0, -1))
                 if not low <= offset <= high:
                     return f"its offset {offset} of {topic}:{partition} is not within [{low}, {high}]"
         return ""

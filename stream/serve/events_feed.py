@@ -76,7 +76,7 @@ class EventsFeed:
             fresh += self._tracker.observe(partition, offset, accepted, sample=live)
         return fresh
 
-    def mark(self, reached: Offsets) -> None:
+    def skip_to(self, reached: Offsets) -> None:
         """What was read without a message to tell: ends and gaps."""
         for (topic, partition), offset in reached.items():
             if topic == self.topic:

@@ -16,7 +16,7 @@ from store.index.snapshot import SnapshotStore, Wanted
 from store.index.snapshotter import Snapshotter
 from store.records.scenario import Registered
 from stream.kafka.offset_committer import Offsets
-from stream.serve.embedding_topics import EmbeddingTopics, Marks
+from stream.serve.embedding_topics import EmbeddingTopics, Watermarks
 
 EMBEDDED_SNAPSHOT_SECONDS = 2.0
 EMBEDDED_SNAPSHOT_BYTES = 1 << 20
@@ -56,7 +56,9 @@ class ServedIndexes:
             max_bytes=EMBEDDED_SNAPSHOT_BYTES if embedded else None,
         )
 
-    def restore(self, consumer: Any, wanted: Mapping[str, Registered], marks: Marks, *, now_ms: int) -> list[Any]:
+    def restore(
+        self, consumer: Any, wanted: Mapping[str, Registered], watermarks: Watermarks, *, now_ms: int
+    ) -> list[Any]:
         """Fill the catalog: from a snapshot what it has, else empty. Returns the positions to be assigned.
 
         Raises:
@@ -65,12 +67,12 @@ class ServedIndexes:
         restored = self._snapshots.load(
             {name: Wanted(registration=entry.registration) for name, entry in wanted.items()},
             now_ms=now_ms,
-            accept=lambda header: self._topics.refusal(header, marks),
+            accept=lambda header: self._topics.refusal(header, watermarks),
         )
         positions = []
         for name, entry in wanted.items():
             served = self._serve(name, entry, restored.get(name))
-            positions += self._topics.add(consumer, name, served, marks[name])
+            positions += self._topics.add(consumer, name, served, watermarks[name])
         self.snapshotter.durable = {scenario: index.applied() for scenario, index in restored.items()}
         self.snapshotter.topic_ids = self._topics.ids
         return positions
@@ -111,10 +113,10 @@ class ServedIndexes:
                 raise
 
     def _read(self, consumer: Any, names: set[str], timeout_s: float) -> None:
-        marks = self._topics.describe(names, timeout_s=timeout_s)
+        watermarks = self._topics.describe(names, timeout_s=timeout_s)
         self.snapshotter.topic_ids = self._topics.ids
         for name in names:
-            consumer.incremental_assign(self._topics.add(consumer, name, self._catalog[name], marks[name]))
+            consumer.incremental_assign(self._topics.add(consumer, name, self._catalog[name], watermarks[name]))
             self._unread.discard(name)
 
     def apply(self, messages: Iterable[Any], *, now_ms: int) -> set[str]:
@@ -139,7 +141,7 @@ class ServedIndexes:
                 self.snapshotter.erased()
         return touched
 
-    def mark(self, reached: Offsets) -> None:
+    def mark_applied(self, reached: Offsets) -> None:
         """What was read without a message to tell: ends, gaps of compaction, refused messages."""
         per_scenario: dict[str, dict[int, int]] = {}
         for (topic, partition), offset in reached.items():

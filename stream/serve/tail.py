@@ -141,8 +141,8 @@ class ServeTail:
             return
         wanted = self._feed.wanted()
         try:
-            marks = patiently(lambda: self._embeddings.describe(wanted), stop)
-            positions = self._indexes.restore(consumer, wanted, marks, now_ms=self._wall_ms())
+            watermarks = patiently(lambda: self._embeddings.describe(wanted), stop)
+            positions = self._indexes.restore(consumer, wanted, watermarks, now_ms=self._wall_ms())
             events = patiently(
                 lambda: self._events.start(consumer, freshness.consumer, from_zero=self._connection.embedded), stop
             )
@@ -153,7 +153,7 @@ class ServeTail:
             ) from exc
         ends = {
             (self._topics.embeddings(name), partition): end
-            for name, of in marks.items()
+            for name, of in watermarks.items()
             for partition, (_, end) in of.items()
         }
         self._behind = {
@@ -241,8 +241,8 @@ class ServeTail:
         touched = self._indexes.apply(embeddings, now_ms=now_ms)
         fresh = self._events.observe(events)
         fresh += self._tracker.advance(touched, now_ms=now_ms)
-        self._events.mark(reached)
-        self._indexes.mark(reached)
+        self._events.skip_to(reached)
+        self._indexes.mark_applied(reached)
         self._report(fresh, now_ms)
         self._events.hold_or_read_on(consumer)
         if self._behind:

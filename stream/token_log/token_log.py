@@ -37,7 +37,7 @@ RESTORE_CONFIG: dict[str, Any] = {
 }
 """Of a consumer that reads as much as it can."""
 
-Progress = Callable[[int, int], object]
+OnRestoreProgress = Callable[[int, int], object]
 """progress(rows applied, records remaining)."""
 
 
@@ -70,7 +70,7 @@ def restore(
     partition: int,
     buffer: TokenBuffer,
     *,
-    on_progress: Progress | None = None,
+    on_progress: OnRestoreProgress | None = None,
     stop: Stop | None = None,
     upto: int | None = None,
     finish: bool = True,

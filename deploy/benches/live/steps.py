@@ -23,11 +23,10 @@ from store.buffer.rows import KIND_SUMMARY, parse_key, unpack_summary
 from store.records.embedding import EmbeddingRecord
 from stream.events.event import unpack
 from stream.kafka.client import Connection
+from stream.kafka.offset_committer import Offsets
 from stream.token_log.ownership import MARKER_KEY
 from stream.topics import Topics
 
-Positions = Mapping[tuple[str, int], int]
-"""(topic, partition) → offset."""
 STEPS = ("raw → events", "events → tokens", "tokens → embedding")
 _SILENCE_SECONDS = 30.0
 
@@ -68,7 +67,7 @@ def ends(connection: Connection, topics: Topics, scenarios: Iterable[str]) -> di
 
 
 def seconds(
-    connection: Connection, topics: Topics, scenarios: Sequence[str], sent: Iterable[Sent], begins: Positions
+    connection: Connection, topics: Topics, scenarios: Sequence[str], sent: Iterable[Sent], begins: Offsets
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
     """{step: seconds of each event}, and {event id: ms at which every scenario's embedding was computed}.
 
@@ -105,7 +104,7 @@ def seconds(
     return found, computed
 
 
-def _messages(connection: Connection, begins: Positions, until: Positions) -> Iterator[Any]:
+def _messages(connection: Connection, begins: Offsets, until: Offsets) -> Iterator[Any]:
     """All messages between two positions; of each partition in order."""
     consumer = connection.consumer("bench.steps", **{"auto.offset.reset": "error"})
     left = {place: end for place, end in until.items() if begins[place] < end}

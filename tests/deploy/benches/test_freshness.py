@@ -33,7 +33,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(freshness, "QUIET_SECONDS", 3.0)
 
 
-def check(found: report.Report) -> None:
+def check(found: report.BenchResult) -> None:
     rows = {(row["case"], row["step"]): row for row in found.rows}
     assert len(rows) == len(found.rows) == 2 * (len(STEPS) + 3)
     warm = int(freshness.WARM_SECONDS)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from deploy.operate.verify import MIN_COSINE, Report, Served, compare, cosine
+from deploy.operate.verify import MIN_COSINE, Served, Verification, compare, cosine
 from store.base.settings import ModalitySettings
 from store.buffer.encoded_event import EncodedEvent
 from store.buffer.resources import BufferResources
@@ -82,7 +82,7 @@ def served(paths: list[Path]) -> Records:
     return out
 
 
-def report(paths: list[Path], records: Records) -> Report:
+def verification(paths: list[Path], records: Records) -> Verification:
     views = [BufferView(path, MODALITIES) for path in paths]
     try:
         return compare(views, records, Hashing())
@@ -92,7 +92,7 @@ def report(paths: list[Path], records: Records) -> Report:
 
 
 def test_what_agrees_agrees(paths: list[Path]) -> None:
-    found = report(paths, served(paths))
+    found = verification(paths, served(paths))
     assert found.ok
     assert (found.users, found.compared) == (len(USERS), 2 * len(USERS))
     assert 1 - 1e-5 < found.min_cosine <= 1 + 1e-9
@@ -129,7 +129,7 @@ def tilted(record: Served) -> Served:
 def test_one_wrong_record_is_found(paths: list[Path], change: Callable[[dict[str, Served]], object], kind: str) -> None:
     records = served(paths)
     change(records["risk"])
-    found = report(paths, records)
+    found = verification(paths, records)
     assert not found.ok
     counts = found.to_dict()
     assert {name: counts[name] for name in ("mismatched", "missing", "extra")} == {
@@ -156,7 +156,7 @@ def test_a_summary_that_its_rows_do_not_give_is_found(paths: list[Path], tmp_pat
     wrong = pack_summary(summary._replace(rows=summary.rows + 1))
     buffer.apply_log([(key, wrong)], next_offset=2)
     buffer.close()
-    found = report([path, paths[1]], served([paths[0], paths[1]]))
+    found = verification([path, paths[1]], served([paths[0], paths[1]]))
     assert found.wrong_summaries == [f"click/{USERS[0]}"]
     assert not found.ok
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoder.worker.back_fill import BackFillBatch, PartitionBackFill, Progress
+from encoder.worker.back_fill import BackFillBatch, PartitionBackFill, TargetProgress
 from encoder.worker.targets import COMPLETE, Target, unpack
 from store.buffer.token_buffer import TokenBuffer
 from tests.models.events import Log, event, open_buffer, resources
@@ -196,11 +196,11 @@ def test_a_scenario_that_comes_goes_to_everyone_once_and_resumes_behind_the_curs
         assert batch is not None
         assert [window.user_id for window in batch.windows] == [f"u{i:02}" for i in range(done, done + 3)]
         done += 3
-        assert p.back_fill.progress() == {CHURN: Progress(done, 20, complete=False)}
+        assert p.back_fill.progress() == {CHURN: TargetProgress(done, 20, complete=False)}
     p.step(33, crash="B4")  # published, not noted: once more
-    assert p.back_fill.progress() == {CHURN: Progress(done, 20, complete=False)}
+    assert p.back_fill.progress() == {CHURN: TargetProgress(done, 20, complete=False)}
     assert p.drain() == 20 - done
-    assert p.back_fill.progress() == {CHURN: Progress(20, 20, complete=True)}
+    assert p.back_fill.progress() == {CHURN: TargetProgress(20, 20, complete=True)}
     p.crash()
     assert not p.back_fill.waiting
     assert p.buffer.back_fills() == {}
@@ -249,11 +249,11 @@ def test_another_disk_begins_anew_and_the_first_one_resumes(tmp_path: Path) -> N
     p.step(33)
     p.leave()
     p.own("b", (CHURN,))
-    assert p.back_fill.progress() == {CHURN: Progress(0, 10, complete=False)}
+    assert p.back_fill.progress() == {CHURN: TargetProgress(0, 10, complete=False)}
     p.step(11)
     p.leave()
     p.own("a", (CHURN,))
-    assert p.back_fill.progress() == {CHURN: Progress(3, 10, complete=False)}
+    assert p.back_fill.progress() == {CHURN: TargetProgress(3, 10, complete=False)}
     p.close()
 
 
@@ -267,7 +267,7 @@ def test_a_cursor_is_void_once_somebody_else_published_other_models(tmp_path: Pa
     p.step(11)
     p.leave()
     p.own("a", (CHURN,))
-    assert p.back_fill.progress() == {CHURN: Progress(0, 10, complete=False)}
+    assert p.back_fill.progress() == {CHURN: TargetProgress(0, 10, complete=False)}
     p.close()
 
 

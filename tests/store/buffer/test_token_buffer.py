@@ -160,7 +160,7 @@ def test_a_sweep_is_bounded_and_goes_on_with_the_next_batch(opened: Open, monkey
     buffer, log = opened(), Log()
     crowd = [event(f"u{i:03}", "a", 1000 + i % 50, "e", offset=i) for i in range(300)]
     log.write(buffer, crowd, 0)
-    monkeypatch.setattr("store.buffer.batch.Batch.sweep.__defaults__", (100,))
+    monkeypatch.setattr("store.buffer.event_batch.EventBatch.sweep.__defaults__", (100,))
     changes = buffer.prepare(events_of(3000, user="v"), source_offset=1)
     assert changes.sweep_left
     assert len(changes.sweep_rows) < 220

@@ -153,7 +153,7 @@ def test_rows_of_another_registration_are_left_out_and_the_rest_is_used(store: S
 def test_a_file_from_before_registrations_is_read(store: SnapshotStore, monkeypatch: pytest.MonkeyPatch) -> None:
     index = filled()
     with monkeypatch.context() as patch:
-        patch.setattr(snapshot, "ScenarioPosition", _PositionOfBefore)
+        patch.setattr(snapshot, "ScenarioHeader", _HeaderOfBefore)
         store.write({"s": index}, topic_ids={}, now_ms=NOW)
     restored, reason = load(store)
     assert reason == ""
@@ -162,10 +162,10 @@ def test_a_file_from_before_registrations_is_read(store: SnapshotStore, monkeypa
     assert load(store, registration=7)[0] is None
 
 
-class _PositionOfBefore(tuple[object, ...]):
-    """`ScenarioPosition` as it was: five members."""
+class _HeaderOfBefore(tuple[object, ...]):
+    """`ScenarioHeader` as it was: five members."""
 
-    def __new__(cls, *values: object) -> _PositionOfBefore:
+    def __new__(cls, *values: object) -> _HeaderOfBefore:
         return super().__new__(cls, values[:5])
 
     @property

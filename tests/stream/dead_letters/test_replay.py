@@ -28,7 +28,7 @@ from store.buffer.token_buffer import TokenBuffer
 from stream.dead_letter import dead_letter
 from stream.dead_letters.order import LetterOrder
 from stream.dead_letters.read import Listing, find
-from stream.dead_letters.replay import BATCH_LETTERS, Choice, DeadLetterReplay, Report
+from stream.dead_letters.replay import BATCH_LETTERS, Choice, DeadLetterReplay, LetterTally
 from stream.dead_letters.script import LetterScript
 from stream.events.event import Event, pack, unpack
 from stream.ingest.ingest import Ingest
@@ -145,7 +145,7 @@ class World:
         stop: threading.Event | None = None,
         modalities: dict[str, ModalitySettings] | None = None,
         **choice: Any,
-    ) -> Report:
+    ) -> LetterTally:
         stop = stop or threading.Event()
         replay = DeadLetterReplay(
             self.connection,

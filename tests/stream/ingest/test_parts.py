@@ -16,7 +16,7 @@ from store.buffer.rows import EventRow, pack_event, unpack_event
 from stream.dead_letter import dead_letter
 from stream.events.event import Event, FieldValue, pack, unpack
 from stream.events.packing import packs
-from stream.ingest.in_flight import InFlight, Position
+from stream.ingest.in_flight import InFlight, RawPosition
 from stream.kafka.consumer_errors import ConsumerErrors
 from stream.processor.encode_events import digest, encode_events
 from stream.processor.faust_app import Message
@@ -48,7 +48,7 @@ def test_only_an_unbroken_run_of_acknowledged_batches_may_be_committed(order: li
     for i, (batch, count) in enumerate(zip(batches, outputs, strict=True)):
         for _ in range(count):
             batch.sent()
-        batch.seal({("t", 0): Position(i + 1, None)})
+        batch.seal({("t", 0): RawPosition(i + 1, None)})
     finished: set[int] = set()
     committed = 0
     for i in order:
@@ -58,7 +58,7 @@ def test_only_an_unbroken_run_of_acknowledged_batches_may_be_committed(order: li
         # a batch without outputs is finished as soon as it is sealed
         done = finished | {j for j, count in enumerate(outputs) if not count}
         run = next((j for j in range(6) if j not in done), 6)
-        committed = flight.take_done().get(("t", 0), Position(committed, None)).next_offset
+        committed = flight.take_done().get(("t", 0), RawPosition(committed, None)).next_offset
         assert committed == run
     assert not len(flight)
 
@@ -67,14 +67,14 @@ def test_an_unsealed_or_failed_batch_holds_back_all_later_ones() -> None:
     flight = InFlight()
     failed, unsealed, fine = flight.open(), flight.open(), flight.open()
     failed.sent()
-    failed.seal({("t", 0): Position(1, None)})
+    failed.seal({("t", 0): RawPosition(1, None)})
     failed.on_delivery(KafkaError(KafkaError._MSG_TIMED_OUT), None)
-    fine.seal({("t", 0): Position(3, None)})
+    fine.seal({("t", 0): RawPosition(3, None)})
     assert flight.take_done() == {}
     failed.on_delivery(None, None)
-    assert flight.take_done() == {("t", 0): Position(1, None)}
+    assert flight.take_done() == {("t", 0): RawPosition(1, None)}
     unsealed.seal({})
-    assert flight.take_done() == {("t", 0): Position(3, None)}
+    assert flight.take_done() == {("t", 0): RawPosition(3, None)}
 
 
 def test_dead_letters_carry_original_bytes_and_say_where_from() -> None:

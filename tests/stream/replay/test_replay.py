@@ -20,7 +20,7 @@ from stream.events.event import Event
 from stream.events.validate import Validator
 from stream.rejection import ErrorCode, Rejection
 from stream.replay.json_lines import MAX_LINE_BYTES, LineFile
-from stream.replay.replay import Headers, Outgoing, Pace, PaceClock, Progress, Router, read, replay
+from stream.replay.replay import Headers, Outgoing, Pace, PaceClock, ReplayProgress, Router, read, replay
 from stream.replay.resume import ResumeFile
 from stream.settings import Clock, IngestSettings
 
@@ -132,7 +132,7 @@ def test_a_truncated_file_is_an_error_after_its_readable_lines(tmp_path: Path) -
 def test_a_line_too_long_is_named_and_the_next_one_is_sent(tmp_path: Path) -> None:
     path = tmp_path / "long.jsonl"
     path.write_bytes(b"x" * (MAX_LINE_BYTES + 5) + b"\n" + event() + b"\n" + b"y" * 2000 + b"\n" + event("u2"))
-    sent, progress = Sent(), Progress()
+    sent, progress = Sent(), ReplayProgress()
     with LineFile(str(path)) as file:
         replay(read([file], Router(TWO, "dead"), progress, max_bytes=1000), sent, progress=progress)
     assert [key for _, key, _ in sent.messages] == [b"u1", b"u2"]
@@ -153,7 +153,7 @@ def test_merging_keeps_every_line_and_orders_by_time(tmp_path_factory: pytest.Te
         path = folder / f"{number}.jsonl"
         path.write_bytes(b"".join(event(f"f{number}", ts=ts) + b"\n" for ts in times))
         opened.append(LineFile(str(path)))
-    sent, progress = Sent(), Progress()
+    sent, progress = Sent(), ReplayProgress()
     replay(read(opened, Router(TWO, "dead"), progress, skip=skip, merge=True), sent, progress=progress)
     for file in opened:
         file.close()
@@ -207,8 +207,8 @@ def test_a_stopped_replay_goes_on_where_it_was_acknowledged(tmp_path: Path) -> N
     path.write_bytes(b"\n".join(lines))
     stop, sent = threading.Event(), Sent()
 
-    def part(stop_after: int | None) -> Progress:
-        progress = Progress()
+    def part(stop_after: int | None) -> ReplayProgress:
+        progress = ReplayProgress()
         with LineFile(str(path)) as file:
             resume = ResumeFile.of(state, [file], merge=False)
             skip = resume.load()

@@ -26,7 +26,7 @@ _REPLAYED = 0x8000
 _MAX_LABELS = _REPLAYED - 1
 
 
-def pack_marks(offsets: Iterable[int]) -> list[bytes]:
+def pack_replay_marks(offsets: Iterable[int]) -> list[bytes]:
     """Values of the marks (usually one) for letters of one partition."""
     ranges: list[list[int]] = []
     for offset in sorted(set(offsets)):
@@ -40,7 +40,7 @@ def pack_marks(offsets: Iterable[int]) -> list[bytes]:
     ]
 
 
-def unpack_mark(value: bytes | None) -> list[Range] | None:
+def unpack_replay_mark(value: bytes | None) -> list[Range] | None:
     """Ranges of a mark; None for what is none, such as a foreign record with our header."""
     try:
         mark = json.loads(value or b"")

@@ -77,7 +77,7 @@ class WindowRules:
         return newest + 2 * self._windows[other] - self._windows[modality]
 
 
-class Batch:
+class EventBatch:
     """One call of `TokenBuffer.prepare`."""
 
     def __init__(self, reader: Reader, rules: WindowRules, stream_time: int, due: Mapping[str, int]) -> None:

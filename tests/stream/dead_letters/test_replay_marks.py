@@ -8,26 +8,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.dead_letters.marks import MAX_RANGES, LetterTable, pack_marks, unpack_mark
+from stream.dead_letters.replay_marks import MAX_RANGES, LetterTable, pack_replay_marks, unpack_replay_mark
 
 
 @given(st.sets(st.integers(0, 300)))
 def test_offsets_come_back(offsets: set[int]) -> None:
-    found = [unpack_mark(value) or [] for value in pack_marks(offsets)]
+    found = [unpack_replay_mark(value) or [] for value in pack_replay_marks(offsets)]
     assert {o for ranges in found for first, last in ranges for o in range(first, last + 1)} == offsets
 
 
 def test_a_long_mark_is_several() -> None:
-    values = pack_marks(range(0, 2 * (MAX_RANGES + 1), 2))
+    values = pack_replay_marks(range(0, 2 * (MAX_RANGES + 1), 2))
     assert len(values) == 2
-    assert all(len(value) < 900_000 for value in pack_marks(range(10**15, 10**15 + 2 * MAX_RANGES, 2)))
+    assert all(len(value) < 900_000 for value in pack_replay_marks(range(10**15, 10**15 + 2 * MAX_RANGES, 2)))
 
 
 @pytest.mark.parametrize(
     "value", [None, b"", b"x", b"[]", b"{}", b'{"v":2,"offsets":[]}', b'{"v":1,"offsets":[1]}', b'{"v":1,"offsets":7}']
 )
 def test_foreign_bytes_are_no_mark(value: bytes | None) -> None:
-    assert unpack_mark(value) is None
+    assert unpack_replay_mark(value) is None
 
 
 @given(
