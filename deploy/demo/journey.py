@@ -24,11 +24,9 @@ from typing import Any, NamedTuple
 from store.base.errors import NotFoundError
 
 ZONE = "America/New_York"
-FIRST_DAY = "2017-01-01"
 LAST_DAY = "2017-12-11"
 """A slice ends here: six weeks into the year's largest campaign (18, sent on 30 October to 1,133 households)."""
 MAX_WEEKS = 49
-HOUSEHOLDS = 2469
 TABLES = (
     "transactions",
     "products",

@@ -71,11 +71,6 @@ class PoolStats(NamedTuple):
     miss: int
     uncached: int
 
-    @property
-    def hit_rate(self) -> float:
-        """Share of chunks found whole; 0 when none was asked for."""
-        return self.hit / max(sum(self), 1)
-
 
 class KvPool:
     """Pages of one model. Single-threaded.
@@ -160,11 +155,6 @@ class KvPool:
         """Forget a user's pages; no effect when there are none."""
         self._free.extend(page.index for page in self._users.pop(user_id, {}).values())
         metrics.KV_POOL_BYTES.set(self.used_bytes)
-
-    def check_integrity(self) -> None:
-        """Every page is free or held once. Raises AssertionError."""
-        held = [page.index for pages in self._users.values() for page in pages.values()]
-        assert sorted(held + self._free) == list(range(self.pages)), "a KV page is lost or held twice"
 
     def skip(self, user: UserTokens) -> None:
         """Note that a user is computed without pages, having more chunks than the pool; what it held is freed."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from encoder.forward import chunks
 from encoder.forward import tail as tails
 from encoder.forward.forward import user_states
-from encoder.forward.kv_pool import KvPool, Lease, PoolStats
+from encoder.forward.kv_pool import KvPool, Lease
 from encoder.forward.tail import MAX_QUERY_TOKENS, Tail
 from encoder.forward.user_tokens import UserTokens, prepare
 from encoder.model import features, presets
@@ -135,11 +135,6 @@ class UserEncoder:
     def scenarios(self) -> list[str]:
         """Names of the scenarios that can be asked for."""
         return list(self._anchors)
-
-    @property
-    def page_stats(self) -> PoolStats:
-        """Chunks found in pages, by result."""
-        return self.pool.stats if self.pool else PoolStats(0, 0, 0, 0)
 
     def model_id(self, scenario: str) -> str:
         """Short stable id of weights, layout, query and prompt: equal ids mean comparable embeddings."""

@@ -53,17 +53,13 @@ class BackFillTurn(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """Work waiting. seconds: at the measured rate, 0 until there is one.
-
-    waiting_ms: since the live mark of the user served next; nobody's wait is longer by more than the interval.
-    """
+    """Work waiting. seconds: at the measured rate, 0 until there is one."""
 
     live_users: int
     low_users: int
     live_tokens: int
     low_tokens: int
     seconds: float
-    waiting_ms: int
 
 
 @dataclass(slots=True)
@@ -190,19 +186,6 @@ class RefreshScheduler:
         self._back_fill_next = True
         return self._low_batch(now_ms)
 
-    def put_back(self, batch: RefreshBatch, now_ms: int) -> None:
-        """A batch was not computed after all: its users are pending as before, without waiting for the interval."""
-        for user in reversed(batch.users):
-            self._begun_ms.pop(user, None)
-            if not batch.live:
-                self.mark_low(user, now_ms)
-                continue
-            entry = self._eligible.pop(user, None) or self._delayed.pop(user, None) or _Entry(batch.since_ms, 0, 0)
-            entry.since_ms = min(entry.since_ms, batch.since_ms)
-            entry.eligible_ms = min(batch.since_ms, now_ms)
-            self._eligible[user] = entry
-            self._eligible.move_to_end(user, last=False)
-
     def done(self, batch: RefreshBatch | BackFillTurn, seconds: float, now_ms: int) -> None:
         """A batch took so long; it ended now. Teaches the rate, and rule 6 what low-priority work costs."""
         if not isinstance(batch, RefreshBatch) or not batch.live:
@@ -210,13 +193,6 @@ class RefreshScheduler:
         if isinstance(batch, RefreshBatch) and seconds > 0:  # a back-fill computes windows that nobody has seen lately
             measured = batch.tokens / seconds
             self._rate = measured if not self._rate else self._rate + RATE_MEMORY * (measured - self._rate)
-
-    def wait_ms(self, now_ms: int) -> int | None:
-        """Time until someone is eligible if nothing else arrives: 0 = now, None = nobody is pending."""
-        self._advance(now_ms)
-        if self._eligible or self._low:
-            return 0
-        return self._delayed_order[0][0] - now_ms if self._delayed else None
 
     def should_pause(self, now_ms: int) -> bool:
         """Whether input should wait (rule 7). Keeps its last answer between the two bounds."""
@@ -228,15 +204,12 @@ class RefreshScheduler:
         self._paused = load_ms > bound
         return self._paused
 
-    def pending(self, now_ms: int) -> Pending:
+    def pending(self) -> Pending:
         """Work waiting."""
         live = len(self._eligible) + len(self._delayed)
         live_tokens = live * self.tail_tokens + self._live_new
         low_tokens = len(self._low) * self.tail_tokens + self._low_new
-        oldest = next(iter(self._eligible.values()), None)
-        waiting = 0 if oldest is None else now_ms - oldest.since_ms
-        seconds = self._seconds(live_tokens + low_tokens)
-        return Pending(live, len(self._low), live_tokens, low_tokens, seconds, waiting)
+        return Pending(live, len(self._low), live_tokens, low_tokens, self._seconds(live_tokens + low_tokens))
 
     def _seconds(self, tokens: int) -> float:
         return tokens / self._rate if self._rate else 0.0

@@ -182,7 +182,7 @@ class Worker:
         now_ms = _now_ms()
         # behind, nobody is refreshed until the rest has been read
         paused = self._scheduler.should_pause(now_ms) and not self._mine.behind
-        _export(self._scheduler.pending(now_ms))
+        _export(self._scheduler.pending())
         if paused is not self._paused:
             self._paused = paused
             (self._consumer.pause if paused else self._consumer.resume)(self._mine.topic_partitions)

@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient
 
 from store.base.errors import BrokerError, ConfigError
 from stream.broker_properties import Property
-from stream.kafka.security import aiokafka_security, faust_credentials
+from stream.kafka.security import faust_credentials
 
 EMBEDDED_SESSION_TIMEOUT_MS = 6_000
 """The embedded broker makes a joining member wait session timeout - 1 s, so it is as short as Kafka itself allows."""
@@ -120,14 +120,6 @@ class Connection:
     def admin(self) -> Any:
         """A confluent_kafka.admin.AdminClient. Hold it until its futures are done: they fail when it is collected."""
         return _made(AdminClient, {**self._without_consumer_keys(), "bootstrap.servers": self.bootstrap})
-
-    def aiokafka_options(self) -> dict[str, Any]:
-        """Keyword arguments of an aiokafka client: address and security.
-
-        Raises:
-            ConfigError: a security setting has no counterpart in aiokafka.
-        """
-        return {"bootstrap_servers": self.bootstrap.split(","), **aiokafka_security(self.properties)}
 
     def faust_options(self) -> dict[str, Any]:
         """Settings of a faust.App: brokers, credentials and timeouts that fit the broker.

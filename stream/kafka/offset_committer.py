@@ -37,10 +37,6 @@ class OffsetCommitter:
         """For reading this group's committed offsets."""
         return self._consumer
 
-    def started_at(self, offsets: Offsets) -> None:
-        """These are committed already."""
-        self._committed.update(offsets)
-
     def offer(self, offsets: Offsets) -> None:
         """Commit these in the next `step`s."""
         self._wanted.update(offsets)

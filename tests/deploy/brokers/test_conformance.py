@@ -20,6 +20,7 @@ from stream.kafka.client import Connection
 from stream.kafka.pacing import SafeProducer
 from stream.kafka.partitioner import partition_of
 from stream.kafka.reader_progress import PacedTopic
+from stream.kafka.security import aiokafka_security
 from stream.topics import TopicSpec
 
 PARTITIONS = 3
@@ -179,16 +180,16 @@ def test_aiokafka_reads_and_writes_zstd(connection: Connection, topic: str) -> N
     """Faust's client and librdkafka read each other's compressed batches (it needs cramjam for that)."""
     text = b"the same text again " * 50
 
+    options = {"bootstrap_servers": connection.bootstrap, **aiokafka_security(connection.properties)}
+
     async def exchange() -> list[bytes]:
-        producer = aiokafka.AIOKafkaProducer(
-            **connection.aiokafka_options(), compression_type="zstd", enable_idempotence=True
-        )
+        producer = aiokafka.AIOKafkaProducer(**options, compression_type="zstd", enable_idempotence=True)
         await producer.start()
         await producer.send_and_wait(topic, text, partition=0, headers=[("h", b"1")])
         await producer.stop()
         consumer = aiokafka.AIOKafkaConsumer(
             topic,
-            **connection.aiokafka_options(),
+            **options,
             group_id=topic,
             auto_offset_reset="earliest",
             enable_auto_commit=False,

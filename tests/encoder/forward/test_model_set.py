@@ -39,8 +39,11 @@ def test_each_model_gives_what_it_gives_alone(both: ModelSet) -> None:
             plain = [names[i].partition("@")[0] for i in mine]
             np.testing.assert_array_equal(got[:, mine], model.encode(windows, plain))
     for candidate, model in alone.items():
-        assert both.encoder(candidate).page_stats == model.main.page_stats
-        assert both.encoder(candidate).page_stats.hit > 0
+        pool, own = both.encoder(candidate).pool, model.main.pool
+        assert pool is not None
+        assert own is not None
+        assert pool.stats == own.stats
+        assert pool.stats.hit > 0
     assert both.main.pool is not both.encoder("next").pool
 
 

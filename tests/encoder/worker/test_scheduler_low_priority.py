@@ -118,6 +118,6 @@ def test_the_rate_is_not_taught_by_back_fills(seconds: float) -> None:
     s = scheduler()
     s.done(RefreshBatch(("a",), 100, 0, live=True), 0.1, 0)
     s.mark("a", 0, new_tokens=90)
-    before = s.pending(0).seconds
+    before = s.pending().seconds
     s.done(BackFillTurn(1), seconds, 0)
-    assert s.pending(0).seconds == before == pytest.approx(0.1)
+    assert s.pending().seconds == before == pytest.approx(0.1)
