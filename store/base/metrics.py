@@ -62,6 +62,9 @@ PENDING_EVENTS = Gauge("anchorstream_pending_events", "Accepted events not yet c
 HTTP_SECONDS = Histogram(
     "anchorstream_http_request_seconds", "HTTP requests.", ["method", "route", "status"], buckets=_SECONDS
 )
+HTTP_BUSY = Counter(
+    "anchorstream_http_busy_total", "Requests refused because too many of their kind were waiting.", ["kind"]
+)
 HTTP_CONNECTIONS = Gauge("anchorstream_http_connections", "Open connections of the HTTP service.")
 HTTP_CUT = Counter(
     "anchorstream_http_connections_cut_total",

@@ -9,8 +9,9 @@ from fastapi.openapi.utils import get_openapi
 
 from store.http import console, embed, operations, problems, scenarios, users
 from store.http.middleware import Guarded
-from store.http.problems import Problem
-from store.http.service import Service
+from store.http.models import SCHEMAS
+from store.http.problems import MEDIA_TYPE, Problem
+from store.http.service import Service, Work
 
 VERSION = "1"
 """Of the API, not of the package: what it promises changes only with the path's `/v1`."""
@@ -21,6 +22,7 @@ def create_app(service: Service) -> FastAPI:
     # the documentation pages of FastAPI load scripts from elsewhere; the description itself is in `operations`
     app = FastAPI(title="anchorstream", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = service
+    app.state.work = Work(service)
     problems.install(app)
     app.add_middleware(Guarded, settings=service.settings)
     for router in (
@@ -44,7 +46,17 @@ def _description(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
     )
     schemas = schema["components"]["schemas"]
+    schemas |= SCHEMAS
+    schemas["Problem"] = Problem.model_json_schema()
+    # a wrong request is answered as a problem, not in FastAPI's own form
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    schemas["Problem"] = Problem.model_json_schema()
+    ours = {
+        "description": "request_invalid",
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+    for path in schema["paths"].values():
+        for operation in path.values():
+            if "application/json" in operation["responses"].get("422", {}).get("content", ()):
+                operation["responses"]["422"] = ours
     return schema

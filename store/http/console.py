@@ -10,17 +10,20 @@ from html import escape
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, Query
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse
 
 from store.http.auth import may_read
 from store.http.models import Scenario
-from store.http.operations import read_lag
+from store.http.pools import Stop
 from store.http.problems import ProblemError
 from store.http.scenarios import describe_all
-from store.http.service import Current, Service
+from store.http.service import Current, CurrentWork, Service, Work
 
 REFRESH_SECONDS = 5
+LAG_SECONDS = 2.0
+"""The rest of the page does not wait longer for a reading of lag."""
 NEIGHBORS = 10
 STYLE = """
 :root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif }
@@ -46,8 +49,10 @@ router = APIRouter(dependencies=[Depends(may_read)])
 
 
 @router.get("/", response_class=HTMLResponse, include_in_schema=False)
-def console(
+async def console(
+    request: Request,
     service: Current,
+    work: CurrentWork,
     user: Annotated[str, Query(max_length=128)] = "",
     scenario: Annotated[str, Query(max_length=127)] = "",
     lookup: bool = False,
@@ -58,9 +63,10 @@ def console(
     refresh = "" if asking else f'<meta http-equiv="refresh" content="{REFRESH_SECONDS}">'
     parts = [_form(service, user, scenario)]
     if user:
-        parts.append(_user(service, user, scenario))
+        parts.append(await work.pools.searches.run(request, lambda stop: _user(service, user, scenario, stop)))
     if not asking:
-        parts += [_scenarios(service), _freshness(service), _lag(service)]
+        parts += await run_sync(lambda: [_scenarios(service), _freshness(service)])
+        parts.append(await _lag(work))
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>anchorstream</title>{refresh}'
@@ -161,9 +167,9 @@ def _freshness(service: Service) -> str:
     return "<h2>Freshness: raw event → queryable</h2>" + _table(head, [[*values, *counts]])
 
 
-def _lag(service: Service) -> str:
+async def _lag(work: Work) -> str:
     try:
-        report = read_lag(service)
+        report = await work.lag.get(wait_seconds=LAG_SECONDS)
     except ProblemError as exc:
         return "<h2>Lag</h2>" + _warning(exc)
     names = ["role", "group", "lag_messages", "lag_seconds", "status"]
@@ -171,7 +177,7 @@ def _lag(service: Service) -> str:
     return "<h2>Lag</h2>" + _table([name.replace("_", " ") for name in names], rows)
 
 
-def _user(service: Service, user: str, scenario: str) -> str:
+def _user(service: Service, user: str, scenario: str, stop: Stop) -> str:
     try:
         index = service.index(scenario)
     except ProblemError as exc:
@@ -189,7 +195,7 @@ def _user(service: Service, user: str, scenario: str) -> str:
         ["pending events", str(pending)],
         ["vector", " ".join(f"{value:+.3f}" for value in record.vector[:8].tolist()) + " …"],
     ]
-    answers = index.search_users([user], k=NEIGHBORS).answers  # none if the user has gone since `get`
+    answers = index.search_users([user], k=NEIGHBORS, stop=stop).answers  # none if the user has gone since `get`
     near = [neighbor for answer in answers for neighbor in answer.neighbors]
     rows = [[_link(neighbor.user_id, scenario), neighbor.score] for neighbor in near]
     title = f"<h2>{escape(user)} · {escape(scenario)}</h2>"

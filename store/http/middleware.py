@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from store.base import logs, metrics
 from store.base.settings import ServeSettings
 from store.http.auth import OPEN_PATHS, check_access, check_host, header, needed
-from store.http.problems import ProblemError, as_answer, problem
+from store.http.problems import ClientGone, ProblemError, as_answer, problem
 
 MAX_BODY_BYTES = 64 << 10
 LONG_BODY_BYTES = 4 << 20
@@ -31,10 +31,6 @@ DRAINED_BYTES = 64 << 10
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _log = logs.get(__name__)
-
-
-class _Gone(Exception):
-    """The client left in the middle of its request."""
 
 
 class Guarded:
@@ -74,7 +70,7 @@ class Guarded:
                     await self._app(asked, _replayed(body, receive), watched)
             else:
                 await self._app(asked, receive, watched)
-        except _Gone:
+        except ClientGone:
             pass
         except ProblemError as exc:
             await as_answer(exc)(asked, receive, watched)
@@ -127,7 +123,7 @@ class _Share:
 
 
 async def _whole(scope: Scope, receive: Receive, share: _Share) -> bytes:
-    """The body. Raises ProblemError: body_too_large, request_timeout, busy; or _Gone."""
+    """The body. Raises ProblemError: body_too_large, request_timeout, busy; or ClientGone."""
     most = LONG_BODY_BYTES if LONG_BODIES.fullmatch(scope["path"]) else MAX_BODY_BYTES
     too_large = ProblemError("body_too_large", f"a body has at most {most} bytes here")
     if _declared(scope) > most:
@@ -138,7 +134,7 @@ async def _whole(scope: Scope, receive: Receive, share: _Share) -> bytes:
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise _Gone
+                    raise ClientGone
                 chunk = message.get("body", b"")
                 if len(body) + len(chunk) > most:
                     raise too_large

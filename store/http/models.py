@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from collections.abc import Iterable
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from store.base.settings import MAX_QUERY
 from store.index.row_table import StoredRecord
+from store.records.embedding import DIM
 
 MAX_QUERIES = 256
 MAX_LISTED = 100_000
+SCHEMAS: dict[str, dict[str, Any]] = {}
+"""Of bodies that FastAPI does not parse, by name."""
 UserId = Annotated[str, Field(max_length=128)]
 
 
@@ -39,21 +43,37 @@ class EmbeddingPage(BaseModel):
     next: str | None = Field(description="`after` of the next page; null = this was the last")
 
 
+_INPUTS = ("user_id", "user_ids", "vector", "vectors")
+_ONE_INPUT = [
+    {
+        "required": [given],
+        "properties": {
+            given: {"not": {"type": "null"}},
+            **{other: {"type": "null"} for other in _INPUTS if other != given},
+            **({"model": {"type": "null"}} if given.startswith("user") else {}),
+        },
+    }
+    for given in _INPUTS
+]
+"""What JSON Schema says of it: one is given and not null, and a model goes with vectors only."""
+Vector = Annotated[list[float], Field(min_length=DIM, max_length=DIM, fail_fast=True)]
+
+
 class NeighborsRequest(BaseModel):
     """Exactly one of user_id, user_ids, vector and vectors."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"oneOf": _ONE_INPUT})  # type: ignore[dict-item]
 
     user_id: UserId | None = None
-    user_ids: Annotated[list[UserId], Field(min_length=1, max_length=MAX_QUERIES)] | None = None
-    vector: list[float] | None = None
-    vectors: Annotated[list[list[float]], Field(min_length=1, max_length=MAX_QUERIES)] | None = None
+    user_ids: Annotated[list[UserId], Field(min_length=1, max_length=MAX_QUERIES, fail_fast=True)] | None = None
+    vector: Vector | None = None
+    vectors: Annotated[list[Vector], Field(min_length=1, max_length=MAX_QUERIES, fail_fast=True)] | None = None
     k: int = Field(default=10, ge=1, description="at most serve.max_k")
     exclude_self: bool = Field(default=True, description="leave a user out of their own answer")
-    allow: Annotated[list[UserId], Field(max_length=MAX_LISTED)] | None = Field(
+    allow: Annotated[list[UserId], Field(max_length=MAX_LISTED, fail_fast=True)] | None = Field(
         default=None, description="only these users"
     )
-    deny: Annotated[list[UserId], Field(max_length=MAX_LISTED)] = Field(
+    deny: Annotated[list[UserId], Field(max_length=MAX_LISTED, fail_fast=True)] = Field(
         default_factory=list, description="never these users; the answer is filled up to k with others"
     )
     min_score: Annotated[float, Field(ge=-1, le=1)] | None = None
@@ -62,7 +82,7 @@ class NeighborsRequest(BaseModel):
 
     @model_validator(mode="after")
     def _one_input(self) -> Self:
-        given = [name for name in ("user_id", "user_ids", "vector", "vectors") if getattr(self, name) is not None]
+        given = [name for name in _INPUTS if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of user_id, user_ids, vector and vectors; got {given or 'none'}")
         if self.model is not None and (self.user_id is not None or self.user_ids is not None):
@@ -159,6 +179,23 @@ class Health(BaseModel):
     """status: `ok`."""
 
     status: str = "ok"
+
+
+def to_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """A reference to a model in the API's description, which `SCHEMAS` then has to be part of."""
+    SCHEMAS[model.__name__] = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+def to_json(head: BaseModel, **lists: Iterable[BaseModel]) -> bytes:
+    """A model's JSON with these of its lists in place of its own.
+
+    They are written item by item: one call for all would hold the interpreter, and so every other request, as long.
+    """
+    parts = [head.model_dump_json(exclude=set(lists))[:-1]]
+    for name, items in lists.items():
+        parts.append(f'"{name}":[' + ",".join(item.model_dump_json() for item in items) + "]")
+    return (",".join(parts) + "}").encode()
 
 
 def to_embedding(stored: StoredRecord, pending_events: int) -> Embedding:

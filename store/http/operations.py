@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from store.base.errors import AnchorstreamError
 from store.http.auth import may_read
 from store.http.models import Health
 from store.http.problems import ProblemError, documented
-from store.http.service import Current, Service
+from store.http.service import Current, CurrentWork
+
+LAG_SECONDS = 10.0
+"""Longest wait for a reading of lag, which is then still under way."""
 
 open_router = APIRouter(tags=["health"])
 """Needs no token."""
@@ -40,15 +44,16 @@ def get_metrics() -> Response:
 
 
 @router.get("/v1/lag", responses=documented("lag_unavailable"))
-def get_lag(service: Current) -> dict[str, Any]:
+async def get_lag(service: Current, work: CurrentWork) -> dict[str, Any]:
     """Consumer lag per group, topic and partition, and freshness: seconds from a raw event to its embedding queryable.
 
     `freshness_seconds` is that of the last minutes, null without events; `freshness` has counts and what is pending.
     """
-    report = service.tracker.report(now_ms=time.time_ns() // 1_000_000)
+    lag = await work.lag.get(wait_seconds=LAG_SECONDS)
+    report = await run_sync(partial(service.tracker.report, now_ms=time.time_ns() // 1_000_000))
     recent = report["recent"]
     fresh = {"p50": recent["p50"], "p99": recent["p99"]} if recent["count"] else None
-    return {**read_lag(service), "freshness_seconds": fresh, "freshness": report}
+    return {**lag, "freshness_seconds": fresh, "freshness": report}
 
 
 @router.get("/openapi.json", include_in_schema=False)
@@ -56,11 +61,3 @@ async def get_openapi(request: Request) -> dict[str, Any]:
     """This API, as OpenAPI 3.1."""
     schema: dict[str, Any] = request.app.openapi()
     return schema
-
-
-def read_lag(service: Service) -> dict[str, Any]:
-    """The lag report. Raises ProblemError."""
-    try:
-        return service.lag()
-    except AnchorstreamError as exc:
-        raise ProblemError("lag_unavailable", exc.detail, action=exc.action, cause=exc.code) from exc

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -17,6 +18,9 @@ from starlette.exceptions import HTTPException
 from store.base.errors import AnchorstreamError, NotFoundError
 
 MEDIA_TYPE = "application/problem+json"
+MAX_DETAIL = 2000
+MAX_ERRORS = 10
+"""Of one request; the others are not told."""
 RETRY_SECONDS = 1
 """`Retry-After` of `busy`."""
 
@@ -78,6 +82,25 @@ class ProblemError(Exception):
         self.members = members
 
 
+def invalid(faults: Sequence[Any], *, inside: str = "") -> ProblemError:
+    """What pydantic found, without the input itself: it may be large, or a secret.
+
+    inside: put before each place, such as `body`.
+    """
+    errors = []
+    for fault in faults[:MAX_ERRORS]:
+        where = ".".join(
+            f"{part:.100}" if isinstance(part, str) else str(part) for part in (inside, *fault["loc"]) if part != ""
+        )
+        errors.append({"where": where, "message": f"{fault['msg']:.300}"})
+    detail = "; ".join(f"{e['where']}: {e['message']}" for e in errors[:3])
+    return ProblemError("request_invalid", detail, errors=errors)
+
+
+class ClientGone(Exception):
+    """Nobody waits for the answer any more."""
+
+
 def as_answer(exc: ProblemError) -> JSONResponse:
     """The response of a problem that was raised."""
     return problem(exc.code, exc.detail, **exc.members)
@@ -89,6 +112,7 @@ def problem(code: str, detail: str, *, headers: dict[str, str] | None = None, **
     headers = {**({"retry-after": str(RETRY_SECONDS)} if code == "busy" else {}), **(headers or {})}
     if code == "unauthorized":
         headers["www-authenticate"] = 'Basic realm="anchorstream", Bearer'
+    detail = detail if len(detail) <= MAX_DETAIL else f"{detail[:MAX_DETAIL]}…"  # it repeats what was sent
     body = Problem(title=kind.title, status=kind.status, code=code, detail=detail, **members)
     return JSONResponse(body.model_dump(), kind.status, headers, MEDIA_TYPE)
 
@@ -129,10 +153,7 @@ async def _ours(_: Request, exc: Exception) -> JSONResponse:
 
 async def _invalid(_: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, RequestValidationError)
-    # the input itself is not repeated: it may be large, or a secret
-    errors = [{"where": ".".join(str(part) for part in e["loc"]), "message": e["msg"]} for e in exc.errors()]
-    detail = "; ".join(f"{e['where']}: {e['message']}" for e in errors[:3])
-    return problem("request_invalid", detail, errors=errors)
+    return as_answer(invalid(exc.errors()))
 
 
 async def _framework(_: Request, exc: Exception) -> JSONResponse:

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, Depends, Path, Query, Response, status
+from fastapi import APIRouter, Depends, Path, Query, Request, Response, status
+from pydantic import ValidationError
 
 from store.base.errors import AnchorstreamError
 from store.base.settings import NAME, ScenarioSettings
@@ -25,14 +26,19 @@ from store.http.models import (
     ScenarioBody,
     Scenarios,
     to_embedding,
+    to_json,
+    to_schema,
 )
-from store.http.problems import KINDS, ProblemError, documented
-from store.http.service import Current, Registrar, Service
+from store.http.pools import Stop
+from store.http.problems import KINDS, ProblemError, documented, invalid
+from store.http.service import Current, CurrentWork, Registrar, Service
 from store.index.back_fill_board import BackFill
 from store.index.catalog import ServedScenario
 from store.index.index import ScenarioIndex, SearchResult
+from store.index.row_table import StoredRecord
 from store.index.search import Filters
 
+JSON = "application/json"
 MAX_PAGE = 1000
 Name = Annotated[str, Path(pattern=NAME, description="lower-case letters, digits and _, at most 63, letter first")]
 
@@ -62,16 +68,22 @@ def get_scenario(service: Current, scenario: str) -> Scenario:
         ),
     },
 )
-def put_scenario(service: Current, scenario: Name, asked: ScenarioBody, response: Response) -> Scenario:
+async def put_scenario(
+    request: Request, service: Current, work: CurrentWork, scenario: Name, asked: ScenarioBody, response: Response
+) -> Scenario:
     """Register a scenario, or change its query and prompt. Every known user is brought to it: see `back_fill`.
 
     201 when it is new. A changed one keeps its embeddings until the new ones replace them; the same again does nothing.
     """
     settings = ScenarioSettings(query=asked.query, prompt=asked.prompt)
-    with _registry_problems():
-        if _registrar(service).put(scenario, settings):
-            response.status_code = status.HTTP_201_CREATED
-    return describe(service, scenario, service.scenario(scenario))
+
+    def change(_: Stop) -> Scenario:
+        with _registry_problems():
+            if _registrar(service).put(scenario, settings):
+                response.status_code = status.HTTP_201_CREATED
+        return describe(service, scenario, service.scenario(scenario))
+
+    return await work.pools.changes.run(request, change)
 
 
 @router.delete(
@@ -80,60 +92,92 @@ def put_scenario(service: Current, scenario: Name, asked: ScenarioBody, response
     dependencies=[Depends(may_change)],
     responses=documented("scenario_unknown", "scenario_configured", "registry_unavailable", "not_ready", changes=True),
 )
-def retire_scenario(service: Current, scenario: str) -> None:
+async def retire_scenario(request: Request, service: Current, work: CurrentWork, scenario: str) -> None:
     """Retire a scenario that was registered, with all its embeddings."""
-    with _registry_problems():
-        _registrar(service).retire(scenario)
+
+    def change(_: Stop) -> None:
+        with _registry_problems():
+            _registrar(service).retire(scenario)
+
+    await work.pools.changes.run(request, change)
 
 
 @router.post(
     "/{scenario}/neighbors",
-    response_model=NeighborsAnswer,
-    responses=documented("scenario_unknown", "not_ready", body=True),
+    responses={200: {"model": NeighborsAnswer}, **documented("scenario_unknown", "not_ready", body=True)},
+    openapi_extra={"requestBody": {"required": True, "content": {JSON: {"schema": to_schema(NeighborsRequest)}}}},
 )
-def find_neighbors(service: Current, scenario: str, asked: NeighborsRequest) -> NeighborsAnswer:
+async def find_neighbors(request: Request, service: Current, work: CurrentWork, scenario: str) -> Response:
     """The users most similar to given users or vectors."""
     index = service.index(scenario)
-    if asked.k > service.settings.max_k:
-        raise ProblemError("request_invalid", f"body.k: {asked.k} is more than serve.max_k = {service.settings.max_k}")
-    found = _search(index, asked)
-    return NeighborsAnswer(
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
+        raise ProblemError("request_invalid", f"send a JSON body, with content-type: {JSON}")
+    body = await request.body()
+
+    def find(stop: Stop) -> bytes:
+        # a long body takes tens of milliseconds to parse: on a thread of this kind of work, too
+        try:
+            asked = NeighborsRequest.model_validate_json(body)
+        except ValidationError as exc:
+            raise invalid(
+                exc.errors(include_url=False, include_input=False, include_context=False), inside="body"
+            ) from exc
+        most = service.settings.max_k
+        if asked.k > most:
+            raise ProblemError("request_invalid", f"body.k: {asked.k} is more than serve.max_k = {most}")
+        return _answer(scenario, asked, _search(index, asked, stop))
+
+    return Response(await work.pools.searches.run(request, find), media_type=JSON)
+
+
+@router.get(
+    "/{scenario}/embeddings",
+    responses={200: {"model": EmbeddingPage}, **documented("scenario_unknown", "request_invalid", "not_ready")},
+)
+async def export_embeddings(
+    request: Request,
+    service: Current,
+    work: CurrentWork,
+    scenario: str,
+    after: Annotated[str, Query(description="the last page's `next`; empty = from the beginning")] = "",
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
+) -> Response:
+    """Embeddings of a scenario in order of user id."""
+    index = service.index(scenario)
+
+    def export(_: Stop) -> bytes:
+        found = index.page(after, limit + 1)
+        page = found[:limit]
+        head = EmbeddingPage(embeddings=[], next=page[-1].record.user_id if len(found) > limit else None)
+        return to_json(head, embeddings=(_embedding(service, stored) for stored in page))
+
+    return Response(await work.pools.searches.run(request, export), media_type=JSON)
+
+
+def _embedding(service: Service, stored: StoredRecord) -> Embedding:
+    return to_embedding(stored, service.tracker.pending(stored.record.user_id, stored.record.covers))
+
+
+def _answer(scenario: str, asked: NeighborsRequest, found: SearchResult) -> bytes:
+    head = NeighborsAnswer(
         scenario=scenario,
         k=asked.k,
         exact=True,
         generation=found.generation,
         applied=found.applied,
-        results=[
-            NeighborsOf(
-                user_id=answer.user_id,
-                model=answer.model,
-                eligible=answer.eligible,
-                neighbors=[Neighbor(user_id=near.user_id, score=near.score) for near in answer.neighbors],
-            )
-            for answer in found.answers
-        ],
+        results=[],
         missing=found.missing,
     )
-
-
-@router.get(
-    "/{scenario}/embeddings",
-    response_model=EmbeddingPage,
-    responses=documented("scenario_unknown", "request_invalid", "not_ready"),
-)
-def export_embeddings(
-    service: Current,
-    scenario: str,
-    after: Annotated[str, Query(description="the last page's `next`; empty = from the beginning")] = "",
-    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
-) -> EmbeddingPage:
-    """Embeddings of a scenario in order of user id."""
-    page = service.index(scenario).page(after, limit + 1)
-    embeddings: list[Embedding] = []
-    for stored in page[:limit]:
-        record = stored.record
-        embeddings.append(to_embedding(stored, service.tracker.pending(record.user_id, record.covers)))
-    return EmbeddingPage(embeddings=embeddings, next=embeddings[-1].user_id if len(page) > limit else None)
+    results = (
+        NeighborsOf(
+            user_id=answer.user_id,
+            model=answer.model,
+            eligible=answer.eligible,
+            neighbors=[Neighbor(user_id=near.user_id, score=near.score) for near in answer.neighbors],
+        )
+        for answer in found.answers
+    )
+    return to_json(head, results=results)
 
 
 def _registrar(service: Service) -> Registrar:
@@ -199,17 +243,17 @@ def _back_fill(found: BackFill | None) -> BackFillProgress | None:
     )
 
 
-def _search(index: ScenarioIndex, asked: NeighborsRequest) -> SearchResult:
+def _search(index: ScenarioIndex, asked: NeighborsRequest, stop: Stop) -> SearchResult:
     allow = None if asked.allow is None else frozenset(asked.allow)
     filters = Filters(allow, frozenset(asked.deny), asked.min_score)
     users = [asked.user_id] if asked.user_id is not None else asked.user_ids
     if users is not None:
-        return index.search_users(users, k=asked.k, exclude_self=asked.exclude_self, filters=filters)
+        return index.search_users(users, k=asked.k, exclude_self=asked.exclude_self, filters=filters, stop=stop)
     vectors = [asked.vector] if asked.vector is not None else asked.vectors or []
     try:
         queries = np.array(vectors, np.float64)
         with np.errstate(over="ignore"):  # what float32 cannot hold is refused as not finite
-            return index.search(queries.astype(np.float32), k=asked.k, filters=filters, model=asked.model)
+            return index.search(queries.astype(np.float32), k=asked.k, filters=filters, model=asked.model, stop=stop)
     except ValueError as exc:
         name = "vector" if asked.vector is not None else "vectors"
         raise ProblemError("request_invalid", f"body.{name}: {exc}") from exc

@@ -9,7 +9,9 @@ from typing import Annotated, Any, Protocol
 from fastapi import Depends, Request
 
 from store.base.settings import ScenarioSettings, ServeSettings
+from store.http.pools import Pools
 from store.http.problems import ProblemError
+from store.http.shared_reading import SharedReading
 from store.index.back_fill_board import BackFillBoard
 from store.index.catalog import Catalog, ServedScenario
 from store.index.freshness import PendingEvents
@@ -78,7 +80,7 @@ class Service:
             raise ProblemError("not_ready", "the indexes are being restored from Kafka; /readyz tells when they are")
         served = self.catalog.get(name)
         if served is None:
-            raise ProblemError("scenario_unknown", f"{name!r} is not one of: {', '.join(sorted(self.catalog))}")
+            raise ProblemError("scenario_unknown", f"{name[:100]!r} is not one of: {', '.join(sorted(self.catalog))}")
         return served
 
     def index(self, scenario: str) -> ScenarioIndex:
@@ -92,6 +94,19 @@ class Service:
         return index
 
 
+class Work:
+    """What answers are computed with, beside the look-ups. One per application."""
+
+    def __init__(self, service: Service) -> None:
+        self.pools = Pools()
+        self.lag = SharedReading(service.lag)
+
+
+async def _work(request: Request) -> Work:
+    work: Work = request.app.state.work
+    return work
+
+
 async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
@@ -99,3 +114,5 @@ async def _service(request: Request) -> Service:
 
 Current = Annotated[Service, Depends(_service)]
 """The service of a request."""
+CurrentWork = Annotated[Work, Depends(_work)]
+"""The application's."""

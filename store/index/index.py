@@ -11,7 +11,7 @@ what the erased row covered, because an embedding computed before the erasure ca
 from __future__ import annotations
 
 import bisect
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from store.index.door import Checked, Entry, Refusal, Refused, check
 from store.index.read_write_lock import ReadWriteLock
 from store.index.row_meta import Coverage, pack_meta
 from store.index.row_table import RowChunk, RowTable, StoredRecord
-from store.index.search import Answer, Filters, nearest
+from store.index.search import Answer, Filters, go_on, nearest
 from store.index.watchers import Watchers
 from store.records.embedding import DIM, EmbeddingRecord
 from store.records.scenario import CONFIGURED
@@ -140,16 +140,23 @@ class ScenarioIndex:
             return [self._table.stored(user, self.scenario) for user in users[start : start + limit]]
 
     def search(
-        self, vectors: NDArray[np.float32], *, k: int, filters: Filters = _ALL, model: str | None = None
+        self,
+        vectors: NDArray[np.float32],
+        *,
+        k: int,
+        filters: Filters = _ALL,
+        model: str | None = None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> SearchResult:
         """Nearest users of each vector: exact, filled up to k from those eligible.
 
         Args:
             vectors: float32 (q, dim), of any length but zero.
             model: search the rows of this model; None = the one that most users have. Models are never mixed.
+            stop: asked between two holds of the lock; the search ends when it says so.
 
         Raises:
-            ValueError: wrong shape, a value not finite, or a zero vector.
+            ValueError: wrong shape, a value not finite, or a zero vector. SearchStopped.
         """
         queries = ranking.unit(vectors, self.dim)
         with self._lock.read():
@@ -158,16 +165,23 @@ class ScenarioIndex:
             step = self._queries_per_hold()
         answers: list[Answer] = []
         for at in range(0, len(queries), step):
+            go_on(stop)
             with self._lock.read():
                 answers += self._answer(queries[at : at + step], None, False, code, k, filters)
         return SearchResult(answers, [], generation, applied)
 
     def search_users(
-        self, user_ids: Sequence[str], *, k: int, exclude_self: bool = True, filters: Filters = _ALL
+        self,
+        user_ids: Sequence[str],
+        *,
+        k: int,
+        exclude_self: bool = True,
+        filters: Filters = _ALL,
+        stop: Callable[[], bool] = lambda: False,
     ) -> SearchResult:
         """Nearest users of each known user, among the rows of that user's model.
 
-        A user's vector and their neighbours are of the same moment.
+        A user's vector and their neighbours are of the same moment. Raises SearchStopped.
         """
         with self._lock.read():
             generation, applied = self._generation, dict(self._applied)
@@ -175,6 +189,7 @@ class ScenarioIndex:
         answers: list[Answer] = []
         missing: list[str] = []
         for at in range(0, len(user_ids), step):
+            go_on(stop)
             asked = user_ids[at : at + step]
             with self._lock.read():
                 known = [user for user in asked if user in self._table.rows]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,16 @@ from store.index.row_table import RowTable
 
 OVERFETCH = 16
 """Candidates beyond k: enough that the k-th score is almost always clear of the first one not fetched."""
+
+
+class SearchStopped(Exception):
+    """Nobody waits for the answer any more."""
+
+
+def go_on(stop: Callable[[], bool]) -> None:
+    """Raises SearchStopped if `stop` says so."""
+    if stop():
+        raise SearchStopped
 
 
 @dataclass(frozen=True, slots=True)
