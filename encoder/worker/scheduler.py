@@ -35,14 +35,10 @@ RATE_MEMORY = 0.2
 
 
 class RefreshBatch(NamedTuple):
-    """Users to refresh together, in all scenarios.
-
-    tokens: expected work. since_ms: when the longest waiting of them was marked. live: by events, else by sweeps.
-    """
+    """Users to refresh together, in all scenarios. tokens: expected work. live: by events, else by sweeps."""
 
     users: tuple[str, ...]
     tokens: int
-    since_ms: int
     live: bool
 
 
@@ -64,15 +60,8 @@ class Pending(NamedTuple):
 
 @dataclass(slots=True)
 class _Entry:
-    since_ms: int
-    eligible_ms: int
-    new_tokens: int
-
-
-@dataclass(slots=True)
-class _LowEntry:
-    since_ms: int
-    new_tokens: int
+    eligible_ms: int = 0
+    new_tokens: int = 0
 
 
 class RefreshScheduler:
@@ -99,7 +88,7 @@ class RefreshScheduler:
         self._eligible: OrderedDict[str, _Entry] = OrderedDict()
         self._delayed: dict[str, _Entry] = {}
         self._delayed_order: list[tuple[int, int, str]] = []  # heap of (eligible_ms, arrival, user)
-        self._low: OrderedDict[str, _LowEntry] = OrderedDict()
+        self._low: OrderedDict[str, int] = OrderedDict()
         self._begun_ms: dict[str, int] = {}
         self._begun_order: deque[tuple[int, str]] = deque()
         self._arrivals = 0
@@ -126,21 +115,15 @@ class RefreshScheduler:
         """Users pending, live and low."""
         return len(self._eligible) + len(self._delayed) + len(self._low)
 
-    def mark(self, user: str, now_ms: int, *, new_tokens: int = 1, since_ms: int | None = None) -> None:
-        """Events of a user arrived.
-
-        Args:
-            since_ms: when they did, if that was before now (a worker that restarts passes what it remembers).
-        """
+    def mark(self, user: str, now_ms: int, *, new_tokens: int = 1) -> None:
+        """Events of a user arrived."""
         self._advance(now_ms)
-        low = self._low.pop(user, None)
-        if low is not None:
-            self._low_new -= low.new_tokens
-            new_tokens += low.new_tokens
+        low = self._low.pop(user, 0)
+        self._low_new -= low
+        new_tokens += low
         entry = self._eligible.get(user) or self._delayed.get(user)
         if entry is None:
-            since = now_ms if since_ms is None else min(since_ms, now_ms)
-            self._insert(user, _Entry(since, 0, 0), now_ms)
+            self._insert(user, _Entry(), now_ms)
             entry = self._eligible.get(user) or self._delayed[user]
         self._grow(entry, new_tokens)
 
@@ -150,18 +133,16 @@ class RefreshScheduler:
         if (live := self._eligible.get(user) or self._delayed.get(user)) is not None:
             self._grow(live, new_tokens)
             return
-        entry = self._low.setdefault(user, _LowEntry(now_ms, 0))
-        more = min(new_tokens, self._max_user_tokens - entry.new_tokens)
-        entry.new_tokens += more
-        self._low_new += more
+        known = self._low.get(user, 0)
+        self._low[user] = min(known + new_tokens, self._max_user_tokens)
+        self._low_new += self._low[user] - known
 
     def remove(self, user: str) -> None:
         """Forget a user (erased, or its partition was revoked); no effect when it is not pending."""
         entry = self._eligible.pop(user, None) or self._delayed.pop(user, None)
         if entry is not None:
             self._live_new -= entry.new_tokens
-        if (low := self._low.pop(user, None)) is not None:
-            self._low_new -= low.new_tokens
+        self._low_new -= self._low.pop(user, 0)
 
     def next_batch(self, now_ms: int, *, back_fill: bool = False) -> RefreshBatch | BackFillTurn | None:
         """Take the next users to refresh; None when nobody is eligible. Their refresh begins now.
@@ -247,7 +228,7 @@ class RefreshScheduler:
 
     def _live_batch(self, now_ms: int) -> RefreshBatch | None:
         users: list[str] = []
-        tokens, since_ms = 0, now_ms
+        tokens = 0
         while self._eligible:
             user, entry = next(iter(self._eligible.items()))
             cost = self.tail_tokens + entry.new_tokens
@@ -258,21 +239,19 @@ class RefreshScheduler:
             self._begin(user, now_ms)
             users.append(user)
             tokens += cost
-            since_ms = min(since_ms, entry.since_ms)
-        return RefreshBatch(tuple(users), tokens, since_ms, live=True) if users else None
+        return RefreshBatch(tuple(users), tokens, live=True) if users else None
 
     def _low_batch(self, now_ms: int) -> RefreshBatch:
         users: list[str] = []
-        tokens, since_ms = 0, now_ms
+        tokens = 0
         while self._low:
-            user, entry = next(iter(self._low.items()))
-            cost = self.tail_tokens + entry.new_tokens
+            user, new_tokens = next(iter(self._low.items()))
+            cost = self.tail_tokens + new_tokens
             if users and tokens + cost > self._batch_tokens // LOW_PRIORITY_SHARE:
                 break
             del self._low[user]
-            self._low_new -= entry.new_tokens
+            self._low_new -= new_tokens
             self._begin(user, now_ms)
             users.append(user)
             tokens += cost
-            since_ms = min(since_ms, entry.since_ms)
-        return RefreshBatch(tuple(users), tokens, since_ms, live=False)
+        return RefreshBatch(tuple(users), tokens, live=False)

@@ -43,7 +43,7 @@ class Simulation:
             while queue and queue[-1][0] <= self.now:
                 at, user = queue.pop()
                 self._marked.setdefault(user, at)
-                self.scheduler.mark(user, self.now, since_ms=at)
+                self.scheduler.mark(user, self.now)
             batch = batch_of(self.scheduler, self.now)
             if batch is None:
                 self.now += 1
@@ -61,7 +61,7 @@ def test_first_refresh_is_immediate_and_marks_coalesce() -> None:
     s = scheduler()
     for now in (0, 1, 2):
         s.mark("a", now)
-    assert batch_of(s, 2) == RefreshBatch(("a",), TAIL + 3, 0, live=True)
+    assert batch_of(s, 2) == RefreshBatch(("a",), TAIL + 3, live=True)
     assert batch_of(s, 3) is None
 
 
@@ -73,7 +73,7 @@ def test_interval_is_kept() -> None:
     assert batch_of(s, INTERVAL - 1) is None
     batch = batch_of(s, INTERVAL)
     assert batch is not None
-    assert (batch.users, batch.since_ms) == (("a",), 10)
+    assert batch.users == ("a",)
 
 
 def test_a_busy_user_delays_nobody() -> None:
@@ -213,7 +213,7 @@ def test_nobody_is_lost_and_counts_add_up(steps: list[tuple[int, str, int]]) -> 
 
 def test_rate_follows_what_was_measured() -> None:
     s = scheduler()
-    batch = RefreshBatch(("a",), 100, 0, live=True)
+    batch = RefreshBatch(("a",), 100, live=True)
     s.done(batch, 0.1, 0)
     s.mark("a", 0, new_tokens=90)
     assert s.pending().seconds == pytest.approx(0.1)

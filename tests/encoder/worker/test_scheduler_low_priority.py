@@ -98,7 +98,7 @@ def test_live_users_come_first() -> None:
         now += 40
         s.done(BackFillTurn(BUDGET // LOW_PRIORITY_SHARE), 0.04, now)
         s.mark(f"u{i}", now)
-        assert s.next_batch(now, back_fill=True) == RefreshBatch((f"u{i}",), TAIL + 1, now, live=True)
+        assert s.next_batch(now, back_fill=True) == RefreshBatch((f"u{i}",), TAIL + 1, live=True)
 
 
 def test_work_that_has_just_come_up_waits_like_any_other() -> None:
@@ -116,7 +116,7 @@ def test_work_that_has_just_come_up_waits_like_any_other() -> None:
 def test_the_rate_is_not_taught_by_back_fills(seconds: float) -> None:
     """Their windows are cold: at their rate, input would pause for nothing."""
     s = scheduler()
-    s.done(RefreshBatch(("a",), 100, 0, live=True), 0.1, 0)
+    s.done(RefreshBatch(("a",), 100, live=True), 0.1, 0)
     s.mark("a", 0, new_tokens=90)
     before = s.pending().seconds
     s.done(BackFillTurn(1), seconds, 0)
