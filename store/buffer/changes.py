@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from store.buffer.layout import prefix_length
+from store.buffer.rows import KIND_SUMMARY
 from store.buffer.window_update import Outcome, Row
 
 
@@ -54,10 +56,16 @@ class Changes(NamedTuple):
 
     @property
     def rows(self) -> list[Row]:
-        """What the events changed, in the order to be logged: deletes, puts, then summaries; None = deleted."""
-        return self.deletes + self.puts + self.summaries
+        """What the events changed, in the order to be logged: deletes, puts, then summaries; None = deleted.
+
+        Before them, rows logged again: a window's summary comes after all its rows.
+        """
+        return self._healed(summaries=False) + self.deletes + self.puts + self.summaries
 
     @property
     def sweep_rows(self) -> list[Row]:
-        """What expiry alone changed, then what is logged again: to be sent after `rows`, with the `sweep` header."""
-        return self.sweep_deletes + self.sweep_summaries + self.healed
+        """What expiry alone changed, then summaries logged again: to be sent after `rows`, with the `sweep` header."""
+        return self.sweep_deletes + self.sweep_summaries + self._healed(summaries=True)
+
+    def _healed(self, *, summaries: bool) -> list[Row]:
+        return [row for row in self.healed if (row[0][prefix_length(row[0])] == KIND_SUMMARY) is summaries]

@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from store.base.errors import StateError
 from store.buffer import layout
 from store.buffer.database import BufferDatabase
 from store.buffer.event_batch import WindowRules
+from store.buffer.held_rows import HeldRows, LogPosition
 from store.buffer.layout import pack_int, prefix_length
 from store.buffer.restore_finish import due_key
-from store.buffer.rows import FORMAT, KIND_EVENT, KIND_FIELD, KIND_SUMMARY
+from store.buffer.rows import FORMAT, KIND_EVENT, KIND_FIELD, KIND_SUMMARY, newer_log
 from store.buffer.window_update import Row
 
-_LogPosition = tuple[int, int, bytes]
-"""Next offset, stream time, owner."""
 _HELD_SUMMARIES, _HELD_ROWS = 16_000, 200_000
 """While bulk loading, the position is written with this many summaries (25 MB of them) or after this many rows."""
 
@@ -68,7 +66,7 @@ class LogBatch:
                     raise ValueError(f"not a row key: {key!r}")
                 continue
             if value[0] != FORMAT:
-                raise _newer(f"row format {value[0]}; this version reads {FORMAT}")
+                raise newer_log(f"row format {value[0]}; this version reads {FORMAT}")
             put(key, value, h_rows)
             if kind == KIND_EVENT:
                 ts = key[end + 1 : end + 9]
@@ -111,34 +109,46 @@ class LogApplier:
         start = len(layout.M_UNSUMMED)
         self.unsummed = {key[start:] for key, _ in database.items(database.meta, layout.M_UNSUMMED)}
         """Windows whose rows came after their last summary. Always empty in a replica."""
+        self._waiting = HeldRows(database, rules.modalities) if replica else None
         self._held: LogBatch | None = None  # while bulk loading
-        self._pending: _LogPosition | None = None  # position not yet written
+        self._pending: tuple[int, LogPosition] | None = None  # stream time and position not yet written
 
-    def batch(self, stream_time: int) -> LogBatch:
-        """An empty batch."""
+    def read(self, rows: Sequence[Row], stream_time: int, since: LogPosition) -> LogBatch:
+        """A batch of rows in log order. Of a replica, those with their summaries.
+
+        Args:
+            since: the position before `rows`.
+
+        Raises:
+            StateError: a row of a format this version does not know. (One of a summary: when it is written.)
+        """
         batch = LogBatch(self._db, stream_time, indexed=not self._replica)
         if self._held is not None:
             batch.gone = self._held.gone
+        if self._waiting is None:
+            batch.read(rows)
+        else:
+            self._waiting.read(batch, rows, since)
         return batch
 
-    def write(self, out: LogBatch, next_offset: int, owner: bytes) -> None:
+    def write(self, out: LogBatch, position: LogPosition) -> None:
         """Write a batch. If it fails the buffer must be closed.
 
         Args:
-            next_offset: the log is then applied up to here (exclusive).
-            owner: in force there.
+            position: the log is then applied up to here (exclusive), but for what waits for its summary.
         """
-        position = next_offset, out.stream_time, owner
+        if self._waiting is not None:
+            position = self._waiting.position or position
         held = self._held
         if held is None:
-            self._conclude(out, position)
+            self._conclude(out, out.stream_time, position)
             self._db.write(out.batch)
             return
         self._db.write(out.batch, logged=False)
         held.absorb(out)
-        self._pending = position
+        self._pending = out.stream_time, position
         if len(held.summaries) >= _HELD_SUMMARIES or held.rows >= _HELD_ROWS:
-            self._write_held(held, position)
+            self._write_held(held, *self._pending)
             self._hold()
 
     def start_bulk(self) -> None:
@@ -149,20 +159,20 @@ class LogApplier:
     def end_bulk(self) -> None:
         """Write what was held back, and open the database for everything else."""
         if self._pending is not None and self._held is not None:
-            self._write_held(self._held, self._pending)
+            self._write_held(self._held, *self._pending)
         self._held = self._pending = None
         self._db.reopen(bulk=False)
 
     def _hold(self) -> None:
         self._held, self._pending = LogBatch(self._db, 0, indexed=not self._replica), None
 
-    def _write_held(self, held: LogBatch, position: _LogPosition) -> None:
+    def _write_held(self, held: LogBatch, stream_time: int, position: LogPosition) -> None:
         if held.gone:
             self._db.ids.flush()  # it is about to be read; ids ahead of the position are as harmless as rows
-        self._conclude(held, position)
+        self._conclude(held, stream_time, position)
         self._db.write(held.batch, logged=False)
 
-    def _conclude(self, out: LogBatch, position: _LogPosition) -> None:
+    def _conclude(self, out: LogBatch, stream_time: int, position: LogPosition) -> None:
         """Add to the batch summaries, what follows from them and from its rows, and the position."""
         put, delete, h_summaries, h_meta = out.batch.put, out.batch.delete, self._db.h_summaries, self._db.h_meta
         if not self._replica:
@@ -179,10 +189,9 @@ class LogApplier:
                 delete(prefix + b"\x00", h_summaries)
             else:
                 put(prefix + b"\x00", value, h_summaries)
-        next_offset, stream_time, owner = position
-        put(layout.M_LOG_OFFSET, pack_int(next_offset), h_meta)
+        put(layout.M_LOG_OFFSET, pack_int(position.offset), h_meta)
         put(layout.M_STREAM_TIME, pack_int(stream_time), h_meta)
-        put(layout.M_OWNER, owner, h_meta)
+        put(layout.M_OWNER, position.owner, h_meta)
 
     def _unindex(self, out: LogBatch) -> None:
         """An id goes with its row, unless it has meanwhile come at another time."""
@@ -211,13 +220,6 @@ class LogApplier:
             try:
                 key = due_key(self._rules, prefix, value, old)
             except ValueError as exc:
-                raise _newer(str(exc)) from exc
+                raise newer_log(str(exc)) from exc
             if key is not None:
                 batch.put(key, b"", self._db.h_expiry)
-
-
-def _newer(detail: str) -> StateError:
-    return StateError(
-        f"the `tokens` log cannot be read: {detail}",
-        action="start the version of anchorstream that wrote them",
-    )

@@ -22,6 +22,8 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from store.base.errors import StateError
+
 FORMAT = 1
 KIND_SUMMARY, KIND_EVENT, KIND_FIELD = 0, 1, 2
 
@@ -207,6 +209,14 @@ def unpack_summary(value: bytes) -> Summary:
     _check(fmt)
     vector = np.frombuffer(total, "<f4")
     return Summary(rows, oldest, newest, vector, tuple(sums), tuple(counts), covers, ingested_at)
+
+
+def newer_log(detail: str) -> StateError:
+    """What to raise when the log has what this version cannot read."""
+    return StateError(
+        f"the `tokens` log cannot be read: {detail}",
+        action="start the version of anchorstream that wrote them",
+    )
 
 
 def _check(fmt: int) -> None:

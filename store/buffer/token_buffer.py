@@ -29,6 +29,7 @@ from store.buffer.database import BufferDatabase, Cursor
 from store.buffer.dirty_marks import DirtyMarks, DirtyUser
 from store.buffer.encoded_event import EncodedEvent, EncodedField
 from store.buffer.event_batch import EventBatch, WindowRules
+from store.buffer.held_rows import LogPosition
 from store.buffer.layout import DirtyMark, pack_dirty_mark, pack_int, prefix_length, split_prefix, unpack_dirty_mark
 from store.buffer.log_apply import LogApplier
 from store.buffer.resources import BufferResources
@@ -59,7 +60,7 @@ class TokenBuffer:
         self.source_offset = database.get_int(layout.M_SOURCE_OFFSET, -1)
         """Last offset of `events` applied, -1 = none."""
         self.log_offset = database.get_int(layout.M_LOG_OFFSET, 0)
-        """Next offset of `tokens` to read."""
+        """Next offset of `tokens` to read. On disk a replica's may lie before it, see store/buffer/held_rows.py."""
         self.stream_time = database.get_int(layout.M_STREAM_TIME, 0)
         """Newest event time applied, ms."""
         self.outcomes = Outcomes(*layout.unpack_outcomes(database.meta.get(layout.M_OUTCOMES)))
@@ -145,7 +146,7 @@ class TokenBuffer:
         )
         batch.apply(events)
         batch.sweep()
-        return batch.changes(source_offset, self._version, self.current(self._stale) if self._stale else ())
+        return batch.changes(source_offset, self._version, self.current(self._again()) if self._stale else ())
 
     def commit(self, changes: Changes, *, log_offset: int) -> None:
         """Step 5: make a batch durable in ONE WriteBatch: rows, indexes, stream time, source and log offset.
@@ -212,6 +213,8 @@ class TokenBuffer:
     ) -> list[str]:
         """Apply consecutive records of `tokens` in ONE WriteBatch; applying some twice changes nothing.
 
+        In a replica, rows take effect with their summary (store/buffer/held_rows.py).
+
         Args:
             rows: (key, value), None = deleted; without markers and rows of former owners.
             next_offset: offset after the last record read; becomes `log_offset`.
@@ -229,8 +232,7 @@ class TokenBuffer:
             StateError: a row of a format this version does not know.
         """
         first = self.log_offset
-        out = self._log.batch(self.stream_time)
-        out.read(rows)
+        out = self._log.read(rows, self.stream_time, LogPosition(first, self.owner))
         users: dict[str, None] = {}
         if mark_dirty and out.summaries:
             users = dict.fromkeys(split_prefix(prefix)[0] for prefix in out.summaries)
@@ -239,7 +241,7 @@ class TokenBuffer:
         for key in stale:
             out.batch.put(layout.M_STALE + key, b"", self._db.h_meta)
         owner = self.owner if owner is None else owner
-        self._log.write(out, next_offset, owner)
+        self._log.write(out, LogPosition(next_offset, owner))
         self.log_offset, self.stream_time, self.owner = next_offset, out.stream_time, owner
         self._stale.update(stale)
         self._due = {}
@@ -285,6 +287,10 @@ class TokenBuffer:
             batch.put(layout.M_STALE + key, b"", self._db.h_meta)
         self._db.write(batch)
         self._stale.update(keys)
+
+    def _again(self) -> set[bytes]:
+        """Keys of what has to be logged again: rows are used only together with a summary that comes after them."""
+        return self._stale | {key[: prefix_length(key)] + b"\x00" for key in self._stale}
 
     def current(self, keys: Iterable[bytes]) -> list[Row]:
         """What the buffer holds under row keys, summaries last; None = nothing."""

@@ -20,7 +20,7 @@ from encoder.worker.worker import Worker
 from store.base.settings import ScenarioSettings
 from store.buffer.partition_buffers import PartitionBuffers
 from store.buffer.resources import BufferResources
-from store.buffer.token_buffer import EncodedEvent
+from store.buffer.token_buffer import Changes, EncodedEvent, Row, TokenBuffer
 from store.records.back_fill import BackFillRecord
 from store.records.embedding import EmbeddingRecord
 from store.records.scenario import Registered
@@ -55,19 +55,30 @@ class Source:
 
     def send_to(self, user: str) -> None:
         """One new event."""
+        buffer, changes = self._prepare(user)
+        self._log(user, changes.rows)
+        buffer.commit(changes, log_offset=buffer.log_offset + len(changes.rows))
+
+    def tear(self, user: str) -> None:
+        """One new event of which only the rows reach the log: the processor ends before their summary."""
+        _, changes = self._prepare(user)
+        self._log(user, changes.puts)
+
+    def _prepare(self, user: str) -> tuple[TokenBuffer, Changes]:
         i = self._sent
         self._sent += 1
-        partition = partition_of(user, self._topics.partitions)
         event = EncodedEvent(
             user, "bill", START_MS + i * 60_000, f"e{i}", i, np.array([i, 1], np.float32), vector(i), None,
             "raw:0", i, START_MS,
         )  # fmt: skip
-        buffer = self.buffers[partition]
-        changes = buffer.prepare([event], source_offset=buffer.source_offset + 1)
-        for key, value in changes.rows:
+        buffer = self.buffers[partition_of(user, self._topics.partitions)]
+        return buffer, buffer.prepare([event], source_offset=buffer.source_offset + 1)
+
+    def _log(self, user: str, rows: Sequence[Row]) -> None:
+        partition = partition_of(user, self._topics.partitions)
+        for key, value in rows:
             self._producer.produce(self._topics.tokens, value, key, partition)
         assert self._producer.flush(10) == 0
-        buffer.commit(changes, log_offset=buffer.log_offset + len(changes.rows))
 
     @property
     def users(self) -> list[str]:

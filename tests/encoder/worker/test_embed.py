@@ -67,6 +67,10 @@ def test_a_worker_answers_what_registering_the_query_gives(
         wait_until(lambda: worker_bench.lag_is_zero(connection, topics), "the worker caught up")
         answers["user-1"] = answer(client, "user-1")
         assert answers["user-1"].covers == {"raw:0": 30}
+        # rows whose summary has not come are in no answer
+        source.tear("user-1")
+        wait_until(lambda: worker_bench.lag_is_zero(connection, topics), "the worker caught up")
+        assert answer(client, "user-1").vector.tobytes() == answers["user-1"].vector.tobytes()
 
         worker_bench.register(connection, topics, "baby", ScenarioSettings(query=QUERY))
         wait_until(

@@ -162,6 +162,24 @@ def test_another_model_refreshes_everybody(
     check(connection, topics, source, other)
 
 
+@pytest.mark.parametrize("disk", ["w", "other disk"])
+def test_rows_whose_summary_has_not_come_are_in_no_embedding(
+    connection: Connection, topics: Topics, encoder: ModelSet, tmp_path: Path, disk: str
+) -> None:
+    """A5: a back-fill while the processor is away, dead between a batch's rows and their summaries."""
+    source = Source(connection, topics, tmp_path / "source")
+    source.send(12)
+    with running(connection, topics, encoder, tmp_path / "w"):
+        wait_for_lag_zero(connection, topics)
+        for user in source.users:
+            source.tear(user)
+        wait_for_lag_zero(connection, topics)
+    other = ModelSet(OTHER_MODEL, {}, MODALITIES, SCENARIOS, DIM)
+    with running(connection, topics, other, tmp_path / disk):
+        wait_for_back_fills(connection, topics, other)
+    check(connection, topics, source, other)
+
+
 def test_a_replica_left_behind_by_another_member_publishes_nothing_old(
     connection: Connection, topics: Topics, encoder: ModelSet, tmp_path: Path
 ) -> None:

@@ -291,9 +291,13 @@ def test_rows_of_a_former_owner_are_logged_again(opened: Open) -> None:
     buffer.close()
     buffer = opened()
     changes = buffer.prepare([], source_offset=0)
-    assert dict(changes.sweep_rows) == {gone: None, kept: dict(buffer.rows())[kept]}
+    stored = dict(buffer.rows())
+    assert dict(changes.rows) == {gone: None, kept: stored[kept]}
+    assert dict(changes.sweep_rows) == {summary_key("u", "a"): stored[summary_key("u", "a")]}
     buffer.commit(changes, log_offset=9)
-    assert not buffer.prepare([], source_offset=0).sweep_rows
+    after = buffer.prepare([], source_offset=0)
+    assert not after.rows
+    assert not after.sweep_rows
 
 
 def test_marks_survive_and_carry_priority(opened: Open) -> None:
