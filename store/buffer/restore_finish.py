@@ -8,7 +8,7 @@ from store.buffer.database import BufferDatabase
 from store.buffer.event_batch import WindowRules
 from store.buffer.layout import M_INDEXED, M_UNSUMMED, expiry_key, split_prefix
 from store.buffer.rows import unpack_summary
-from store.buffer.window_reader import summary_by_scan
+from store.buffer.window import summary_by_scan
 
 _BATCH = 500
 """Windows per WriteBatch: a large one holds the interpreter lock for its whole duration."""

@@ -36,8 +36,7 @@ from store.buffer.resources import BufferResources
 from store.buffer.restore_finish import finish, index_all
 from store.buffer.rows import FORMAT, KIND_SUMMARY, Summary, prefix_end, summary_key, unpack_summary, user_prefix
 from store.buffer.summary import Totals
-from store.buffer.window import UserWindow
-from store.buffer.window_reader import read_user, summary_by_scan
+from store.buffer.window import UserWindow, read_user, summary_by_scan
 from store.buffer.window_update import Outcome, Row
 
 __all__ = [

@@ -19,8 +19,7 @@ from store.buffer import layout
 from store.buffer.changes import Outcomes
 from store.buffer.layout import split_prefix
 from store.buffer.rows import Summary, prefix_end, summary_key, user_prefix
-from store.buffer.window import UserWindow
-from store.buffer.window_reader import read_user, summary_by_scan
+from store.buffer.window import UserWindow, read_user, summary_by_scan
 
 
 class BufferView:

@@ -1,13 +1,17 @@
-"""What the buffer knows of one user, as arrays: the encoder's input."""
+"""What the buffer knows of one user, as arrays: the encoder's input; and how it is read out of the rows."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from store.buffer.rows import Summary
+from store.base.settings import ModalityKind, ModalitySettings
+from store.buffer.layout import prefix_length, split_prefix
+from store.buffer.rows import KIND_FIELD, Summary, unpack_event, unpack_field, unpack_summary
+from store.buffer.summary import Totals, number_width
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +59,104 @@ class UserWindow:
     def ingested_at(self) -> int:
         """Newest ingestion time covered, ms; 0 when nothing was."""
         return max((m.summary.ingested_at for m in self.modalities.values()), default=0)
+
+
+def read_user(
+    user_id: str,
+    summaries: Iterable[tuple[bytes, bytes]],
+    rows: Iterable[tuple[bytes, bytes]],
+    modalities: Mapping[str, ModalitySettings],
+    dim: int,
+) -> UserWindow:
+    """Windows of one user from the user's summary rows and event and field rows, both in key order.
+
+    Modalities that are not configured are left out.
+    """
+    by_prefix: dict[bytes, tuple[list[bytes], list[bytes]]] = {}
+    prefix, cut = b"\xff", 0
+    keys: list[bytes] = []
+    values: list[bytes] = []
+    for key, value in rows:
+        if not key.startswith(prefix):
+            cut = prefix_length(key)
+            prefix = key[:cut]
+            keys, values = by_prefix[prefix] = [], []
+        keys.append(key[cut:])
+        values.append(value)
+    out: dict[str, ModalityWindow] = {}
+    for key, packed in summaries:
+        name = split_prefix(key[:-1])[1]
+        modality = modalities.get(name)
+        if modality is None:
+            continue
+        keys, values = by_prefix.get(key[:-1], ([], []))
+        read = _fields if modality.kind is ModalityKind.TABULAR else _events
+        ts, names, numbers, vectors = read(keys, values, number_width(modality), dim)
+        out[name] = ModalityWindow(unpack_summary(packed), ts, names, numbers, vectors)
+    return UserWindow(user_id, out)
+
+
+Arrays = tuple[NDArray[np.int64], list[str], NDArray[np.float32], NDArray[np.float16]]
+
+
+def _events(keys: list[bytes], values: list[bytes], width: int, dim: int) -> Arrays:
+    n = len(keys)
+    ts = np.frombuffer(b"".join(key[1:9] for key in keys), ">u8").astype(np.int64)
+    names = [key[9:].decode() for key in keys]
+    size = 10 + 4 * width + 2 * dim
+    if all(len(value) == size for value in values):  # the usual case: one copy for all rows
+        raw = np.frombuffer(b"".join(values), np.uint8).reshape(n, size)
+        numbers = raw[:, 10 : 10 + 4 * width].copy().view("<f4")
+        vectors = raw[:, 10 + 4 * width :].copy().view("<f2")
+        return ts, names, numbers.reshape(n, width), vectors.reshape(n, dim)
+    numbers = np.full((n, width), np.nan, np.float32)
+    vectors = np.zeros((n, dim), np.float16)
+    for i, value in enumerate(values):
+        row = unpack_event(value)
+        k = min(width, row.numbers.size)
+        numbers[i, :k] = row.numbers[:k]
+        vectors[i] = row.vector
+    return ts, names, numbers, vectors
+
+
+def _fields(keys: list[bytes], values: list[bytes], width: int, dim: int) -> Arrays:
+    rows = [(row.ts, key[1:].decode(), row) for key, value in zip(keys, values, strict=True)
+            if key[0] == KIND_FIELD and (row := unpack_field(value)).vector.size]  # fmt: skip
+    rows.sort(key=lambda item: item[:2])
+    numbers = np.full((len(rows), width), np.nan, np.float32)
+    vectors = np.zeros((len(rows), dim), np.float16)
+    for i, (_, _, row) in enumerate(rows):
+        k = min(width, row.numbers.size)
+        numbers[i, :k] = row.numbers[:k]
+        vectors[i] = row.vector
+    ts = np.array([item[0] for item in rows], np.int64)
+    return ts, [item[1] for item in rows], numbers, vectors
+
+
+def summary_by_scan(
+    rows: Iterable[tuple[bytes, bytes]], old: Summary | None, modality: ModalitySettings, dim: int
+) -> Totals:
+    """Totals of one (user, modality) from its rows alone: the naive twin of keeping them.
+
+    rows: (key without prefix, value). covers, ingested_at and the newest event ever seen are not in the rows; they
+    come from `old`.
+    """
+    totals = Totals.empty(dim, number_width(modality))
+    oldest: int | None = None
+    for rest, value in rows:
+        if rest[0] == KIND_FIELD:
+            field = unpack_field(value)
+            ts, vector, numbers = field.ts, field.vector, field.numbers
+        else:
+            event = unpack_event(value)
+            ts, vector, numbers = int.from_bytes(rest[1:9], "big"), event.vector, event.numbers
+        if vector.size:
+            totals.add(vector, numbers.tolist())
+        oldest = ts if oldest is None else min(oldest, ts)
+        totals.newest = max(totals.newest, ts)
+    totals.oldest = oldest or 0
+    if old is not None:
+        totals.newest = max(totals.newest, old.newest)
+        totals.covers = dict(old.covers)
+        totals.ingested_at = old.ingested_at
+    return totals

@@ -15,7 +15,7 @@ from store.buffer import held_rows, layout
 from store.buffer.layout import split_prefix
 from store.buffer.rows import KIND_SUMMARY, parse_key
 from store.buffer.token_buffer import TokenBuffer
-from store.buffer.window_reader import summary_by_scan
+from store.buffer.window import summary_by_scan
 from tests.models.events import DIM, Log, event, modalities, open_buffer, resources
 
 SHARED = resources()

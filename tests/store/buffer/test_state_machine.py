@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from store.buffer.encoded_event import EncodedEvent
 from store.buffer.layout import parse_expiry_key
 from store.buffer.rows import KIND_SUMMARY, modality_prefix, parse_key, unpack_summary
-from store.buffer.window_reader import summary_by_scan
+from store.buffer.window import summary_by_scan
 from tests.models.buffer_model import BufferModel
 from tests.models.events import DIM, GRANULARITY_MS, WINDOW_MS, Log, event, modalities, open_buffer, resources
 
