@@ -33,21 +33,28 @@ FAILURE_SECONDS = 2.0
 
 
 class GroupTopic(NamedTuple):
-    """A topic that a consumer group of ours reads."""
+    """A topic that a consumer group of ours reads.
+
+    makes: topics that it writes, partition for partition, from what it reads.
+    joins: whether the role is a member of its group; serve reads by itself, every instance everything.
+    """
 
     role: str
     group: str
     topic: str
+    makes: tuple[str, ...] = ()
+    joins: bool = True
 
 
 def plan(topics: Topics, raw_topics: Iterable[str], scenarios: Iterable[str]) -> tuple[GroupTopic, ...]:
     """What our roles read. `freshness` counts accepted events that are not yet queryable."""
+    embeddings = tuple(topics.embeddings(scenario) for scenario in sorted(set(scenarios)))
     return (
         *(GroupTopic("ingest", topics.group_ingest, topic) for topic in sorted(set(raw_topics))),
-        GroupTopic("processor", topics.group_processor, topics.events),
-        GroupTopic("worker", topics.group_worker, topics.tokens),
-        *(GroupTopic("serve", topics.group_serve, topics.embeddings(s)) for s in sorted(set(scenarios))),
-        GroupTopic("freshness", topics.group_freshness, topics.events),
+        GroupTopic("processor", topics.group_processor, topics.events, (topics.tokens,)),
+        GroupTopic("worker", topics.group_worker, topics.tokens, embeddings),
+        *(GroupTopic("serve", topics.group_serve, topic, joins=False) for topic in embeddings),
+        GroupTopic("freshness", topics.group_freshness, topics.events, joins=False),
     )
 
 
@@ -156,7 +163,7 @@ class LagReader:
         committed, failed = self._groups.committed({group: of for group, of in asked.items() if of})
         if failed and not committed:
             raise next(iter(failed.values()))
-        members = self._groups.members([group for group in asked if group not in failed])
+        members = self._groups.members(sorted({t.group for t in self._plan if t.joins and t.group not in failed}))
         # 2.
         marks = self._ends.watermarks({(t.topic, n) for t, n in wanted})
         now = self._clock()
@@ -177,6 +184,7 @@ class LagReader:
             key = (target.group, target.topic, n)
             mark, commit = marks[target.topic, n], committed[target.group].get((target.topic, n))
             first = firsts.get((target.topic, n, max(commit or 0, mark.start)))
+            made = [marks.get((topic, n)) for topic in target.makes]
             sample = Sample(
                 now,
                 commit,
@@ -185,6 +193,7 @@ class LagReader:
                 members.get(target.group),
                 empty=first is not None and first.nothing_below >= mark.end,
                 withheld=mark.high - mark.end,
+                made=sum(m.high for m in made if m is not None) if None not in made else None,
             )
             samples[key] = within_window([*self._samples.get(key, []), sample], now, self._policy)
             rows.append(self._row(target, n, samples[key], now, first))
@@ -205,7 +214,9 @@ class LagReader:
         last = samples[-1]
         pace = rates(samples)
         row = PartitionLag(
-            *target,
+            target.role,
+            target.group,
+            target.topic,
             partition,
             committed=last.committed,
             log_start=last.start,
@@ -214,7 +225,7 @@ class LagReader:
             lag_seconds=None if last.lag else 0.0,
             lag_seconds_source="unknown" if last.lag else "caught_up",
             retention_headroom=None if last.committed is None else last.committed - last.start,
-            status=judge(samples, self._policy),
+            status=judge(samples, self._policy, joins=target.joins),
             complete=completeness(samples, self._policy),
             commit_age_seconds=commit_age_seconds(samples, now),
             produced_per_second=pace.produced,

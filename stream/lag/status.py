@@ -17,6 +17,8 @@ class Status(StrEnum):
 
     REWOUND = "rewound"
     """The position went back, or what it pointed to was deleted unread."""
+    AHEAD = "ahead"
+    """The position lies beyond the log's end: the log lost its end, or is another one. Its reader cannot go on."""
     STOPPED = "stopped"
     """Work waits, nobody commits, and the group has no member."""
     STALLED = "stalled"
@@ -25,13 +27,15 @@ class Status(StrEnum):
     """Work waits and the group has never committed here."""
     SLOW = "slow"
     """The position moves and the lag does not shrink, or would take too long to."""
+    OPEN_TRANSACTION = "open_transaction"
+    """Everything that may be read is; what follows belongs to a producer's transaction that stays open."""
     UNKNOWN = "unknown"
     """Work waits, and the readings so far do not tell more."""
     OK = "ok"
 
 
 SEVERITY = {status: len(Status) - 1 - i for i, status in enumerate(Status)}
-"""0 = ok, 6 = rewound."""
+"""0 = ok, 8 = rewound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class Sample:
     members: of the group; None = cannot be known (the embedded broker has no DescribeGroups).
     empty: no record lies between the position and the end, only what transactions and compaction left.
     withheld: messages from `end` on that an open transaction keeps from readers.
+    made: end of what the group writes from this partition; None = not known. That it grows is a sign of life.
     """
 
     at: float
@@ -50,6 +55,7 @@ class Sample:
     members: int | None = None
     empty: bool = False
     withheld: int = 0
+    made: int | None = None
 
     @property
     def position(self) -> int:
@@ -67,6 +73,8 @@ class LagPolicy:
     """window_seconds: how far back rules look. floor_messages: up to this much lag is no work waiting.
 
     evidence_seconds, evidence_samples: a backlog is judged once it has been seen this long and this often.
+    stalled_seconds: no sign of life for this long, members being there, is no long batch any more.
+    floor_seconds: who is less behind than this is not slow.
     slow_eta_seconds: a backlog that would take longer than this at its present pace is slow though it shrinks.
     """
 
@@ -74,6 +82,8 @@ class LagPolicy:
     floor_messages: int = 0
     evidence_seconds: float = 10.0
     evidence_samples: int = 3
+    stalled_seconds: float = 45.0
+    floor_seconds: float = 10.0
     slow_eta_seconds: float = 1800.0
 
 
@@ -97,15 +107,41 @@ def backlog(samples: Sequence[Sample], policy: LagPolicy) -> Sequence[Sample]:
     return samples[first:]
 
 
-def evident(samples: Sequence[Sample], policy: LagPolicy) -> bool:
-    """Whether the backlog has been seen long enough to be judged. A burst just arrived is not a stalled consumer."""
+def recent(samples: Sequence[Sample], policy: LagPolicy, seconds: float) -> Sequence[Sample]:
+    """The newest samples of the backlog, as many as it takes to span `seconds`; none if it is younger, or was seen too
+    seldom. A burst just arrived is not a stalled consumer."""
     waiting = backlog(samples, policy)
-    return len(waiting) >= policy.evidence_samples and waiting[-1].at - waiting[0].at >= policy.evidence_seconds
+    for first in range(len(waiting) - policy.evidence_samples, -1, -1):
+        if waiting[-1].at - waiting[first].at >= seconds:
+            return waiting[first:]
+    return ()
+
+
+def evident(samples: Sequence[Sample], policy: LagPolicy) -> bool:
+    """Whether the backlog has been seen long enough to be judged."""
+    return bool(recent(samples, policy, policy.evidence_seconds))
 
 
 def advanced(samples: Sequence[Sample]) -> bool:
     """Whether the position moved forward between the first and the last."""
     return samples[-1].position > samples[0].position
+
+
+def lives(samples: Sequence[Sample]) -> bool:
+    """Whether the position moved, or something was made of what has been read."""
+    first, last = samples[0].made, samples[-1].made
+    return advanced(samples) or (first is not None and last is not None and last > first)
+
+
+def behind_seconds(samples: Sequence[Sample]) -> float | None:
+    """How old what is read next is at most, by our own clock: the position has been the end no longer ago than this.
+
+    None: not within the samples. Producers' clocks have no part in it.
+    """
+    last = samples[-1]
+    if not last.lag:
+        return 0.0
+    return next((last.at - s.at for s in reversed(samples) if s.end <= last.position), None)
 
 
 def is_rewound(samples: Sequence[Sample]) -> bool:
@@ -117,52 +153,76 @@ def is_rewound(samples: Sequence[Sample]) -> bool:
     return went_down or (last.committed is not None and last.committed < last.start)
 
 
+def is_ahead(samples: Sequence[Sample]) -> bool:
+    """Rule 2: committed is what the log does not have. The end was read after the commit, so no race looks like it."""
+    last = samples[-1]
+    return last.committed is not None and last.committed > last.end + last.withheld
+
+
 def is_stopped(samples: Sequence[Sample], policy: LagPolicy) -> bool:
-    """Rule 2: a backlog, no advance, and no member; where members are unknown, new messages are the second witness."""
-    if not evident(samples, policy):
-        return False
-    waiting = backlog(samples, policy)
-    if advanced(waiting):
-        return False
-    members = waiting[-1].members
-    return members == 0 if members is not None else waiting[-1].end > waiting[0].end
+    """Rule 3: a backlog and no member: nobody will read it, whatever was read before. Where members are unknown, no
+    sign of life for long although new messages came."""
+    last = samples[-1]
+    if last.members is not None:
+        return last.members == 0 and last.lag > policy.floor_messages and not advanced(samples[-2:])
+    return is_stalled(samples, policy) and last.end > backlog(samples, policy)[0].end
 
 
 def is_without_commit(samples: Sequence[Sample], policy: LagPolicy) -> bool:
-    """Rule 3: work waits and nothing was ever committed. An empty partition is fine: there was nothing to commit."""
+    """Rule 4: work waits and nothing was ever committed. An empty partition is fine, there was nothing to commit; so is
+    one whose first message has just come."""
     last = samples[-1]
-    return last.committed is None and last.lag > policy.floor_messages
+    waiting = backlog(samples, policy)
+    return bool(waiting) and last.committed is None and (len(waiting) == len(samples) or evident(samples, policy))
 
 
 def is_stalled(samples: Sequence[Sample], policy: LagPolicy) -> bool:
-    """Rule 4: a backlog and no advance, whoever is there."""
-    return evident(samples, policy) and not advanced(backlog(samples, policy))
+    """Rule 5: a backlog and no sign of life for long, whoever is there."""
+    waiting = recent(samples, policy, policy.stalled_seconds)
+    return bool(waiting) and not lives(waiting)
 
 
 def is_slow(samples: Sequence[Sample], policy: LagPolicy) -> bool:
-    """Rule 5: it advances, but the lag grew and was never smaller than at first, or its end is too far away."""
-    if not evident(samples, policy):
+    """Rule 6: it advances, but the lag grew and was never smaller than at first, or its end is too far away."""
+    newest = recent(samples, policy, policy.evidence_seconds)
+    if not newest or not advanced(newest):
+        return False
+    behind = behind_seconds(samples)
+    if behind is not None and behind < policy.floor_seconds:
         return False
     waiting = backlog(samples, policy)
-    if not advanced(waiting):
-        return False
     first = waiting[0].lag
     grew = waiting[-1].lag > first and min(s.lag for s in waiting) >= first
     eta = rates(waiting).eta_seconds
     return grew or (eta is not None and eta > policy.slow_eta_seconds)
 
 
+def is_open_transaction(samples: Sequence[Sample], policy: LagPolicy) -> bool:
+    """Rule 7: all that may be read has been, and the transaction that withholds the rest has been open for long."""
+    last = samples[-1]
+    same = list(itertools.takewhile(lambda s: s.withheld and s.end == last.end, reversed(samples)))
+    long = len(same) >= policy.evidence_samples and last.at - same[-1].at >= policy.evidence_seconds
+    return long and last.lag <= policy.floor_messages
+
+
 def is_unknown(samples: Sequence[Sample], policy: LagPolicy) -> bool:
-    """Rule 6: work has waited in every sample there is, and these are too few. With one sample that was caught up we
+    """Rule 8: work has waited in every sample there is, and these are too few. With one sample that was caught up we
     know that the backlog is young, which is fine."""
     return len(backlog(samples, policy)) == len(samples) and not evident(samples, policy)
 
 
-def judge(samples: Sequence[Sample], policy: LagPolicy) -> Status:
-    """The first rule that holds. `samples`: at least one, oldest first."""
+def judge(samples: Sequence[Sample], policy: LagPolicy, *, joins: bool = True) -> Status:
+    """The first rule that holds.
+
+    Args:
+        samples: at least one, oldest first.
+        joins: whether the role is a member of its group. Of one that is not, nobody can say that it is not there.
+    """
     if is_rewound(samples):
         return Status.REWOUND
-    if is_stopped(samples, policy):
+    if is_ahead(samples):
+        return Status.AHEAD
+    if joins and is_stopped(samples, policy):
         return Status.STOPPED
     # a group that never committed has not stalled: it has not begun, which is another fault to look for
     if is_without_commit(samples, policy):
@@ -171,6 +231,8 @@ def judge(samples: Sequence[Sample], policy: LagPolicy) -> Status:
         return Status.STALLED
     if is_slow(samples, policy):
         return Status.SLOW
+    if is_open_transaction(samples, policy):
+        return Status.OPEN_TRANSACTION
     if is_unknown(samples, policy):
         return Status.UNKNOWN
     return Status.OK

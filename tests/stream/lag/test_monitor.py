@@ -12,7 +12,7 @@ from store.base import logs, metrics
 from store.base.errors import BrokerError
 from stream.lag.monitor import LagExporter, Monitor
 from stream.lag.reader import LagReader, LagReport, PartitionLag
-from stream.lag.status import Status
+from stream.lag.status import SEVERITY, Status
 
 
 def row(
@@ -46,7 +46,7 @@ def test_gauges_follow_the_report_and_vanished_series_go() -> None:
     at = {"group": "mg", "topic": "mt"}
     exporter.export(LagReport(0, (row(0, 3, Status.STALLED), row(1, 7)), {"mg": 2}))
     assert sample("anchorstream_lag_messages", partition="0", **at) == 3
-    assert sample("anchorstream_lag_status", partition="0", **at) == 4
+    assert sample("anchorstream_lag_status", partition="0", **at) == SEVERITY[Status.STALLED]
     assert sample("anchorstream_retention_headroom_messages", partition="1", **at) == 5
     assert sample("anchorstream_group_members", group="mg") == 2
     exporter.export(LagReport(0, (row(0, 4, seconds=None),)))
