@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from deploy import brokers
 from deploy.run.ready import clear_ready, ready_path, write_ready
 from deploy.settings.config import Settings
-from store.base import logs
+from store.base import logs, metrics
 from store.base.errors import BrokerError, ConfigError, TopicError
 from store.base.exposure import check_exposure
 from stream.kafka.client import Connection
@@ -54,6 +54,7 @@ def run_role(role: str, settings: Settings, *, instance: str, stop: threading.Ev
     data_dir = settings.store.data_dir.absolute()
     ready = ready_path(data_dir, role, instance)
     clear_ready(ready)
+    metrics.READY.labels(role).set(0)
     log.info(logs.ROLE_STARTED, instance=instance)
 
     def on_ready() -> None:
@@ -61,6 +62,7 @@ def run_role(role: str, settings: Settings, *, instance: str, stop: threading.Ev
         gc.collect()
         gc.freeze()
         write_ready(ready)
+        metrics.READY.labels(role).set(1)
         log.info(logs.ROLE_READY, instance=instance)
 
     def waiting() -> None:
@@ -73,6 +75,7 @@ def run_role(role: str, settings: Settings, *, instance: str, stop: threading.Ev
         ROLES[role](Context(settings, connection, topics, data_dir / role / instance, stop, on_ready))
     finally:
         clear_ready(ready)
+        metrics.READY.labels(role).set(0)
         log.info(logs.ROLE_STOPPED, instance=instance)
 
 
@@ -80,7 +83,7 @@ def _ingest(context: Context) -> None:
     from stream.ingest.ingest import Ingest
 
     settings = context.settings
-    _export(settings)
+    _export(settings, "ingest")
     role = Ingest(context.connection, context.topics, settings.modalities, settings.ingest, on_ready=context.on_ready)
     role.run(context.stop)
 
@@ -95,6 +98,7 @@ def _processor(context: Context) -> None:
     processor = settings.processor
     torch.set_num_threads(processor.threads)
     encoder = TextEncoder(cache_entries=processor.text_cache_entries, batch_texts=processor.text_batch)
+    _export(settings, "processor")
     role = Processor(
         context.connection,
         context.topics,
@@ -102,8 +106,6 @@ def _processor(context: Context) -> None:
         encoder,
         _buffers(context, encoder.id, encoder.dim),
         on_ready=context.on_ready,
-        metrics_port=settings.metrics.port,
-        metrics_host=settings.metrics.host,
     )
     role.run(context.stop)
 
@@ -118,7 +120,7 @@ def _worker(context: Context) -> None:
     from stream.scenarios.registry import ScenarioRegistry
 
     settings = context.settings
-    _export(settings)
+    _export(settings, "worker")
     text_encoder_id, event_dim = identity()
     encoder = ModelSet(settings.model, settings.candidates, settings.modalities, settings.scenarios, event_dim)
     registry = ScenarioRegistry(context.connection, context.topics, settings.scenarios)
@@ -228,7 +230,7 @@ def _monitor(context: Context) -> None:
     settings = context.settings
     raw = {modality.topic for modality in settings.modalities.values()}
     scenarios = LagScenarios(context.connection, context.topics, raw, settings.scenarios, settings.candidates)
-    _export(settings)
+    _export(settings, "monitor")
     role = Monitor(
         LagReader(context.connection, scenarios.plan()),
         scenarios,
@@ -263,12 +265,12 @@ def _make_topics(context: Context, scenarios: Iterable[str]) -> None:
     topics.ensure(context.connection, map(context.topics.embeddings_spec, scenarios), replication_factor=factor)
 
 
-def _export(settings: Settings) -> None:
-    """Prometheus endpoint of a role that has none of its own."""
+def _export(settings: Settings, role: str) -> None:
+    """Prometheus endpoint of a role that has none of its own, at every path, so /livez too."""
     from prometheus_client import start_http_server
 
     if settings.metrics.port:
-        start_http_server(settings.metrics.port, settings.metrics.host)
+        start_http_server(settings.metrics.port, settings.metrics.host, registry=metrics.registry(role))
 
 
 ROLES: dict[str, Callable[[Context], None]] = {

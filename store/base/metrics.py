@@ -1,12 +1,22 @@
-"""Every Prometheus metric of the system, in base units. No user id is ever a label."""
+"""Every Prometheus metric of the system, in base units. No user id is ever a label.
+
+A metric without labels has a value, 0, wherever this module is imported; so a role exports its own only. Of one
+with labels a process exports what it has measured.
+"""
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram
+from collections.abc import Iterable
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _POWERS = tuple(float(2**i) for i in range(0, 17, 2))
 
+READY = Gauge("anchorstream_ready", "1 once the role works (assigned, restored, consuming), 0 before.", ["role"])
 EVENTS_ACCEPTED = Counter("anchorstream_events_accepted_total", "Raw events accepted by ingest.", ["modality"])
 EVENTS_DEAD_LETTERED = Counter("anchorstream_events_dead_lettered_total", "Raw events refused.", ["code"])
 EVENTS_APPLIED = Counter(
@@ -77,7 +87,7 @@ LAG_SECONDS = Gauge(
 )
 LAG_STATUS = Gauge(
     "anchorstream_lag_status",
-    "0 ok, 1 unknown, 2 slow, 3 no_commit, 4 stalled, 5 stopped, 6 rewound (docs/lag.md).",
+    "0 ok, 1 unknown, 2 open_transaction, 3 slow, 4 no_commit, 5 stalled, 6 stopped, 7 ahead, 8 rewound (docs/lag.md).",
     ["group", "topic", "partition"],
 )
 RETENTION_HEADROOM = Gauge(
@@ -87,6 +97,38 @@ RETENTION_HEADROOM = Gauge(
 )
 GROUP_MEMBERS = Gauge("anchorstream_group_members", "Members of a consumer group.", ["group"])
 LAG_READ_UP = Gauge(
-    "anchorstream_lag_up", "1 if the last reading of lag saw everything; 0 = what it did not see is stale."
+    "anchorstream_lag_up", "1 if the last reading of lag succeeded; 0 = lag, status and headroom are stale."
+)
+LAG_UNREADABLE = Gauge(
+    "anchorstream_lag_unreadable", "Groups, topics and partitions that the last reading of lag could not see."
 )
 LAG_READ_SECONDS = Histogram("anchorstream_lag_read_seconds", "Duration of one reading of lag.", buckets=_SECONDS)
+
+WITHOUT_LABELS: dict[str, tuple[MetricWrapperBase, ...]] = {
+    "ingest": (),
+    "processor": (TEXTS_ENCODED, TEXT_CACHE_HITS, RESTORED_ROWS, STANDBY_PARTITIONS, STANDBY_ROWS),
+    "worker": (
+        DIRTY_USERS, EMBED_REPLIES_LOST, KV_POOL_BYTES, PENDING_SECONDS, PENDING_TOKENS, REFRESHED_USERS,
+        REFRESH_SECONDS, RESTORED_ROWS, TEXTS_ENCODED, TEXT_CACHE_HITS,
+    ),
+    "serve": (FRESHNESS_SECONDS, PENDING_EVENTS),
+    "monitor": (LAG_READ_UP, LAG_READ_SECONDS, LAG_UNREADABLE),
+}  # fmt: skip
+"""{role: those of the metrics without labels that it measures}."""
+
+
+class _OfRole(Collector):
+    def __init__(self, role: str) -> None:
+        own = WITHOUT_LABELS[role]
+        self._hidden = {m for metrics in WITHOUT_LABELS.values() for m in metrics if m not in own}
+
+    def collect(self) -> Iterable[Metric]:
+        hidden = {family.name for metric in self._hidden for family in metric.describe()}
+        return (family for family in REGISTRY.collect() if family.name not in hidden)
+
+
+def registry(role: str) -> CollectorRegistry:
+    """What this process exports as `role`."""
+    found = CollectorRegistry()
+    found.register(_OfRole(role))
+    return found

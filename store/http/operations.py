@@ -10,6 +10,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from store.base import metrics
 from store.http.auth import may_read
 from store.http.models import Health
 from store.http.problems import ProblemError, documented
@@ -20,6 +21,7 @@ LAG_SECONDS = 10.0
 
 open_router = APIRouter(tags=["health"])
 """Needs no token."""
+_METRICS = metrics.registry("serve")
 router = APIRouter(tags=["operations"], dependencies=[Depends(may_read)])
 
 
@@ -40,7 +42,7 @@ async def readyz(service: Current) -> Health:
 @open_router.get("/metrics", response_class=Response)
 def get_metrics() -> Response:
     """Prometheus metrics of this process."""
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(_METRICS), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/v1/lag", responses=documented("lag_unavailable"))

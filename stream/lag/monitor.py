@@ -121,7 +121,8 @@ class Monitor:
             (log.info if whole else log.warning)(
                 logs.LAG_READABLE if whole else logs.LAG_UNREADABLE, unreadable=list(report.unreadable)
             )
-        metrics.LAG_READ_UP.set(whole)
+        metrics.LAG_READ_UP.set(1)
+        metrics.LAG_UNREADABLE.set(len(report.unreadable))
         self._up = whole
         for p, old in changes(self._before, report):
             bad = SEVERITY[p.status] > SEVERITY[Status.UNKNOWN]

@@ -15,8 +15,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from prometheus_client import start_http_server
-
 from store.base import logs
 from store.base.errors import AnchorstreamError, BrokerError
 from store.base.stop import Stopped
@@ -51,8 +49,6 @@ class Processor:
         buffers: PartitionBuffers,
         *,
         on_ready: Callable[[], None] = lambda: None,
-        metrics_port: int = 0,
-        metrics_host: str = "127.0.0.1",
     ) -> None:
         """Create the clients; nothing is read yet.
 
@@ -60,13 +56,11 @@ class Processor:
             encoder: its vectors are what the buffers hold.
             buffers: of this instance alone; Faust's files lie beside them.
             on_ready: called once, when the first partitions are assigned.
-            metrics_port, metrics_host: where Prometheus text is served, at every path, so /livez too; port 0 = none.
         """
         self._connection = connection
         self._topics = topics
         self._settings = settings
         self._on_ready: Callable[[], None] | None = on_ready
-        self._metrics = (metrics_port, metrics_host)
         self._encoder = encoder
         self._config = PartitionConfig(connection, topics, buffers)
         self._thread = ThreadPoolExecutor(1, "batch")
@@ -86,8 +80,6 @@ class Processor:
         self._writer = BatchWriter(
             self._config, self._encoder, stop, group=self._topics.group_processor, standby=standby
         )
-        if self._metrics[0]:
-            start_http_server(*self._metrics)
         try:
             asyncio.run(self._consume())
         finally:

@@ -92,13 +92,13 @@ def test_what_cannot_be_read_is_named_and_the_rest_exported() -> None:
         LagReport(0, (row(0, 0),)),
     )
     monitor = Monitor(reader)
-    up, lag = [], []
+    unseen, lag = [], []
     with structlog.testing.capture_logs() as said:
         for _ in range(3):
             assert monitor.step()
-            up.append(metrics.LAG_READ_UP._value.get())
+            unseen.append(metrics.LAG_UNREADABLE._value.get())
             lag.append(sample("anchorstream_lag_messages", partition="0", group="mg", topic="mt"))
-    assert (up, lag) == ([0, 0, 1], [3, 4, 0])
+    assert (unseen, lag) == ([1, 1, 0], [3, 4, 0])
     assert [(line["event"], line["unreadable"]) for line in said] == [
         (logs.LAG_UNREADABLE, ["group mg.worker: not authorized"]),
         (logs.LAG_READABLE, []),

@@ -1,0 +1,217 @@
+"""Every fault pages once, for its own cause; a healthy system never. `promtool test rules` runs the rules."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from stream.lag.status import SEVERITY, Status
+
+ROOT = Path(__file__).parents[2]
+RULES = ROOT / "deploy" / "dashboards" / "alerts.yml"
+NO_PROMTOOL = "ALERTS NOT RUN: this test needs promtool on PATH (Debian: package prometheus)"
+MINUTES = 60
+STEPS = MINUTES * 2
+TOPICS = {"ingest": "raw", "processor": "as.events", "worker": "as.tokens", "serve": "as.embeddings.churn",
+          "freshness": "as.events"}  # fmt: skip
+Values = dict[str, str]
+
+
+def steady(value: float) -> str:
+    return f"{value}x{STEPS}"
+
+
+def growing(per_second: float) -> str:
+    return f"0+{30 * per_second:g}x{STEPS}"
+
+
+def lag_series(role: str, partition: int, name: str) -> str:
+    return (
+        f'{name}{{group="as.{role}",topic="{TOPICS[role]}",partition="{partition}",instance="m:9108",role="monitor"}}'
+    )
+
+
+def healthy(*, headroom: str = "", busy: bool = True) -> Values:
+    """Five roles, serve and worker twice, four partitions each, 100 events a second."""
+    series: Values = {}
+    for role in ("ingest", "processor", "worker", "serve", "monitor"):
+        for instance in ("a", "b") if role in ("worker", "serve") else ("a",):
+            job = "anchorstream-serve" if role == "serve" else "anchorstream"
+            at = f'role="{role}",instance="{role}-{instance}",job="{job}"'
+            series[f"up{{{at}}}"] = series[f"anchorstream_ready{{{at}}}"] = steady(1)
+    series['anchorstream_lag_up{instance="m:9108"}'] = steady(1)
+    series['anchorstream_lag_unreadable{instance="m:9108"}'] = steady(0)
+    for role in TOPICS:
+        for partition in range(4):
+            series[lag_series(role, partition, "anchorstream_lag_status")] = steady(0)
+            series[lag_series(role, partition, "anchorstream_lag_seconds")] = steady(0.4)
+            series[lag_series(role, partition, "anchorstream_retention_headroom_messages")] = headroom or growing(25)
+    if busy:
+        series['anchorstream_events_accepted_total{modality="bill",instance="ingest-a"}'] = growing(100)
+        series['anchorstream_events_dead_lettered_total{code="invalid_field",instance="ingest-a"}'] = growing(0.1)
+        for le, share in (("0.5", 0.9), ("2.5", 1), ("10", 1), ("30", 1), ("+Inf", 1)):
+            name = f'anchorstream_freshness_seconds_bucket{{le="{le}",instance="serve-a"}}'
+            series[name] = growing(100 * share)
+    return series
+
+
+def changed(series: Values, *parts: str, to: str | None) -> Values:
+    """All series whose name has all of `parts`; None = gone after half the time."""
+    found = [name for name in series if all(part in name for part in parts)]
+    assert found, parts
+    half = STEPS // 2
+    gone = {name: f"{series[name].rsplit('x', 1)[0]}x{half} stale" for name in found}
+    return series | (dict.fromkeys(found, to) if to is not None else gone)
+
+
+def status(role: str, value: Status, *, partitions: str = "") -> Values:
+    parts = ["lag_status", f'group="as.{role}"', *([f'partition="{partitions}"'] if partitions else [])]
+    return changed(healthy(), *parts, to=steady(SEVERITY[value]))
+
+
+def both(first: Values, second: Values) -> Values:
+    base = healthy()
+    return first | {name: value for name, value in second.items() if base.get(name) != value}
+
+
+class Fault(NamedTuple):
+    """alert: name and labels of the only one that fires; None = none does."""
+
+    what: str
+    series: Values
+    alert: tuple[str, dict[str, str]] | None
+
+
+def down(role: str) -> Values:
+    return changed(changed(healthy(), "anchorstream_ready", f'role="{role}"', to=None), "up", f'role="{role}"', to=None)
+
+
+FAULTS = [
+    Fault("healthy and loaded", healthy(), None),
+    Fault("healthy and idle, young topics", healthy(headroom=steady(0), busy=False), None),
+    Fault("a segment is deleted now and then", healthy(headroom=f"{' '.join(['1000+750x19'] * 6)}"), None),
+    Fault("worker dead", both(down("worker"), status("worker", Status.STOPPED)), ("RoleDown", {"role": "worker"})),
+    Fault("worker dead, freshness stalls", both(both(down("worker"), status("worker", Status.STOPPED)),
+          status("freshness", Status.STALLED)), ("RoleDown", {"role": "worker"})),
+    Fault("ingest dead, nothing waits", down("ingest"), ("RoleDown", {"role": "ingest"})),
+    Fault("serve dead", both(down("serve"), both(status("serve", Status.STALLED), status("freshness", Status.STALLED))),
+          ("RoleDown", {"role": "serve"})),
+    Fault("processor runs and never gets ready", both(
+          changed(healthy(), "anchorstream_ready", 'role="processor"', to=steady(0)),
+          status("processor", Status.STOPPED)), ("RoleDown", {"role": "processor"})),
+    Fault("one of two serves frozen", both(changed(healthy(), "up{", "serve-b", to=steady(0)),
+          changed(healthy(), "anchorstream_ready", "serve-b", to=None)),
+          ("InstanceDown", {"role": "serve", "instance": "serve-b", "job": "anchorstream-serve"})),
+    Fault("monitor dead", changed(changed(changed(healthy(), "anchorstream_lag", to=None), "up{", "monitor", to=None),
+          "ready", "monitor", to=None), ("LagUnreadable", {})),
+    Fault("broker away", changed(healthy(), "anchorstream_lag_up", to=steady(0)), ("LagUnreadable", {})),
+    Fault("one group may not be described", changed(healthy(), "anchorstream_lag_unreadable", to=steady(1)),
+          ("LagUnreadable", {})),
+    Fault("worker alive, not in its group", status("worker", Status.STOPPED),
+          ("ConsumerStopped", {"group": "as.worker", "role": "worker"})),
+    Fault("worker hangs", both(status("worker", Status.STALLED), status("freshness", Status.STALLED)),
+          ("ConsumerStalled", {"group": "as.worker", "role": "worker"})),
+    Fault("one partition hangs", status("processor", Status.STALLED, partitions="2"),
+          ("ConsumerStalled", {"group": "as.processor", "role": "processor"})),
+    Fault("commits never made, or forgotten", status("processor", Status.NO_COMMIT),
+          ("NeverCommitted", {"group": "as.processor", "role": "processor"})),
+    Fault("worker too slow", both(both(status("worker", Status.SLOW), status("freshness", Status.SLOW)), {
+          'anchorstream_freshness_seconds_bucket{le="10",instance="serve-a"}': growing(0),
+          'anchorstream_freshness_seconds_bucket{le="2.5",instance="serve-a"}': growing(0),
+          'anchorstream_freshness_seconds_bucket{le="0.5",instance="serve-a"}': growing(0)}),
+          ("ConsumerSlow", {"group": "as.worker", "role": "worker"})),
+    Fault("slow, though nothing is behind", healthy() | {
+          'anchorstream_freshness_seconds_bucket{le="10",instance="serve-a"}': growing(0),
+          'anchorstream_freshness_seconds_bucket{le="2.5",instance="serve-a"}': growing(0),
+          'anchorstream_freshness_seconds_bucket{le="0.5",instance="serve-a"}': growing(0)}, ("FreshnessSlow", {})),
+    Fault("a scenario that no worker can compute", status("freshness", Status.STALLED),
+          ("EventsUncovered", {"group": "as.freshness", "role": "freshness"})),
+    Fault("a group was set back", status("ingest", Status.REWOUND, partitions="1"),
+          ("DataLost", {"group": "as.ingest", "role": "ingest"})),
+    Fault("committed beyond the end", status("ingest", Status.AHEAD),
+          ("DataLost", {"group": "as.ingest", "role": "ingest"})),
+    Fault("retention comes near a stopped reader", changed(changed(both(down("ingest"),
+          status("ingest", Status.STOPPED)), "headroom", 'group="as.ingest"', to=f"100000-750x{STEPS}"),
+          "lag_seconds", 'group="as.ingest"', to=growing(1)),
+          ("RetentionNear", {"group": "as.ingest", "topic": "raw"})),
+    Fault("a producer's transaction stays open", status("ingest", Status.OPEN_TRANSACTION),
+          ("TransactionOpen", {"group": "as.ingest", "role": "ingest"})),
+    Fault("a tenth of the events is refused", healthy() | {
+          'anchorstream_events_dead_lettered_total{code="invalid_field",instance="ingest-a"}': growing(10)},
+          ("DeadLetters", {"code": "invalid_field"})),
+    Fault("every event is refused, none was ever accepted", {
+          name: value for name, value in healthy().items() if "accepted" not in name}, ("DeadLetters", {
+          "code": "invalid_field"})),
+]  # fmt: skip
+
+
+def alerts() -> dict[str, dict[str, Any]]:
+    groups = yaml.safe_load(RULES.read_text())["groups"]
+    return {rule["alert"]: rule for group in groups for rule in group["rules"] if "alert" in rule}
+
+
+ALSO = {"retention comes near a stopped reader": ("RoleDown", {"role": "ingest"})}
+"""Faults of which two things must be done at once."""
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.what)
+def test_a_fault_pages_for_its_cause_and_for_nothing_else(fault: Fault, tmp_path: Path) -> None:
+    if shutil.which("promtool") is None:
+        pytest.skip(NO_PROMTOOL)
+    expected = [found for found in (fault.alert, ALSO.get(fault.what)) if found is not None]
+    checks = []
+    for name, rule in alerts().items():
+        labels = [{**of, **rule["labels"]} for known, of in expected if known == name]
+        checks.append(
+            {
+                "eval_time": f"{MINUTES - 1}m",
+                "alertname": name,
+                # annotations are part of the comparison; they are judged in test_manifests
+                "exp_alerts": [{"exp_labels": of} for of in labels],
+            }
+        )
+    bare = yaml.safe_load(RULES.read_text())
+    for group in bare["groups"]:
+        for rule in group["rules"]:
+            rule.pop("annotations", None)
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump(bare))
+    test = {
+        "rule_files": ["rules.yml"],
+        "evaluation_interval": "30s",
+        "tests": [
+            {
+                "interval": "30s",
+                "input_series": [{"series": name, "values": values} for name, values in fault.series.items()],
+                "alert_rule_test": checks,
+            }
+        ],
+    }
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(test))
+    answer = subprocess.run(
+        ["promtool", "test", "rules", "test.yml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_every_alert_has_a_fault_and_every_fault_a_row_in_the_docs() -> None:
+    assert {fault.alert[0] for fault in FAULTS if fault.alert} == set(alerts())
+    text = (ROOT / "docs" / "lag.md").read_text()
+    rows = {cells[0]: cells[-1].strip("`–") for line in text.splitlines() if line.startswith("| ")
+            if len(cells := [cell.strip() for cell in line.strip("| ").split("|")]) == 5}  # fmt: skip
+    documented = {what: alert for what, alert in rows.items() if what in {fault.what for fault in FAULTS}}
+    assert documented == {fault.what: fault.alert[0] if fault.alert else "" for fault in FAULTS}
+    known = {str(s) for s in Status}
+    for line in text.splitlines():
+        if (cells := [cell.strip() for cell in line.strip("| ").split("|")])[0] in documented:
+            assert set(re.findall(r"`(\w+)`", cells[1])) <= known
