@@ -111,7 +111,7 @@ WITHOUT_LABELS: dict[str, tuple[MetricWrapperBase, ...]] = {
         DIRTY_USERS, EMBED_REPLIES_LOST, KV_POOL_BYTES, PENDING_SECONDS, PENDING_TOKENS, REFRESHED_USERS,
         REFRESH_SECONDS, RESTORED_ROWS, TEXTS_ENCODED, TEXT_CACHE_HITS,
     ),
-    "serve": (FRESHNESS_SECONDS, PENDING_EVENTS),
+    "serve": (FRESHNESS_SECONDS, HTTP_CONNECTIONS, PENDING_EVENTS),
     "monitor": (LAG_READ_UP, LAG_READ_SECONDS, LAG_UNREADABLE),
 }  # fmt: skip
 """{role: those of the metrics without labels that it measures}."""
