@@ -16,9 +16,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from encoder.worker.targets import COMPLETE, Target, carried_on, pack
 from store.buffer.back_fill_cursor import BackFillCursor, position_of

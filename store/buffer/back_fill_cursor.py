@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import msgspec
 
-import msgpack
-
+from store.base import versioned
 from store.buffer.rows import user_prefix
 
-VERSION = 1
 
-
-@dataclass(frozen=True, slots=True)
-class BackFillCursor:
+class BackFillCursor(msgspec.Struct, frozen=True, tag_field="v", tag=1):
     """Every user up to `after`, in key order, has been published; "" = nobody yet.
 
     target: what the users are brought to (encoder/worker/targets.py). attempt: which back-fill to that target; one
@@ -33,27 +28,15 @@ class BackFillCursor:
 
     def pack(self) -> bytes:
         """Value in the buffer's database."""
-        return msgpack.packb(  # type: ignore[no-any-return]
-            {
-                "v": VERSION,
-                "target": self.target,
-                "attempt": self.attempt,
-                "after": self.after,
-                "done": self.done,
-                "total": self.total,
-            }
-        )
+        return msgspec.msgpack.encode(self)
 
     @classmethod
     def unpack(cls, value: bytes) -> BackFillCursor:
         """Inverse of `pack`. Raises ValueError on what it cannot read."""
-        try:
-            raw: dict[str, Any] = msgpack.unpackb(value)
-            if raw["v"] != VERSION:
-                raise ValueError(f"version {raw['v']}; this version reads {VERSION}")
-            return cls(*(raw[name] for name in ("target", "attempt", "after", "done", "total")))
-        except (KeyError, TypeError, ValueError, msgpack.UnpackException) as exc:
-            raise ValueError(f"not a back-fill cursor: {exc}") from exc
+        return versioned.decode(_DECODER, value, "a back-fill cursor")
+
+
+_DECODER = msgspec.msgpack.Decoder(BackFillCursor)
 
 
 def position_of(user_id: str) -> bytes:

@@ -103,7 +103,6 @@ def _accept(
 ) -> tuple[EmbeddingRecord, NDArray[np.float32]] | Refused:
     try:
         record = EmbeddingRecord.unpack(value)
-        _check_types(record)
     except ValueError as exc:
         return Refused(entry, Refusal.FORMAT, str(exc))
     if record.user_id != entry.user_id or record.scenario != scenario:
@@ -120,14 +119,3 @@ def _accept(
     if norm < 1e-3:
         return Refused(entry, Refusal.ZERO_NORM, f"norm {norm:.3g}")
     return record, record.vector / np.float32(norm)
-
-
-def _check_types(record: EmbeddingRecord) -> None:
-    numbers = (record.as_of, record.ingested_at, record.computed_at, record.registration)
-    if not isinstance(record.model, str) or not all(isinstance(number, int) for number in numbers):
-        raise ValueError("model must be a string, as_of, ingested_at, computed_at and registration integers")
-    for name, part in (("covers", record.covers), ("events", record.events)):
-        if not isinstance(part, dict) or not all(
-            isinstance(key, str) and isinstance(n, int) for key, n in part.items()
-        ):
-            raise ValueError(f"{name} must map strings to integers")

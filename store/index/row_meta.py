@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import msgpack
+import msgspec
 
 from store.records.embedding import EmbeddingRecord
 
 
-class RowMeta(NamedTuple):
-    """A record without user, scenario and vector. applied_at: ms, when it became queryable here."""
+class RowMeta(msgspec.Struct, frozen=True, array_like=True):
+    """A record without user, scenario and vector; an array on disk. applied_at: ms, when it became queryable here."""
 
     model: str
     as_of: int
@@ -35,8 +35,8 @@ class Coverage(NamedTuple):
 
 def pack_meta(record: EmbeddingRecord, applied_at: int) -> bytes:
     """Bytes of a row's metadata."""
-    return msgpack.packb(  # type: ignore[no-any-return]
-        (
+    return msgspec.msgpack.encode(
+        RowMeta(
             record.model,
             record.as_of,
             record.ingested_at,
@@ -49,5 +49,11 @@ def pack_meta(record: EmbeddingRecord, applied_at: int) -> bytes:
 
 
 def unpack_meta(raw: bytes) -> RowMeta:
-    """Inverse of `pack_meta`."""
-    return RowMeta(*msgpack.unpackb(raw))
+    """Inverse of `pack_meta`. Raises ValueError on what it cannot read."""
+    try:
+        return _DECODER.decode(raw)
+    except msgspec.MsgspecError as exc:
+        raise ValueError(f"not a row's metadata: {exc}") from exc
+
+
+_DECODER = msgspec.msgpack.Decoder(RowMeta)

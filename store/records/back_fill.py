@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+import msgspec
 
-import msgpack
-
-VERSION = 1
-_TYPES: dict[str, type] = {"str": str, "int": int, "bool": bool}
+from store.base import versioned
 
 
-@dataclass(frozen=True, slots=True)
-class BackFillRecord:
+class BackFillRecord(msgspec.Struct, frozen=True, tag_field="v", tag=1):
     """Of one scenario in one partition.
 
     registration: see store/records/scenario.py. model: id of the model that the users are brought to.
@@ -39,20 +34,12 @@ class BackFillRecord:
 
     def pack(self) -> bytes:
         """Message value."""
-        return msgpack.packb({"v": VERSION, **asdict(self)})  # type: ignore[no-any-return]
+        return msgspec.msgpack.encode(self)
 
     @classmethod
     def unpack(cls, value: bytes) -> BackFillRecord:
         """Inverse of `pack`; unknown keys are ignored. Raises ValueError on what it cannot read."""
-        try:
-            raw: dict[str, Any] = msgpack.unpackb(value)
-            if raw["v"] != VERSION:
-                raise ValueError(f"version {raw['v']}; this version reads {VERSION}")
-            names = cls.__dataclass_fields__.keys() - {"revision", "error"}
-            later = {"revision": raw.get("revision", 0), "error": raw.get("error", "")}
-            found = cls(**{name: raw[name] for name in names}, **later)
-            if wrong := [f.name for f in fields(cls) if type(getattr(found, f.name)) is not _TYPES[str(f.type)]]:
-                raise TypeError(f"of another type: {', '.join(wrong)}")
-            return found
-        except (KeyError, TypeError, ValueError, msgpack.UnpackException) as exc:
-            raise ValueError(f"not a back-fill record: {exc}") from exc
+        return versioned.decode(_DECODER, value, "a back-fill record")
+
+
+_DECODER = msgspec.msgpack.Decoder(BackFillRecord)

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal
 
-import msgpack
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 1
+from store.base import versioned
+
 DIM = 128
 
 
-@dataclass(frozen=True, slots=True)
-class EmbeddingRecord:
+class _Wire(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="v", tag=1):
+    user_id: str
+    scenario: str
+    model: str
+    as_of: int
+    covers: dict[str, int]
+    events: dict[str, int]
+    ingested_at: int
+    computed_at: int
+    dim: int
+    dtype: Literal["f2"]
+    vector: bytes
+    registration: int = 0
+
+
+_DECODER = msgspec.msgpack.Decoder(_Wire)
+
+
+class EmbeddingRecord(msgspec.Struct, frozen=True):
     """One user's embedding for one scenario.
 
     as_of: ms, newest event covered. covers: {"topic:partition": last raw offset covered for this user}.
@@ -30,41 +47,44 @@ class EmbeddingRecord:
     ingested_at: int
     computed_at: int
     vector: NDArray[np.float32]
-    covers: dict[str, int] = field(default_factory=dict)
-    events: dict[str, int] = field(default_factory=dict)
+    covers: dict[str, int] = {}
+    events: dict[str, int] = {}
     registration: int = 0
 
     def pack(self) -> bytes:
         """Message value."""
-        registration = {"registration": self.registration} if self.registration else {}
-        return msgpack.packb(  # type: ignore[no-any-return]
-            {
-                **registration,
-                "v": VERSION,
-                "user_id": self.user_id,
-                "scenario": self.scenario,
-                "model": self.model,
-                "as_of": self.as_of,
-                "covers": self.covers,
-                "events": self.events,
-                "ingested_at": self.ingested_at,
-                "computed_at": self.computed_at,
-                "dim": len(self.vector),
-                "dtype": "f2",
-                "vector": self.vector.astype("<f2").tobytes(),
-            }
+        return msgspec.msgpack.encode(
+            _Wire(
+                self.user_id,
+                self.scenario,
+                self.model,
+                self.as_of,
+                self.covers,
+                self.events,
+                self.ingested_at,
+                self.computed_at,
+                len(self.vector),
+                "f2",
+                self.vector.astype("<f2").tobytes(),
+                self.registration,
+            )
         )
 
     @classmethod
     def unpack(cls, value: bytes) -> EmbeddingRecord:
         """Inverse of `pack`; unknown keys are ignored. Raises ValueError on what it cannot read."""
-        try:
-            raw: dict[str, Any] = msgpack.unpackb(value)
-            found = (raw["v"], raw["dtype"], len(raw["vector"]))
-            if found != (VERSION, "f2", 2 * raw["dim"]):
-                raise ValueError(f"version, dtype and bytes are {found}; this version reads {VERSION}, f2, 2 x dim")
-            vector = np.frombuffer(raw["vector"], "<f2").astype(np.float32)
-            names = ("user_id", "scenario", "model", "as_of", "ingested_at", "computed_at", "covers", "events")
-            return cls(vector=vector, registration=raw.get("registration", 0), **{name: raw[name] for name in names})
-        except (KeyError, TypeError, ValueError, msgpack.UnpackException) as exc:
-            raise ValueError(f"not an embedding record: {exc}") from exc
+        found = versioned.decode(_DECODER, value, "an embedding record")
+        if len(found.vector) != 2 * found.dim:
+            raise ValueError(f"not an embedding record: {len(found.vector)} bytes are not {found.dim} values of f2")
+        return cls(
+            found.user_id,
+            found.scenario,
+            found.model,
+            found.as_of,
+            found.ingested_at,
+            found.computed_at,
+            np.frombuffer(found.vector, "<f2").astype(np.float32),
+            found.covers,
+            found.events,
+            found.registration,
+        )

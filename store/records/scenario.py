@@ -6,16 +6,24 @@ A null value = retired. Scenarios of the configuration are not in it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import msgpack
+import msgspec
 from pydantic import ValidationError
 
+from store.base import versioned
 from store.base.settings import ScenarioSettings
 
-VERSION = 1
 CONFIGURED = 0
 """Registration of a scenario of the configuration."""
+
+
+class _Wire(msgspec.Struct, frozen=True, tag_field="v", tag=1):
+    query: str
+    prompt: str | None
+    registration: int
+
+
+_DECODER = msgspec.msgpack.Decoder(_Wire)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +42,13 @@ class Registered:
 
     def pack(self) -> bytes:
         """Message value."""
-        settings = self.settings
-        return msgpack.packb(  # type: ignore[no-any-return]
-            {"v": VERSION, "query": settings.query, "prompt": settings.prompt, "registration": self.registration}
-        )
+        return msgspec.msgpack.encode(_Wire(self.settings.query, self.settings.prompt, self.registration))
 
     @classmethod
     def unpack(cls, value: bytes) -> Registered:
         """Inverse of `pack`; unknown keys are ignored. Raises ValueError on what it cannot read."""
+        found = versioned.decode(_DECODER, value, "a scenario record")
         try:
-            raw: dict[str, Any] = msgpack.unpackb(value)
-            if raw["v"] != VERSION:
-                raise ValueError(f"version {raw['v']}; this version reads {VERSION}")
-            return cls(ScenarioSettings(query=raw["query"], prompt=raw["prompt"]), int(raw["registration"]))
-        except (KeyError, TypeError, ValueError, ValidationError, msgpack.UnpackException) as exc:
+            return cls(ScenarioSettings(query=found.query, prompt=found.prompt), found.registration)
+        except ValidationError as exc:
             raise ValueError(f"not a scenario record: {exc}") from exc

@@ -66,7 +66,7 @@ def test_anything_else_is_refused(unpack: Callable[[bytes], object], value: byte
         unpack(value)
 
 
-@given(st.sampled_from(sorted(BackFillRecord.__dataclass_fields__)), st.none() | st.floats() | st.lists(whole))
+@given(st.sampled_from(sorted(BackFillRecord.__struct_fields__)), st.none() | st.floats() | st.lists(whole))
 def test_a_back_fill_record_of_other_types_is_refused(member: str, value: object) -> None:
     good = msgpack.unpackb(BackFillRecord("a", 0, 1, "m", 2, 3, False, 4).pack())
     with pytest.raises(ValueError, match=member):
