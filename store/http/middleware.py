@@ -30,7 +30,7 @@ DRAINED_BYTES = 64 << 10
 """An unread body up to this length is swallowed, and the connection lives on; with a longer one it is closed."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
-_log = logs.get(__name__)
+log = logs.get(__name__)
 
 
 class Guarded:
@@ -75,7 +75,7 @@ class Guarded:
         except ProblemError as exc:
             await as_answer(exc)(asked, receive, watched)
         except Exception as exc:
-            _log.error(logs.HTTP_FAILED, method=scope["method"], route=_route(asked), exc_info=exc)
+            log.error(logs.HTTP_FAILED, method=scope["method"], route=_route(asked), exc_info=exc)
             if status:
                 raise  # half an answer is out: let the server cut the connection
             await problem("internal", "the error is in the log of serve")(asked, receive, watched)

@@ -138,3 +138,10 @@ def test_pure_modules_know_no_kafka_no_torch_no_metrics() -> None:
 def test_no_room_is_crowded(room: str) -> None:
     files = [path for path in (ROOT / room).glob("*.py") if path.name != "__init__.py"]
     assert len(files) <= MAX_FILES
+
+
+def test_a_logger_is_called_log() -> None:
+    for path in MODULES.values():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Assign) and ast.unparse(node.value) == "logs.get(__name__)":
+                assert [ast.unparse(target) for target in node.targets] == ["log"], path
