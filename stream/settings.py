@@ -22,6 +22,9 @@ class KafkaSettings(Section):
     """Of our topics: the most processes of one role that can share the work. Cannot be changed later."""
     replication_factor: Annotated[int, Field(ge=1, le=9)] = 1
     """Of topics that we create. 3 where the cluster has three brokers."""
+    dead_letter_max_bytes: Annotated[int, Field(ge=1 << 20, le=16 << 20)] = 16 << 20
+    """`max.message.bytes` of the dead-letter topic; refused messages that are longer are cut. Many managed clusters
+    allow 8 MiB at most."""
     properties: dict[str, str | int | float | bool] = Field(default_factory=dict)
     """Passed to librdkafka as they are, but for those that a guarantee rests on, or that not every role can honour."""
 

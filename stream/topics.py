@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from store.base.settings import ModalitySettings
-from stream.dead_letter import MAX_MESSAGE_BYTES
 from stream.settings import KafkaSettings
 
 DAY_MS = 86_400_000
@@ -37,6 +36,7 @@ class Topics:
     def __init__(self, kafka: KafkaSettings) -> None:
         self.prefix = kafka.topic_prefix
         self.partitions = kafka.partitions
+        self.dead_letter_max_bytes = kafka.dead_letter_max_bytes
         self.events = f"{self.prefix}.events"
         self.tokens = f"{self.prefix}.tokens"
         self.dead_letters = f"{self.prefix}.dead-letters"
@@ -85,7 +85,7 @@ class Topics:
                 {
                     "cleanup.policy": "delete",
                     "retention.ms": "-1",
-                    "max.message.bytes": str(MAX_MESSAGE_BYTES),
+                    "max.message.bytes": str(self.dead_letter_max_bytes),
                 },
             ),
         ]

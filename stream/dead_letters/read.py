@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from confluent_kafka import KafkaException, TopicPartition
 
 from store.base.errors import BrokerError, NotFoundError
-from stream.dead_letter import REPLAYED, DeadLetterHeaders
+from stream.dead_letter import REPLAYED, DeadLetterHeaders, source_headers
 from stream.dead_letters.replay_marks import LetterTable, Range, unpack_replay_mark
 from stream.kafka.client import Connection
 
@@ -28,7 +28,7 @@ class RefusedEvent:
     """One dead letter. partition, offset: its own place in the dead-letter topic; at: when it was refused, epoch ms.
 
     source_*: where the raw message lay (None if a foreign producer wrote the letter without saying so).
-    truncated: the original length in bytes if the value was cut, else None.
+    The rest is as in `DeadLetterHeaders`; headers: the raw message's own.
     """
 
     partition: int
@@ -42,6 +42,10 @@ class RefusedEvent:
     key: bytes | None
     value: bytes | None
     truncated: int | None = None
+    source_timestamp: int | None = None
+    key_truncated: int | None = None
+    headers_left_out: int | None = None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
 
     @property
     def id(self) -> str:
@@ -62,6 +66,8 @@ class RefusedEvent:
             "source": None
             if self.source_topic is None
             else f"{self.source_topic}:{self.source_partition}:{self.source_offset}",
+            "produced_at": self.source_timestamp,
+            "headers": [[name, preview(value, preview_bytes)] for name, value in self.headers],
             "bytes": self.truncated or (None if self.value is None else len(self.value)),
             "key": preview(self.key, preview_bytes),
             "value": preview(self.value, preview_bytes),
@@ -204,6 +210,7 @@ def parse(message: Any) -> RefusedEvent:
         message.timestamp()[1],
         key=message.key(),
         value=message.value(),
+        headers=tuple(source_headers(message.headers())),
         **DeadLetterHeaders.decode(message.headers())._asdict(),
     )
 

@@ -28,7 +28,7 @@ from store.base.errors import BrokerError, ScriptError
 from store.base.settings import ModalitySettings
 from store.base.stop import Stopped, obey
 from stream.clock import EventClock, read_clock
-from stream.dead_letter import MAX_MESSAGE_BYTES, REPLAYED
+from stream.dead_letter import REPLAYED
 from stream.dead_letters.lines import Answer
 from stream.dead_letters.order import Group, LetterOrder, Place
 from stream.dead_letters.replay_marks import pack_replay_marks
@@ -208,7 +208,9 @@ class DeadLetterReplay:
 
     def _send(self, group: Group, target: Target) -> None:
         if self._producer is not None:
-            self._producer.produce(target.topic, target.value, target.key, partition=target.partition)
+            self._producer.produce(
+                target.topic, target.value, target.key, partition=target.partition, headers=list(target.headers) or None
+            )
         self._sent.append(group.places)
         if len(self._sent) >= BATCH_LETTERS:
             self._settle()
@@ -232,7 +234,7 @@ class DeadLetterReplay:
             self._connection,
             self._topics.specs(self._modalities, ()),
             while_waiting=partial(obey, self._stop),
-            config={"message.max.bytes": MAX_MESSAGE_BYTES},
+            config={"message.max.bytes": self._topics.dead_letter_max_bytes},
         )
 
     def _partitions(self) -> dict[str, int]:

@@ -21,12 +21,13 @@ from stream.topics import Topics
 
 
 class Target(NamedTuple):
-    """One message. partition: -1 = by its key."""
+    """One message. partition: -1 = by its key. headers: the original's."""
 
     topic: str
     partition: int
     key: bytes | None
     value: bytes
+    headers: tuple[tuple[str, bytes | None], ...] = ()
 
 
 class Left(NamedTuple):
@@ -43,7 +44,7 @@ NOT_RAW = "not_raw"
 REMOVED = "removed"
 SKIPPED = "skipped"
 LEFT = {
-    TRUNCATED: "the letter holds the beginning of the value only",
+    TRUNCATED: "the letter holds the beginning of the value, or of the key, only",
     NO_SOURCE: "a foreign producer wrote the letter and does not say where from",
     NO_TOPIC: "its source is no raw topic of this configuration, or not there any more",
     NOT_RAW: "a pack of `events`, not a raw event: replayed without --fixed-by",
@@ -81,6 +82,8 @@ class Targets:
         topic = letter.source_topic
         if letter.truncated is not None:
             return Left(TRUNCATED, f"the first {len(letter.value or b'')} of {letter.truncated} bytes")
+        if letter.key_truncated is not None:
+            return Left(TRUNCATED, f"the first {len(letter.key or b'')} of the key's {letter.key_truncated} bytes")
         if topic is None:
             return Left(NO_SOURCE, LEFT[NO_SOURCE])
         if topic not in self._partitions or topic not in self._raw_topics | {self._topics.events}:
@@ -110,7 +113,8 @@ class Targets:
         if isinstance(verdict, Rejection):
             return Left(*verdict)
         # the same partition: where ingest's clock stands by it, and where a producer's own partitioner put the user
-        return Target(topic, partition if partition < self._partitions[topic] else -1, letter.key, value)
+        to = partition if partition < self._partitions[topic] else -1
+        return Target(topic, to, letter.key, value, letter.headers)
 
     def _pack(self, letter: RefusedEvent, value: bytes | None) -> Target | Left:
         """A message of `events` that the processor refused; its key is empty and its partition the user's."""

@@ -23,7 +23,7 @@ from store.base import logs, metrics
 from store.base.settings import ModalitySettings
 from store.base.stop import Stopped, obey
 from stream.clock import EventClock, Source, read_clock, write_clock
-from stream.dead_letter import MAX_MESSAGE_BYTES, dead_letter
+from stream.dead_letter import dead_letter
 from stream.events.event import Event
 from stream.events.packing import packs
 from stream.events.validate import Validator
@@ -98,7 +98,7 @@ class Ingest:
             connection,
             topics.specs(modalities, ()),
             while_waiting=self._stay_in_group,
-            config={"message.max.bytes": MAX_MESSAGE_BYTES},
+            config={"message.max.bytes": topics.dead_letter_max_bytes},
         )
 
     def run(self, stop: threading.Event) -> None:
@@ -189,8 +189,17 @@ class Ingest:
         self._count(counts, refused)
 
     def _send_dead_letter(self, batch: InFlightBatch, rejection: Rejection, message: Any) -> None:
+        kind, timestamp = message.timestamp()
         letter = dead_letter(
-            rejection, message.key(), message.value(), message.topic(), message.partition(), message.offset()
+            rejection,
+            message.key(),
+            message.value(),
+            message.topic(),
+            message.partition(),
+            message.offset(),
+            timestamp=timestamp if kind else None,
+            headers=message.headers(),
+            max_bytes=self._topics.dead_letter_max_bytes,
         )
         batch.sent()
         self._producer.produce(

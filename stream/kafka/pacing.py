@@ -89,7 +89,7 @@ class SafeProducer:
         value: bytes | None,
         key: bytes | None = None,
         partition: int = -1,
-        headers: Sequence[tuple[str, bytes]] | None = None,
+        headers: Sequence[tuple[str, bytes | None]] | None = None,
         timestamp: int = 0,
         on_delivery: Delivery | None = None,
     ) -> None:

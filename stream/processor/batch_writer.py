@@ -26,7 +26,7 @@ from store.base.errors import BrokerError
 from store.base.stop import AnyOf, Stopped, obey
 from store.buffer.changes import Changes
 from store.buffer.encoded_event import EncodedEvent
-from stream.dead_letter import MAX_MESSAGE_BYTES, DeadLetterHeaders
+from stream.dead_letter import DeadLetterHeaders
 from stream.kafka.pacing import SafeProducer
 from stream.kafka.positions import check_position, first_offset
 from stream.kafka.rebalance import Rebalance
@@ -71,7 +71,7 @@ class BatchWriter:
             config.connection,
             config.topics.specs(config.buffers.modalities, ()),
             while_waiting=partial(obey, stop),
-            config={"message.max.bytes": MAX_MESSAGE_BYTES},
+            config={"message.max.bytes": config.topics.dead_letter_max_bytes},
         )
         self.rebalance = Rebalance("processor")
         self._events = 0

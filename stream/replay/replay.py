@@ -22,7 +22,7 @@ from stream.events.validate import Refused, parse_ts
 from stream.rejection import ErrorCode, Rejection
 from stream.replay.json_lines import MAX_LINE_BYTES, Line, LineFile
 
-Headers = list[tuple[str, bytes]]
+Headers = list[tuple[str, bytes | None]]
 
 _FUTURE_MS = 600_000
 SHOWN_UNSENT = 10

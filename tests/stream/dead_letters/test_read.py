@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from deploy.brokers.process import EmbeddedBroker
 from store.base.errors import NotFoundError
-from stream.dead_letter import dead_letter
+from stream.dead_letter import RESERVED_BYTES, dead_letter
 from stream.dead_letters.read import find, get, preview, read
 from stream.kafka.client import Connection
 from stream.rejection import ErrorCode, Rejection
@@ -33,7 +33,8 @@ def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]
         )
     null = dead_letter(Rejection(ErrorCode.NULL_VALUE, "no value"), None, None, "a", 0, 99)
     producer.produce(TOPIC, null.value, headers=null.headers, partition=0, timestamp=999)
-    cut = dead_letter(Rejection(ErrorCode.TOO_LARGE, "big"), b"u", b"x" * 100, "a", 0, 100, max_value_bytes=10)
+    room = RESERVED_BYTES + 10
+    cut = dead_letter(Rejection(ErrorCode.TOO_LARGE, "big"), b"u", b"x" * 100, "a", 0, 100, max_bytes=room)
     producer.produce(TOPIC, cut.value, key=cut.key, headers=cut.headers, partition=1, timestamp=998)
     producer.produce(TOPIC, b"\xff\x00", partition=2, timestamp=997)  # somebody else's, without headers
     assert producer.flush(10) == 0

@@ -25,7 +25,7 @@ from store.base.settings import ModalitySettings
 from store.buffer.resources import BufferResources
 from store.buffer.rows import KIND_SUMMARY, Summary, parse_key, unpack_summary
 from store.buffer.token_buffer import TokenBuffer
-from stream.dead_letter import dead_letter
+from stream.dead_letter import MAX_KEY_BYTES, RESERVED_BYTES, dead_letter
 from stream.dead_letters.order import LetterOrder
 from stream.dead_letters.read import Listing, find
 from stream.dead_letters.replay import BATCH_LETTERS, Choice, DeadLetterReplay, LetterTally
@@ -54,6 +54,10 @@ for line in sys.stdin:
     else:
         print(json.dumps({"value": {**event, "amount": float(event["amount"])}}))
 """
+
+
+TRACE = [("trace", b"1")]
+"""Headers of the refused messages."""
 
 
 class World:
@@ -85,7 +89,7 @@ class World:
         made = {"key": b"u", "topic": self.shop, "source": 0, "code": ErrorCode.UNKNOWN_MODALITY, **changes}
         form = dead_letter(
             Rejection(made["code"], "why"), made["key"], value, made["topic"], made["source"], n,
-            max_value_bytes=made.get("max_value_bytes", 1 << 20),
+            max_bytes=RESERVED_BYTES + made.get("max_value_bytes", 1 << 20), headers=TRACE,
         )  # fmt: skip
         self.producer.produce(
             self.topics.dead_letters, form.value, key=form.key, headers=form.headers, partition=partition
@@ -280,7 +284,7 @@ def test_letters_go_back_in_source_order_with_key_and_partition(world: World) ->
     for m in found:
         n = int(m.key()[1:])
         assert m.value().startswith(values[n][:-1])
-        assert m.headers() is None
+        assert m.headers() == TRACE
     listing = world.listing(limit=100)
     assert len(listing.replayed_ids) == 7
     assert listing.replayed == {"unknown_modality": 7}
@@ -293,6 +297,7 @@ def test_what_would_be_refused_again_stays(world: World) -> None:
         (event(1, amount="1"), "invalid_field", {"code": ErrorCode.INVALID_FIELD}),
         (event(1, ts=5), "ts_too_old", {"code": ErrorCode.TS_TOO_OLD}),
         (event(1), "truncated", {"max_value_bytes": 5}),
+        (event(1), "truncated", {"key": b"k" * (MAX_KEY_BYTES + 1)}),
         (event(1), "no_topic", {"topic": "elsewhere"}),
         (pack(1, []), "invalid_pack", {"topic": world.topics.events, "code": ErrorCode.INVALID_PACK}),
         (event(1, event_id="good"), "", {"source": 7}),

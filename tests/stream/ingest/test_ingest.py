@@ -20,6 +20,7 @@ from confluent_kafka import TopicPartition
 from deploy.brokers.process import EmbeddedBroker
 from store.base.settings import ModalitySettings
 from stream.clock import read_clock, write_clock
+from stream.dead_letter import DeadLetterHeaders, source_headers
 from stream.events.event import Event, unpack
 from stream.ingest.ingest import Ingest
 from stream.kafka.client import Connection
@@ -65,10 +66,15 @@ def running(connection: Connection, settings: IngestSettings | None = None) -> I
             raise failures[0]
 
 
+HEADERS = [("trace", b"1"), ("trace", b"2"), ("error", None)]
+"""Of every raw message."""
+PRODUCED_AT = 1_700_000_000_123
+
+
 def send(connection: Connection, messages: Sequence[tuple[str, bytes | None, bytes | None]]) -> None:
     producer = connection.producer(**{"message.max.bytes": 4_000_000})
     for topic, key, value in messages:
-        producer.produce(topic, value, key=key)
+        producer.produce(topic, value, key=key, headers=HEADERS, timestamp=PRODUCED_AT)
     assert producer.flush(20) == 0
 
 
@@ -149,6 +155,7 @@ def garbage(now: int) -> list[tuple[str, bytes | None, bytes | None, str]]:
         ("web", b"k", event(page="p"), "missing_modality"),
         ("shop", b"k", event(shop="x" * (1 << 20)), "too_large"),
         ("web", b"k", os.urandom(1 << 20), "too_large"),
+        ("web", os.urandom(60_000), b"{", "invalid_json"),
     ]
 
 
@@ -170,16 +177,18 @@ def test_garbage_is_isolated_and_every_good_event_arrives_once(start_embedded: S
     assert Counter(dict(m.headers())["error"].decode() for m in letters) == Counter(code for *_, code in bad)
     assert Counter((m.key(), m.value() or None) for m in letters) == Counter((k, v) for _, k, v, _ in bad)
     for letter in letters:
-        headers = {name: value.decode() for name, value in letter.headers()}
+        headers = DeadLetterHeaders.decode(letter.headers())
         original = read_at(connection, headers)
         assert (original.key(), original.value()) == (letter.key(), letter.value())
-        assert headers["detail"]
+        assert source_headers(letter.headers()) == original.headers() == HEADERS
+        assert headers.source_timestamp == PRODUCED_AT
+        assert headers.detail
 
 
-def read_at(connection: Connection, headers: dict[str, str]) -> Any:
+def read_at(connection: Connection, headers: DeadLetterHeaders) -> Any:
     """The raw message a dead letter names."""
     consumer = connection.consumer("reader")
-    place = TopicPartition(headers["source_topic"], int(headers["source_partition"]), int(headers["source_offset"]))
+    place = TopicPartition(headers.source_topic, headers.source_partition, headers.source_offset)
     consumer.assign([place])
     message = consumer.poll(10)
     consumer.close()

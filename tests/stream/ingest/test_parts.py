@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from store.base.errors import BrokerError, DataLossError
 from store.buffer.rows import EventRow, pack_event, unpack_event
-from stream.dead_letter import dead_letter
+from stream.dead_letter import RESERVED_BYTES, dead_letter
 from stream.events.event import Event, FieldValue, pack, unpack
 from stream.events.packing import packs
 from stream.ingest.in_flight import InFlight, RawPosition
@@ -78,7 +78,9 @@ def test_an_unsealed_or_failed_batch_holds_back_all_later_ones() -> None:
 
 
 def test_dead_letters_carry_original_bytes_and_say_where_from() -> None:
-    letter = dead_letter(Rejection(ErrorCode.TOO_LARGE, "why"), b"k", b"v" * 10, "t", 3, 9, max_value_bytes=4)
+    letter = dead_letter(
+        Rejection(ErrorCode.TOO_LARGE, "why"), b"k", b"v" * 10, "t", 3, 9, max_bytes=RESERVED_BYTES + 4
+    )
     assert (letter.key, letter.value) == (b"k", b"vvvv")
     assert dict(letter.headers) == {
         "error": b"too_large",
