@@ -1,7 +1,7 @@
 """The form of a dead letter: original key, bytes, time stamp and headers, and headers that say why and where from.
 
 `DeadLetterHeaders` spells ours, for who writes and who reads; the message's own follow them as `source.NAME`. A record
-of the topic with the header `replayed` is no letter but says which were sent again (stream/dead_letters/replay_marks.py).
+of the topic with the header `replayed` is no letter but says which were sent again (dead_letters/replay_marks.py).
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ class BoundedConnection(H11Protocol):
     def _make_room(self) -> bool:
         """Whether a connection that waits was found, and cut off."""
         for other in self._shared.waiting:
-            other._cut("evicted")  # noqa: SLF001
+            other._cut("evicted")  # noqa: SLF001 one of us
             return True
         return False
 
