@@ -44,6 +44,8 @@ class ErrorCode(StrEnum):
     INVALID_FIELD = "invalid_field"
     """A field the config names has a value of the wrong kind: a number must be a finite JSON number or null, a text
     field a scalar; a tabular field's name must have 1 to 128 characters."""
+    MODALITY_CHANGED = "modality_changed"
+    """Ingest accepted it under another kind, or with other `numbers`, of its modality than the processor's."""
     INVALID_PACK = "invalid_pack"
     """A message of our own `events` topic that ingest did not write."""
 

@@ -15,7 +15,14 @@ Summaries have a family of their own so that users and summaries can be walked w
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from typing import NamedTuple
+
+import msgpack
+
+from store.base.errors import StateError
+from store.base.settings import ModalityKind, ModalitySettings
+from store.buffer.rows import newer_log
 
 ROWS, SUMMARIES, IDS, EXPIRY, DIRTY, META = "rows", "summaries", "ids", "expiry", "dirty", "meta"
 FAMILIES = (ROWS, SUMMARIES, IDS, EXPIRY, DIRTY, META)
@@ -33,6 +40,9 @@ M_OWNER, M_OUTCOMES = b"owner", b"outcomes"
 M_RESTORING = b"restoring"
 """A restore by an older version that did not end: the expiry index is not whole."""
 
+M_SCHEMA = b"schema"
+"""What the rows are made of according to the log, see `Schema`."""
+
 M_INDEXED = b"indexed"
 """Every window has its entry in `expiry`. Databases of older versions lack this mark, and may lack entries."""
 
@@ -45,10 +55,86 @@ M_BACK_FILL = b"back_fill/"
 M_UNSUMMED = b"unsummed/"
 """Prefix, followed by a (user, modality) prefix: the log, as far as it is applied, has rows after its last summary."""
 
+_MSGPACK_MAP = 0x8
+"""Upper half of the first byte of a small map."""
 _U64 = struct.Struct(">Q")
 _OUTCOMES = struct.Struct(">5Q")
 _ID = struct.Struct(">QQ")
 _MARK = struct.Struct(">QQ?")
+
+
+class Schema(NamedTuple):
+    """What rows are made of. It is part of the state's identity: kept in the database and, so that a lost disk is not
+    restored into something else, in the log (the value of a take-over's marker).
+
+    modalities: (kind, names of the numbers) by name, of all that were ever configured. A tabular one names no numbers.
+    """
+
+    encoder_id: str
+    dim: int
+    modalities: dict[str, tuple[str, tuple[str, ...]]]
+
+    @classmethod
+    def of(cls, encoder_id: str, dim: int, modalities: Mapping[str, ModalitySettings]) -> Schema:
+        """As configured."""
+        tabular = ModalityKind.TABULAR
+        return cls(
+            encoder_id,
+            dim,
+            {name: (str(m.kind), () if m.kind is tabular else m.numbers) for name, m in modalities.items()},
+        )
+
+    def pack(self) -> bytes:
+        """Bytes in the database and in the log."""
+        return msgpack.packb({"v": 1, "encoder": self.encoder_id, "dim": self.dim, "modalities": self.modalities})  # type: ignore[no-any-return]
+
+    @classmethod
+    def unpack(cls, value: bytes | None) -> Schema | None:
+        """Inverse of `pack`; None where there is none, as in markers of older versions.
+
+        Raises:
+            StateError: a newer version wrote it.
+        """
+        if not value or value[0] >> 4 != _MSGPACK_MAP:
+            return None
+        raw = msgpack.unpackb(value)
+        if raw["v"] != 1:
+            raise newer_log(f"schema version {raw['v']}; this version reads 1")
+        return cls(
+            raw["encoder"], raw["dim"], {name: (kind, tuple(of)) for name, (kind, of) in raw["modalities"].items()}
+        )
+
+    def with_others_of(self, older: Schema | None) -> Schema:
+        """This one, and the modalities that only `older` knows."""
+        return self if older is None else self._replace(modalities=older.modalities | self.modalities)
+
+    def check(self, configured: Schema, where: str) -> None:
+        """Compare with what is configured; modalities that only one of them knows are fine.
+
+        Args:
+            where: what holds this schema, for people.
+
+        Raises:
+            StateError: they do not go together.
+        """
+        if (self.encoder_id, self.dim) != (configured.encoder_id, configured.dim):
+            raise StateError(
+                f"{where} holds vectors of the text encoder {self.encoder_id!r} ({self.dim} values), not of "
+                f"{configured.encoder_id!r} ({configured.dim})",
+                action="set the text encoder back, or begin anew with another kafka.topic_prefix and data directory, "
+                "and replay the raw events",
+            )
+        for name, (kind, numbers) in configured.modalities.items():
+            stored = self.modalities.get(name, (kind, numbers))
+            if stored == (kind, numbers):
+                continue
+            what = "kind" if stored[0] != kind else "numbers"
+            found, wanted = (stored[0], kind) if what == "kind" else (list(stored[1]), list(numbers))
+            raise StateError(
+                f"{where} holds modalities.{name} with {what} = {found!r}, not {wanted!r}",
+                action=f"set modalities.{name}.{what} back; what is new gets a modality with another name. Or begin "
+                "anew with another kafka.topic_prefix and data directory, and replay the raw events",
+            )
 
 
 class ExpiryKey(NamedTuple):

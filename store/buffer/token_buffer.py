@@ -30,7 +30,15 @@ from store.buffer.dirty_marks import DirtyMarks, DirtyUser
 from store.buffer.encoded_event import EncodedEvent, EncodedField
 from store.buffer.event_batch import EventBatch, WindowRules
 from store.buffer.held_rows import LogPosition
-from store.buffer.layout import DirtyMark, pack_dirty_mark, pack_int, prefix_length, split_prefix, unpack_dirty_mark
+from store.buffer.layout import (
+    DirtyMark,
+    Schema,
+    pack_dirty_mark,
+    pack_int,
+    prefix_length,
+    split_prefix,
+    unpack_dirty_mark,
+)
 from store.buffer.log_apply import LogApplier
 from store.buffer.resources import BufferResources
 from store.buffer.restore_finish import finish, index_all
@@ -52,8 +60,17 @@ log = logs.get(__name__)
 class TokenBuffer:
     """One partition. Single-threaded. A `replica` follows the log only: no id and expiry index, no `prepare`."""
 
-    def __init__(self, database: BufferDatabase, rules: WindowRules, *, replica: bool) -> None:
+    def __init__(self, database: BufferDatabase, rules: WindowRules, schema: Schema, *, replica: bool) -> None:
+        """schema: as configured.
+
+        Raises:
+            StateError: the rows were made under another one.
+        """
         self._db = database
+        self._configured = schema
+        self._schema = Schema.unpack(database.meta.get(layout.M_SCHEMA))
+        if self._schema is not None:
+            self._schema.check(schema, f"the token buffer at {database.path}")
         self._rules = rules
         self.replica = replica
         self.source_offset = database.get_int(layout.M_SOURCE_OFFSET, -1)
@@ -95,7 +112,8 @@ class TokenBuffer:
             expiry_granularity_ms: step in which the windows' lower edge moves.
 
         Raises:
-            StateError: it was written for another format, encoder, broker or role, is in use, or cannot be read.
+            StateError: it was written for another format, encoder, broker or role, or for a modality of another kind or
+                with other numbers; it is in use, or cannot be read.
         """
         database = BufferDatabase(path, resources)
         try:
@@ -117,7 +135,7 @@ class TokenBuffer:
             rules = WindowRules(modalities, dim, expiry_granularity_ms)
             if not replica and database.meta.get(layout.M_INDEXED) is None and (windows := index_all(database, rules)):
                 log.warning(logs.BUFFER_REINDEXED, path=str(path), windows=windows)
-            self = cls(database, rules, replica=replica)
+            self = cls(database, rules, Schema.of(encoder_id, dim, modalities), replica=replica)
         except BaseException:
             database.close()
             raise
@@ -209,6 +227,7 @@ class TokenBuffer:
         sweep: bool = False,
         owner: bytes | None = None,
         stale: Iterable[bytes] = (),
+        schema: bytes | None = None,
     ) -> list[str]:
         """Apply consecutive records of `tokens` in ONE WriteBatch; applying some twice changes nothing.
 
@@ -221,6 +240,7 @@ class TokenBuffer:
             sweep: the marks are by expiry alone: low priority.
             owner: the owner in force at `next_offset`, if it changed.
             stale: keys of rows of former owners that were skipped; a primary logs its own state of them again.
+            schema: the value of the last marker among the records, if there was one.
 
         Call `finish_restore` before the next `prepare`.
 
@@ -228,9 +248,12 @@ class TokenBuffer:
             Users marked dirty.
 
         Raises:
-            StateError: a row of a format this version does not know.
+            StateError: a row of a format this version does not know, or a schema that is not ours. Nothing is applied.
         """
         first = self.log_offset
+        found = Schema.unpack(schema)
+        if found is not None:
+            found.check(self._configured, "the `tokens` log")
         out = self._log.read(rows, self.stream_time, LogPosition(first, self.owner))
         users: dict[str, None] = {}
         if mark_dirty and out.summaries:
@@ -239,6 +262,9 @@ class TokenBuffer:
         stale = [] if self.replica else list(stale)
         for key in stale:
             out.batch.put(layout.M_STALE + key, b"", self._db.h_meta)
+        if found is not None:
+            self._schema = found.with_others_of(self._schema)
+            out.batch.put(layout.M_SCHEMA, self._schema.pack(), self._db.h_meta)
         owner = self.owner if owner is None else owner
         self._log.write(out, LogPosition(next_offset, owner))
         self.log_offset, self.stream_time, self.owner = next_offset, out.stream_time, owner
@@ -286,6 +312,11 @@ class TokenBuffer:
             batch.put(layout.M_STALE + key, b"", self._db.h_meta)
         self._db.write(batch)
         self._stale.update(keys)
+
+    @property
+    def schema(self) -> Schema:
+        """As configured, with the modalities that only the log knows: for the log."""
+        return self._configured.with_others_of(self._schema)
 
     def _again(self) -> set[bytes]:
         """Keys of what has to be logged again: rows are used only together with a summary that comes after them."""

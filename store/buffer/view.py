@@ -17,7 +17,7 @@ from store.base.errors import StateError
 from store.base.settings import ModalitySettings
 from store.buffer import layout
 from store.buffer.changes import Outcomes
-from store.buffer.layout import split_prefix
+from store.buffer.layout import Schema, split_prefix
 from store.buffer.rows import Summary, prefix_end, summary_key, user_prefix
 from store.buffer.window import UserWindow, read_user, summary_by_scan
 
@@ -29,7 +29,7 @@ class BufferView:
         """Open what is at `path`.
 
         Raises:
-            StateError: there is no readable token buffer.
+            StateError: there is no readable token buffer, or it is of modalities of another kind or with other numbers.
         """
         self.path = path
         self._modalities = modalities
@@ -55,6 +55,8 @@ class BufferView:
         """Of the broker it belongs to."""
         self.encoder_id = self._text(layout.M_ENCODER)
         self.dim = int(self._text(layout.M_DIM) or 0)
+        if (schema := Schema.unpack(self._meta.get(layout.M_SCHEMA))) is not None:
+            schema.check(Schema.of(self.encoder_id, self.dim, modalities), f"the token buffer at {path}")
         self.source_offset = self._int(layout.M_SOURCE_OFFSET, -1)
         """Last offset of `events` applied."""
         self.log_offset = self._int(layout.M_LOG_OFFSET, 0)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from store.base.settings import ModalityKind, ModalitySettings
 from stream.dead_letter import DeadLetter, dead_letter
 from stream.events.event import Event, check_types, pack, unpack
 from stream.processor.faust_app import Message
@@ -18,8 +19,8 @@ class Contents(NamedTuple):
     refused: list[DeadLetter]
 
 
-def read_packs(messages: Sequence[Message], topic: str, modalities: Collection[str]) -> Contents:
-    """Unpack; a foreign message or an event of a modality that is not configured becomes a dead letter.
+def read_packs(messages: Sequence[Message], topic: str, modalities: Mapping[str, ModalitySettings]) -> Contents:
+    """Unpack; a foreign message becomes a dead letter, and an event whose modality is not configured, or not as it was.
 
     Args:
         topic: name of the `events` topic, for the dead letters.
@@ -27,6 +28,9 @@ def read_packs(messages: Sequence[Message], topic: str, modalities: Collection[s
     """
     events: list[Event] = []
     refused: list[DeadLetter] = []
+    forms = {
+        name: (None if m.kind is ModalityKind.TABULAR else len(m.numbers)) for name, m in modalities.items()
+    }  # how many numbers an event has
     for message in messages:
         try:
             now, found = unpack(message.value)
@@ -36,10 +40,17 @@ def read_packs(messages: Sequence[Message], topic: str, modalities: Collection[s
             refused.append(dead_letter(why, None, message.value, topic, message.partition, message.offset))
             continue
         for event in found:
-            if event.modality in modalities:
+            if forms.get(event.modality, -1) == (len(event.numbers) if event.fields is None else None):
                 events.append(event)
             else:
-                why = Rejection(ErrorCode.UNKNOWN_MODALITY, f"{quote(event.modality)} is no longer configured")
+                why = _refusal(event, known=event.modality in modalities)
                 key, value = event.user_id.encode(), pack(now, [event])
                 refused.append(dead_letter(why, key, value, topic, message.partition, message.offset))
     return Contents(events, refused)
+
+
+def _refusal(event: Event, *, known: bool) -> Rejection:
+    if not known:
+        return Rejection(ErrorCode.UNKNOWN_MODALITY, f"{quote(event.modality)} is not configured here")
+    found = "tabular" if event.fields is not None else f"an event with {len(event.numbers)} numbers"
+    return Rejection(ErrorCode.MODALITY_CHANGED, f"{quote(event.modality)} is configured otherwise, this is {found}")

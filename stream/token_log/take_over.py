@@ -148,6 +148,7 @@ def take_over(
 
     Raises:
         DataLossError: the log no longer begins at the buffer's position.
+        StateError: the log's rows were made under another schema; nothing was written.
         BrokerError: the marker could not be delivered.
         PartitionTaken: others kept taking over at the same time.
     """
@@ -159,7 +160,7 @@ def take_over(
         marker: list[int] = []
         producer.produce(
             topic,
-            owner,
+            buffer.schema.pack(),
             MARKER_KEY,
             partition,
             [(OWNER_HEADER, owner)],

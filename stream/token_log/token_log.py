@@ -55,13 +55,14 @@ class Restored(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """Consecutive records of one partition that go into one WriteBatch."""
+    """Consecutive records of one partition that go into one WriteBatch. schema: value of its last marker."""
 
     rows: list[Row]
     sweep: bool
     next_offset: int
     owner: bytes
     stale: list[bytes]
+    schema: bytes | None = None
 
 
 def restore(
@@ -216,6 +217,7 @@ def split_runs(messages: Sequence[Any], ownership: Ownership, position: int) -> 
         return
     rows: list[Row] = []
     stale: list[bytes] = []
+    schema: bytes | None = None
     sweep, next_offset = False, position
     current = ownership.current
     for message in messages:
@@ -231,8 +233,8 @@ def split_runs(messages: Sequence[Any], ownership: Ownership, position: int) -> 
                 by_name = dict(headers)
                 owner, is_sweep = by_name.get(OWNER_HEADER, b""), SWEEP_HEADER in by_name
         if len(rows) >= APPLY_ROWS or (is_sweep is not sweep and rows):
-            yield _Run(rows, sweep, next_offset, current, stale)
-            rows, stale = [], []
+            yield _Run(rows, sweep, next_offset, current, stale, schema)
+            rows, stale, schema = [], [], None
         sweep = is_sweep
         next_offset = offset + 1
         key = message.key()
@@ -244,8 +246,10 @@ def split_runs(messages: Sequence[Any], ownership: Ownership, position: int) -> 
             current = owner
         if key != MARKER_KEY:
             rows.append((key, message.value()))
+        else:
+            schema = message.value()
     if next_offset > position:
-        yield _Run(rows, sweep, next_offset, current, stale)
+        yield _Run(rows, sweep, next_offset, current, stale, schema)
 
 
 def _apply_all(buffer: TokenBuffer, messages: Sequence[Any], ownership: Ownership) -> tuple[int, int]:
@@ -281,6 +285,7 @@ def _apply(buffer: TokenBuffer, run: _Run, *, mark_dirty: bool) -> list[str]:
         sweep=run.sweep,
         owner=None if run.owner == buffer.owner else run.owner,
         stale=run.stale,
+        schema=run.schema,
     )
     if run.stale:
         log.warning(logs.STALE_ROWS, rows=len(run.stale), next_offset=run.next_offset)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store.base.errors import BrokerError, DataLossError
+from store.base.settings import ModalityKind, ModalitySettings
 from store.buffer.rows import EventRow, pack_event, unpack_event
 from stream.dead_letter import RESERVED_BYTES, dead_letter
 from stream.events.event import Event, FieldValue, pack, unpack
@@ -93,6 +94,23 @@ def test_dead_letters_carry_original_bytes_and_say_where_from() -> None:
     assert dead_letter(Rejection(ErrorCode.NULL_VALUE, ""), None, None, "t", 0, 0).value is None
 
 
+CONFIGURED = {"click": ModalitySettings(topic="c", numbers=("a", "b"))}
+
+
+def test_events_of_a_modality_that_is_configured_otherwise_are_refused() -> None:
+    """A rolling restart: ingest has the new configuration, this processor the old one. Nothing is mixed or lost."""
+    field = event(1)._replace(fields={"x": 1.0}, numbers=())
+    narrow, good = event(2)._replace(numbers=(1.0,)), event(3)
+    messages = [Message(0, 5, pack(5, [field, narrow, good]))]
+    contents = read_packs(messages, "events", CONFIGURED)
+    assert contents.events == [good]
+    assert [dict(letter.headers)["error"] for letter in contents.refused] == [b"modality_changed"] * 2
+    tabular = {"click": ModalitySettings(topic="c", kind=ModalityKind.TABULAR)}
+    contents = read_packs(messages, "events", tabular)
+    assert contents.events == [field]
+    assert [unpack(letter.value or b"").events for letter in contents.refused] == [[narrow], [good]]
+
+
 def test_packs_are_read_back_and_the_rest_is_refused() -> None:
     good, stranger = [event(1), event(2)], event(3, modality="smell")
     messages = [
@@ -100,7 +118,7 @@ def test_packs_are_read_back_and_the_rest_is_refused() -> None:
         Message(1, 8, b"rubbish"),
         Message(1, 9, pack(5, [stranger, event(4)])),
     ]
-    contents = read_packs(messages, "events", {"click"})
+    contents = read_packs(messages, "events", CONFIGURED)
     assert contents.events == [*good, event(4)]
     first, second = contents.refused
     assert (first.value, dict(first.headers)["error"]) == (b"rubbish", b"invalid_pack")
@@ -117,14 +135,14 @@ def test_a_pack_with_a_wrong_part_is_refused_or_harmless(place: int, value: Any)
         packed = pack(5, [Event(*parts)])
     except (OverflowError, UnicodeEncodeError):  # no msgpack at all
         return
-    contents = read_packs([Message(0, 0, packed)], "events", {"click"})
+    contents = read_packs([Message(0, 0, packed)], "events", CONFIGURED)
     assert len(contents.events) + len(contents.refused) == 1
     encode_events(contents.events, HashEncoder())
 
 
 @given(st.binary(max_size=100))
 def test_no_bytes_in_events_raise(value: bytes) -> None:
-    contents = read_packs([Message(0, 0, value)], "events", {"click"})
+    contents = read_packs([Message(0, 0, value)], "events", CONFIGURED)
     assert len(contents.refused) == 1 or contents.events == []
 
 

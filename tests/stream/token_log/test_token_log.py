@@ -11,16 +11,17 @@ import pytest
 
 from deploy.brokers.local import LocalKafka
 from deploy.brokers.process import EmbeddedBroker
-from store.base.errors import DataLossError, PartitionTaken
+from store.base.errors import DataLossError, PartitionTaken, StateError
 from store.buffer.encoded_event import EncodedEvent
 from store.buffer.rows import event_key
 from store.buffer.token_buffer import TokenBuffer
 from stream.kafka.client import Connection
 from stream.kafka.pacing import SafeProducer
+from stream.token_log import token_log
 from stream.token_log.ownership import OWNER_HEADER, epoch
 from stream.token_log.take_over import OwnedLog, take_over
 from stream.token_log.token_log import LogReader, restore
-from tests.models.events import event, open_buffer, resources
+from tests.models.events import event, modalities, open_buffer, resources
 from tests.support.processes import wait_until
 
 SHARED = resources()
@@ -107,6 +108,32 @@ def test_a_restore_can_be_stopped_and_resumed(
         second = opened("second")
     assert rounds > 3
     assert dict(second.rows()) == dict(first.rows())
+
+
+@pytest.mark.parametrize("bulk", [False, True])
+def test_a_lost_disk_is_not_restored_into_another_schema(
+    connection: Connection, opened: Open, monkeypatch: pytest.MonkeyPatch, bulk: bool
+) -> None:
+    """A8: nobody takes the partition over, nothing reaches the log; with the old configuration it goes on."""
+    monkeypatch.setattr(token_log, "BULK_RECORDS", 1 if bulk else 1 << 40)
+    first = opened("first")
+    log, producer = own(connection, first)
+    write(log, producer, first, batch(1000), 0)
+    before = len(records(connection))
+    other = modalities()
+    other["a"] = other["a"].model_copy(update={"numbers": ("x", "price")})
+    for _ in range(2):  # and again when it is started anew
+        second = opened("second", modalities=other)
+        with pytest.raises(StateError, match=r"modalities\.a with numbers = \['x', 'y'\], not \['x', 'price'\]"):
+            own(connection, second)
+        second.close()
+    assert len(records(connection)) == before
+    second = opened("second")
+    own(connection, second)
+    assert dict(second.rows()) == dict(first.rows())
+    second.close()
+    with pytest.raises(StateError, match=r"modalities\.a"):
+        opened("second", modalities=other)
 
 
 def test_a_zombie_is_not_believed_and_what_it_wrote_over_is_logged_again(connection: Connection, opened: Open) -> None:
