@@ -68,6 +68,10 @@ INDEX_REFUSED = Counter(
 FRESHNESS_SECONDS = Histogram(
     "anchorstream_freshness_seconds", "Raw event produced → its embedding queryable.", buckets=_SECONDS
 )
+SERVE_BEHIND_SECONDS = Gauge(
+    "anchorstream_serve_behind_seconds",
+    "Since this serve last saw the end of the partition of `embeddings.*` that it is furthest behind in.",
+)
 PENDING_EVENTS = Gauge("anchorstream_pending_events", "Accepted events not yet covered by every scenario.")
 HTTP_SECONDS = Histogram(
     "anchorstream_http_request_seconds", "HTTP requests.", ["method", "route", "status"], buckets=_SECONDS
@@ -111,7 +115,7 @@ WITHOUT_LABELS: dict[str, tuple[MetricWrapperBase, ...]] = {
         DIRTY_USERS, EMBED_REPLIES_LOST, KV_POOL_BYTES, PENDING_SECONDS, PENDING_TOKENS, REFRESHED_USERS,
         REFRESH_SECONDS, RESTORED_ROWS, TEXTS_ENCODED, TEXT_CACHE_HITS,
     ),
-    "serve": (FRESHNESS_SECONDS, HTTP_CONNECTIONS, PENDING_EVENTS),
+    "serve": (FRESHNESS_SECONDS, HTTP_CONNECTIONS, PENDING_EVENTS, SERVE_BEHIND_SECONDS),
     "monitor": (LAG_READ_UP, LAG_READ_SECONDS, LAG_UNREADABLE),
 }  # fmt: skip
 """{role: those of the metrics without labels that it measures}."""

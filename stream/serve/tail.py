@@ -40,6 +40,7 @@ from stream.serve.back_fill_watch import BackFillWatch
 from stream.serve.embedding_topics import EmbeddingTopics
 from stream.serve.events_feed import EventsFeed
 from stream.serve.indexes import ServedIndexes
+from stream.serve.standing import Standing
 from stream.topics import Topics
 
 BATCH_MESSAGES = 1000
@@ -100,6 +101,7 @@ class ServeTail:
         self._back_fills = BackFillWatch(state.back_fills, state.catalog, self._embeddings.ends)
         self._wall_ms = wall_ms
         self._errors = ConsumerErrors(topics.group_serve)
+        self._standing = Standing()
         # S1, S2: what is still to be read before ready
         self._behind: dict[tuple[str, int], int] = {}
         self._catching_up = True
@@ -125,6 +127,7 @@ class ServeTail:
             closing.callback(freshness.close)
             closing.callback(self._offer, serve, freshness)
             closing.callback(snapshotter.close)
+            metrics.SERVE_BEHIND_SECONDS.set_function(self._standing.behind_seconds)
             self._start(reading, freshness, stop)
             while not stop.is_set():
                 self._follow_scenarios(reading)
@@ -159,6 +162,7 @@ class ServeTail:
         self._behind = {
             (tp.topic, tp.partition): end for tp in positions if tp.offset < (end := ends[tp.topic, tp.partition])
         }
+        self._standing.assigned([(tp.topic, tp.partition) for tp in positions])
         consumer.assign([*positions, *events])
         consumer.pause(self._events.partitions)
         self._scenarios_changed()
@@ -190,6 +194,7 @@ class ServeTail:
         if heard.scenarios:
             for dropped in self._indexes.adopt(consumer, self._feed.wanted()):
                 self._behind.pop(dropped, None)
+                self._standing.dropped([dropped])
             self._scenarios_changed()
             self._caught_up(consumer)
         if (position := self._feed.registry.position) != self._told:
@@ -224,17 +229,21 @@ class ServeTail:
         """S3."""
         first = consumer.poll(IDLE_SECONDS)
         if first is None:
+            self._standing.turn()
             return
         embeddings: list[Any] = []
         events: list[Any] = []
         reached: dict[tuple[str, int], int] = {}
+        ended: dict[tuple[str, int], bool] = {}
         for message in (first, *consumer.consume(BATCH_MESSAGES, 0)):
             if (error := message.error()) is not None:
                 if error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001
                     self._errors.judge(message)
                     continue
                 reached[message.topic(), message.partition()] = message.offset()
+                ended[message.topic(), message.partition()] = True
                 continue
+            ended[message.topic(), message.partition()] = False
             reached[message.topic(), message.partition()] = message.offset() + 1
             (events if message.topic() == self._events.topic else embeddings).append(message)
         now_ms = self._wall_ms()
@@ -244,6 +253,8 @@ class ServeTail:
         self._events.skip_to(reached)
         self._indexes.mark_applied(reached)
         self._report(fresh, now_ms)
+        # `events` may be held, and is told of as what is pending
+        self._standing.turn({at: end for at, end in ended.items() if at[0] != self._events.topic})
         self._events.hold_or_read_on(consumer)
         if self._behind:
             # held: the rest of `events` is pending anyway

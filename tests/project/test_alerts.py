@@ -47,6 +47,9 @@ def healthy(*, headroom: str = "", busy: bool = True) -> Values:
             series[f"up{{{at}}}"] = series[f"anchorstream_ready{{{at}}}"] = steady(1)
     series['anchorstream_lag_up{instance="m:9108"}'] = steady(1)
     series['anchorstream_lag_unreadable{instance="m:9108"}'] = steady(0)
+    for name in "ab":
+        at = f'role="serve",instance="serve-{name}",job="anchorstream-serve"'
+        series[f"anchorstream_serve_behind_seconds{{{at}}}"] = steady(0.1)
     for role in TOPICS:
         for partition in range(4):
             series[lag_series(role, partition, "anchorstream_lag_status")] = steady(0)
@@ -89,7 +92,10 @@ class Fault(NamedTuple):
 
 
 def down(role: str) -> Values:
-    return changed(changed(healthy(), "anchorstream_ready", f'role="{role}"', to=None), "up", f'role="{role}"', to=None)
+    series = changed(healthy(), "anchorstream_ready", f'role="{role}"', to=None)
+    if role == "serve":
+        series = changed(series, "anchorstream_serve", to=None)
+    return changed(series, "up", f'role="{role}"', to=None)
 
 
 FAULTS = [
@@ -106,8 +112,15 @@ FAULTS = [
           changed(healthy(), "anchorstream_ready", 'role="processor"', to=steady(0)),
           status("processor", Status.STOPPED)), ("RoleDown", {"role": "processor"})),
     Fault("one of two serves frozen", both(changed(healthy(), "up{", "serve-b", to=steady(0)),
-          changed(healthy(), "anchorstream_ready", "serve-b", to=None)),
+          both(changed(healthy(), "anchorstream_ready", "serve-b", to=None),
+               changed(healthy(), "anchorstream_serve", "serve-b", to=None))),
           ("InstanceDown", {"role": "serve", "instance": "serve-b", "job": "anchorstream-serve"})),
+    Fault("one of two serves answers and does not read", changed(healthy(), "anchorstream_serve", "serve-b",
+          to=growing(1)), ("ServeBehind", {"role": "serve", "instance": "serve-b", "job": "anchorstream-serve"})),
+    Fault("serve answers and does not read", both(changed(healthy(), "anchorstream_serve", to=None),
+          both(status("serve", Status.STALLED), status("freshness", Status.STALLED)) | {
+          'anchorstream_serve_behind_seconds{role="serve",instance="c",job="anchorstream-serve"}': growing(1)}),
+          ("ServeBehind", {"role": "serve", "instance": "c", "job": "anchorstream-serve"})),
     Fault("monitor dead", changed(changed(changed(healthy(), "anchorstream_lag", to=None), "up{", "monitor", to=None),
           "ready", "monitor", to=None), ("LagUnreadable", {})),
     Fault("broker away", changed(healthy(), "anchorstream_lag_up", to=steady(0)), ("LagUnreadable", {})),

@@ -240,3 +240,30 @@ def test_a_topic_made_anew_is_noticed(kafka_broker: LocalKafka, topic_prefix: st
     world.flush()
     with running(world) as tail:
         assert tail.users()[0] == [f"new{i}" for i in range(9)]
+
+
+def test_two_serves_never_take_the_group_back_and_each_tells_its_own_standing(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """E3, B12: the second one starts without a snapshot, and its catching up was committed over the first one's end."""
+    group, topic = world.topics.group_serve, world.topics.embeddings("churn")
+    users = [u for u in (f"u{i}" for i in range(80)) if partition_of(u, 2) == 0][:20]
+    with running(world) as first:
+        for i, user in enumerate(users):
+            world.record(user, i)
+        world.flush()
+        until(lambda: world.committed(group, topic)[0] == 20)
+        other = World.__new__(World)
+        other.__dict__.update(world.__dict__, data=tmp_path / "other")
+        monkeypatch.setattr("stream.serve.tail.BATCH_MESSAGES", 1)
+        monkeypatch.setattr("stream.serve.tail.COMMIT_SECONDS", 0.0)
+        seen: list[int] = []
+        second = other.tail()
+        second._thread.start()
+        while not second.tail.ready.is_set():
+            seen.append(world.committed(group, topic)[0])
+        until(lambda: len(second.indexes["churn"]) == 20)
+        assert set(seen) <= {20}
+        until(lambda: max(t.tail._standing.behind_seconds() for t in (first, second)) < 5)
+        second.__exit__()
+    assert world.committed(group, topic)[0] == 20
