@@ -23,6 +23,7 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, ConsumerReb
 from faust.transport.drivers.aiokafka import Consumer as FaustConsumer
 from packaging.requirements import Requirement
 from transformers import LlamaConfig, LlamaModel, Qwen2Config, Qwen2Model, modeling_gguf_pytorch_utils
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from deploy.brokers import embedded
 
@@ -134,6 +135,15 @@ def _gguf() -> bool:
     return hasattr(modeling_gguf_pytorch_utils, "tqdm") and mentions(load, "gguf", "GGUFReader", "tqdm")
 
 
+def _h11_protocol() -> bool:
+    kept = mentions(H11Protocol.__init__, "transport", "connections", "cycle", "conn", "loop", "flow")
+    told = {"_unset_keepalive_if_required": [], "on_response_complete": [], "send_400_response": ["msg"]}
+    asked = mentions(H11Protocol.handle_events, "send_400_response", "on_response_complete", "RequestResponseCycle")
+    shown = mentions(RequestResponseCycle.__init__, "response_complete")
+    taken = all(parameters(getattr(H11Protocol, name)) == ["self", *names] for name, names in told.items())
+    return kept and asked and shown and taken
+
+
 def _error_codes() -> bool:
     names = {name for text in sources().values() for name in re.findall(r"KafkaError\.(_[A-Z_]+)", text)}
     return bool(names) and all(hasattr(confluent_kafka.KafkaError, name) for name in names)
@@ -164,6 +174,7 @@ INTERFACES = (
     Interface("python", "json.JSONDecoder.scan_once", "stream/events/decode.py", _scan_once),
     Interface("transformers", "the layers of Llama and Qwen2", "encoder/model/backbone.py", _layers),
     Interface("transformers", "load_gguf_checkpoint's reader and bar", "encoder/model/presets.py", _gguf),
+    Interface("uvicorn", "H11Protocol, to be derived from", "store/http/connection.py", _h11_protocol),
     Interface("gguf", "GGUFReader, looked up at each use", "encoder/model/presets.py", _gguf),
 )
 
