@@ -65,6 +65,9 @@ INDEX_UPSERTS = Counter("anchorstream_index_upserts_total", "Records applied to 
 INDEX_REFUSED = Counter(
     "anchorstream_index_refused_total", "Records of `embeddings.*` that were not applied.", ["scenario", "reason"]
 )
+SNAPSHOT_FAILURES = Counter(
+    "anchorstream_snapshot_failures_total", "Snapshots of the indexes that could not be written."
+)
 FRESHNESS_SECONDS = Histogram(
     "anchorstream_freshness_seconds", "Raw event produced → its embedding queryable.", buckets=_SECONDS
 )

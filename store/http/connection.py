@@ -168,22 +168,23 @@ class BoundedConnection(H11Protocol):
             self._phase, self._since = found, now if self._phase[0] else self._since
         waited = now - self._since
         if self._answer_deadline is not None and now > self._answer_deadline:
-            self._cut("answer")
+            self.cut("answer")
         elif phase == "closing" and waited > limits.linger_seconds and self._answer_deadline is None:
             self.transport.abort()
         elif phase == "head" and waited > limits.head_seconds:
             self._refuse("request_timeout", "the head of the request did not come in time", reason="head")
         elif phase == "body" and waited > limits.body_seconds:
-            self._cut("body")
+            self.cut("body")
 
     def _make_room(self) -> bool:
         """Whether a connection that waits was found, and cut off."""
         for other in self._shared.waiting:
-            other._cut("evicted")  # noqa: SLF001 one of us
+            other.cut("evicted")
             return True
         return False
 
-    def _cut(self, reason: str) -> None:
+    def cut(self, reason: str) -> None:
+        """End it at once."""
         metrics.HTTP_CUT.labels(reason).inc()
         self._shared.waiting.pop(self, None)
         self.connections.discard(self)

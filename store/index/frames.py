@@ -25,9 +25,9 @@ class FrameError(ValueError):
 
 
 def write_frames(path: Path, magic: bytes, version: int, frames: Iterable[bytes]) -> int:
-    """Write a file atomically and durably. Returns its size in bytes. `magic`: 8 bytes."""
+    """Write a file atomically and durably, for this user alone. Returns its size in bytes. `magic`: 8 bytes."""
     count = 0
-    with open_atomic(path) as file:
+    with open_atomic(path, mode=0o600) as file:
         file.write(_HEAD.pack(magic, version))
         for payload in frames:
             _write(file.write, payload)

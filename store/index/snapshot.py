@@ -15,9 +15,11 @@ broker, older than the topic keeps deletions (erased users would return), or at 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +40,7 @@ MAGIC = b"ANCHRIDX"
 CHUNK_ROWS = 4096
 """Rows copied under one hold of the index's lock: under a millisecond."""
 KEEP = 2
+_NAME = re.compile(r"snapshot-([0-9]{1,18})\.bin")
 MAX_AGE_MS = 7 * 86_400_000
 """`delete.retention.ms` of the topics (stream/topics.py): a reader away for longer may have missed a deletion."""
 log = logs.get(__name__)
@@ -93,13 +96,29 @@ class SnapshotStore:
         self.max_age_ms = max_age_ms
 
     def paths(self) -> list[Path]:
-        """Snapshots, newest first."""
-        return sorted(self.directory.glob("snapshot-*.bin"), reverse=True)
+        """Snapshots, newest first. What is not named as ours are is not ours."""
+        named = ((_NAME.fullmatch(path.name), path) for path in self.directory.glob("snapshot-*.bin"))
+        ours = ((int(name[1]), path) for name, path in named if name is not None)
+        return [path for _, path in sorted(ours, reverse=True)]
+
+    def tidy(self) -> None:
+        """Remove what an end in the middle of writing left behind, and all but the newest snapshots.
+
+        What cannot be removed is told in the log, and tried again the next time.
+        """
+        leftovers = partial(sweep, self.directory, "snapshot-*.bin")
+        removals: list[Callable[[], object]] = [leftovers, *(path.unlink for path in self.paths()[KEEP:])]
+        for remove in removals:
+            try:
+                remove()
+            except OSError as exc:
+                log.warning(logs.SNAPSHOT_NOT_REMOVED, path=str(exc.filename), reason=str(exc))
 
     def write(self, indexes: Mapping[str, ScenarioIndex], *, topic_ids: Mapping[str, str], now_ms: int) -> Written:
         """Write a snapshot and remove all but the newest two. Raises OSError; older snapshots are then untouched."""
         started = time.monotonic()
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.tidy()
         # step 1: offsets
         positions = {
             name: ScenarioHeader(
@@ -114,9 +133,7 @@ class SnapshotStore:
         path = self.directory / f"snapshot-{number:016d}.bin"
         size = frames.write_frames(path, MAGIC, FORMAT, _frames(header, indexes))
         # step 3: older ones may go
-        for old in self.paths()[KEEP:]:
-            old.unlink(missing_ok=True)
-        sweep(self.directory)
+        self.tidy()
         seconds = time.monotonic() - started
         log.debug(logs.SNAPSHOT_WRITTEN, path=path.name, bytes=size, seconds=round(seconds, 3))
         return Written(path, size, {name: position.applied for name, position in positions.items()}, seconds)
@@ -131,10 +148,11 @@ class SnapshotStore:
                 is not returned.
             accept: the reason why the positions (of those wanted) do not fit the topics, "" if they do.
         """
+        self.tidy()
         for path in self.paths():
             try:
                 indexes = self._read(path, scenarios, now_ms, accept)
-            except (FrameError, OSError, ValueError, TypeError, KeyError, msgpack.UnpackException) as exc:
+            except Exception as exc:  # whatever is wrong with a copy, the topics have it all
                 log.warning(logs.SNAPSHOT_REFUSED, path=path.name, reason=str(exc) or repr(exc))
                 continue
             users = {name: len(index) for name, index in indexes.items()}

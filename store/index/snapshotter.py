@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from store.base.errors import StateError
+from store.base import logs, metrics
 from store.index.index import ScenarioIndex
 from store.index.snapshot import KEEP, SnapshotStore, Written
+
+log = logs.get(__name__)
 
 
 class Snapshotter:
@@ -39,6 +41,7 @@ class Snapshotter:
         self._begun_at = float("-inf")
         self._bytes = 0
         self._rewrites = 0
+        self._rewriting = 0
 
     def read(self, size: int) -> None:
         """So many bytes of records were read."""
@@ -58,9 +61,6 @@ class Snapshotter:
 
         Args:
             now: monotonic seconds. now_ms: wall clock.
-
-        Raises:
-            StateError: it cannot be written.
         """
         if self._writing is not None:
             if not self._writing.done():
@@ -73,11 +73,11 @@ class Snapshotter:
             self._writing = self._begin(now_ms)
 
     def finish(self, *, now_ms: int) -> None:
-        """Wait for the one being written, then write a last one if anything is unsaved. Raises StateError."""
+        """Wait for the one being written, then write a last one if anything is unsaved."""
         if self._writing is not None:
             self._finish(self._writing)
-        while self._wanted():
-            self._finish(self._begin(now_ms))
+        while self._wanted() and self._finish(self._begin(now_ms)):
+            pass
 
     def close(self) -> None:
         """Let the one being written end."""
@@ -90,18 +90,26 @@ class Snapshotter:
 
     def _begin(self, now_ms: int) -> Future[Written]:
         self._bytes = 0
-        self._rewrites = max(0, self._rewrites - 1)
+        self._rewriting = min(1, self._rewrites)
+        self._rewrites -= self._rewriting
         for index in self._indexes.values():
             index.prune_tombstones(before_ms=now_ms - self._store.max_age_ms)
         return self._executor.submit(self._store.write, dict(self._indexes), topic_ids=self.topic_ids, now_ms=now_ms)
 
-    def _finish(self, writing: Future[Written]) -> None:
+    def _finish(self, writing: Future[Written]) -> bool:
+        """Whether it succeeded. A failure costs a restart some time, and nothing else: it is told and tried again."""
         self._writing = None
         try:
             self.durable = writing.result().applied
-        except OSError as exc:
-            raise StateError(
-                f"cannot write a snapshot to {self._store.directory}: {exc}",
-                action="free space or fix permissions there; nothing is lost, the index is rebuilt from Kafka",
-                code="snapshot_failed",
-            ) from exc
+        except Exception as exc:
+            metrics.SNAPSHOT_FAILURES.inc()
+            self._rewrites = min(KEEP, self._rewrites + self._rewriting)
+            log.error(
+                logs.SNAPSHOT_FAILED,
+                directory=str(self._store.directory),
+                reason=str(exc) or repr(exc),
+                action="free space or fix permissions there; nothing is lost, it is tried again",
+                exc_info=None if isinstance(exc, OSError) else exc,
+            )
+            return False
+        return True

@@ -114,7 +114,6 @@ class ServeTail:
         Raises:
             DataLossError: messages that were still needed are gone from the broker.
             BrokerError: the broker refuses us, or did not answer at the start.
-            StateError: a snapshot cannot be written.
         """
         snapshotter = self._indexes.snapshotter
         with ExitStack() as closing:

@@ -54,6 +54,17 @@ def parameters(function: Any) -> list[str]:
     return list(inspect.signature(function).parameters)
 
 
+def _uvicorn() -> bool:
+    made = mentions(H11Protocol.__init__, "conn", "connections", "transport", "cycle", "loop")
+    cycle = mentions(RequestResponseCycle.__init__, "response_complete", "transport")
+    closes = mentions(RequestResponseCycle.send, "transport", "close", "on_response")
+    hooks = all(
+        hasattr(H11Protocol, name)
+        for name in ("on_response_complete", "send_400_response", "_unset_keepalive_if_required")
+    )
+    return made and cycle and closes and hooks
+
+
 def _acknowledged() -> bool:
     consumer = faust.transport.consumer.Consumer
     kept = mentions(consumer.__init__, "_acked", "_acked_index", "_gap", "IntervalTree")
@@ -170,6 +181,7 @@ INTERFACES = (
     ),
     Interface("confluent-kafka", "KafkaError's codes of librdkafka", "stream/kafka/patience.py", _error_codes),
     Interface("confluent-kafka", "librdkafka's mock cluster", "deploy/brokers/embedded.py", _mock_cluster),
+    Interface("uvicorn", "H11Protocol and its cycle", "store/http/connection.py", _uvicorn),
     Interface("torch", "the flash attention of CPUs", "encoder/forward/split_attention.py", _flash),
     Interface("python", "json.JSONDecoder.scan_once", "stream/events/decode.py", _scan_once),
     Interface("transformers", "the layers of Llama and Qwen2", "encoder/model/backbone.py", _layers),

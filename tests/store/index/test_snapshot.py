@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from store.base import fault
-from store.base.errors import StateError
 from store.index import snapshot
 from store.index.index import ScenarioIndex
 from store.index.snapshot import Header, SnapshotStore, Wanted
@@ -261,14 +260,75 @@ def test_tombstones_are_forgotten_only_after_the_topic_forgets_them(store: Snaps
     assert index.tombstones == 0
 
 
-def test_a_directory_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "serve").write_text("a file, not a directory")
-    snapshots = Snapshotter(
-        SnapshotStore(tmp_path / "serve", identity="x"), {"s": filled()}, interval_seconds=0.0, max_bytes=None
-    )
-    with pytest.raises(StateError, match="cannot write a snapshot"):
-        snapshots.finish(now_ms=NOW)
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError(), ValueError("other")])
+def test_a_snapshot_that_fails_is_told_and_tried_again(
+    store: SnapshotStore, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """C3: a full disk killed serve, again and again."""
+    index = filled()
+    snapshots = Snapshotter(store, {"s": index}, interval_seconds=10)
+    snapshots.erased()
+
+    def full(*_: object) -> None:
+        raise error
+
+    def step(now: float) -> list[str]:
+        with capture_logs() as lines:
+            snapshots.step(now=now, now_ms=NOW)
+            snapshots._executor.submit(int).result()
+            snapshots.step(now=now, now_ms=NOW)
+        return [line["event"] for line in lines if line["log_level"] == "error"]
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        assert step(0.0) == ["snapshot_failed"]
+        assert step(5.0) == [], "not before its time"
+        assert step(11.0) == ["snapshot_failed"]
+        with capture_logs():
+            snapshots.finish(now_ms=NOW)
+        assert list(store.directory.iterdir()) == []
+        assert snapshots.durable == {}
+    assert step(30.0) == []
+    assert snapshots.durable == {"s": index.applied()}
+    assert step(41.0) == []
     snapshots.close()
+    assert len(store.paths()) == 2, "both that were asked for, although some failed"
+
+
+def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "serve").write_text("a file, not a directory")
+    snapshots = Snapshotter(SnapshotStore(tmp_path / "serve", identity="x"), {"s": filled()}, interval_seconds=0.0)
+    with capture_logs() as lines:
+        snapshots.finish(now_ms=NOW)
+    assert [line["event"] for line in lines] == ["snapshot_failed"]
+    snapshots.close()
+
+
+def test_files_of_others_are_left_alone_and_our_leftovers_go(store: SnapshotStore) -> None:
+    """C3: a file `snapshot-backup.bin` beside the others ended every start."""
+    store.write({"s": filled()}, topic_ids={}, now_ms=NOW)
+    others = ["snapshot-backup.bin", "snapshot-1.2.bin", "snapshot-٣.bin", "notes.tmp", ".notes.7.tmp"]
+    leftover = ".snapshot-0000000000000007.bin.4711.tmp"
+    for name in [*others, leftover]:
+        (store.directory / name).write_bytes(b"x")
+    (store.directory / "snapshot-0000000000000001.bin").mkdir()  # named as ours, and cannot be removed
+    restored, reason = load(store)
+    assert (restored is not None, reason) == (True, "")
+    assert not (store.directory / leftover).exists()
+    for i in (1, 2):
+        store.write({"s": filled()}, topic_ids={}, now_ms=NOW + i)
+    assert {path.name for path in store.directory.iterdir()} >= set(others)
+    assert len([path for path in store.paths() if path.is_file()]) == 2
+
+
+def test_nobody_else_reads_them(store: SnapshotStore) -> None:
+    """C11."""
+    before = os.umask(0)
+    try:
+        path = store.write({"s": filled()}, topic_ids={}, now_ms=NOW).path
+    finally:
+        os.umask(before)
+    assert (path.stat().st_mode & 0o777, store.directory.stat().st_mode & 0o777) == (0o600, 0o700)
 
 
 def test_when_a_snapshot_is_due(store: SnapshotStore) -> None:
