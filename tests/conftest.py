@@ -14,6 +14,8 @@ import structlog
 
 from deploy.brokers.local import LocalKafka
 from deploy.brokers.process import EmbeddedBroker
+from deploy.run.spawn import Spawn
+from tests.support import fork_server
 
 NO_KAFKA = "REAL KAFKA NOT TESTED: this test needs Java 17 (`java`) and Maven (`mvn`) on PATH"
 
@@ -76,6 +78,13 @@ def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafk
     broker = LocalKafka(tmp_path_factory.mktemp("kafka"))
     yield broker
     broker.stop()
+
+
+@pytest.fixture(scope="session")
+def spawn() -> Spawn:
+    """Starts a role, as a fork of a process that has imported all that roles import (tests/support/fork_server.py)."""
+    fork_server.start()
+    return fork_server.spawn
 
 
 @pytest.fixture

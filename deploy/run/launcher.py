@@ -21,6 +21,7 @@ from deploy.kafka import topics
 from deploy.lock import DataDirLock
 from deploy.run.child_settings import write_child_settings
 from deploy.run.ready import ready_path
+from deploy.run.spawn import Spawn, execute
 from deploy.run.supervision import RestartPolicy
 from deploy.run.supervisor import Child, ChildEvent, EventKind, Supervisor
 from deploy.settings.config import ENV_PREFIX, Settings
@@ -47,6 +48,7 @@ class Launcher:
         env: added to the roles' environment.
         command: what is put before `run ROLE --config … --instance …`; the module of the CLI unless a test says else.
         on_event: called, on another thread, for everything that happens to a role or the broker; default: log it.
+        spawn: starts a role's process.
 
     Raises:
         ConfigError: these roles cannot run with these settings.
@@ -61,6 +63,7 @@ class Launcher:
         command: Sequence[str] = (sys.executable, "-m", "deploy.cli"),
         on_event: Callable[[ChildEvent], None] | None = None,
         policy: RestartPolicy | None = None,
+        spawn: Spawn = execute,
     ) -> None:
         self.data_dir = settings.store.data_dir.absolute()
         self.settings = settings.model_copy(
@@ -69,7 +72,7 @@ class Launcher:
         self._roles = dict(roles) if isinstance(roles, Mapping) else dict.fromkeys(roles, 1)
         self._env = dict(env or {})
         self._command = tuple(command)
-        self._supervisor = Supervisor([], policy=policy, on_event=on_event)
+        self._supervisor = Supervisor([], policy=policy, on_event=on_event, spawn=spawn)
         self._lock: DataDirLock | None = None
         self._broker: brokers.RunningBroker | None = None
         self._settings_env: dict[str, str | None] = {}

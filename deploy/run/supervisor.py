@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,8 +16,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from deploy.run import log_file, supervision, tethered
+from deploy.run import log_file, supervision
 from deploy.run.ready import clear_ready, is_ready
+from deploy.run.spawn import Process, Spawn, execute
 from deploy.run.supervision import ChildState, Phase, RestartPolicy
 from store.base import logs
 from store.base.errors import RoleError
@@ -74,7 +74,7 @@ class _Running:
 
     def __init__(self, child: Child) -> None:
         self.child = child
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
         self.state = ChildState(Phase.STARTING, 0.0)
         self.log_begin = 0
 
@@ -98,10 +98,12 @@ class Supervisor:
         policy: RestartPolicy | None = None,
         on_event: Callable[[ChildEvent], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        spawn: Spawn = execute,
     ) -> None:
         self._policy = policy or RestartPolicy()
         self._on_event = on_event or log_event
         self._clock = clock
+        self._start_process = spawn
         self._lock = threading.RLock()
         self._running: dict[str, _Running] = {}
         self._to_start = [_Running(child) for child in children]
@@ -264,18 +266,9 @@ class Supervisor:
             child.ready_path.parent.mkdir(parents=True, exist_ok=True)
             clear_ready(child.ready_path)
         child.log_path.parent.mkdir(parents=True, exist_ok=True)
-        env = {**os.environ, **child.env}
-        tether = [sys.executable, "-I", "-S", tethered.__file__, str(os.getpid())]
-        with child.log_path.open("ab") as out:
-            running.log_begin = out.tell()
-            running.process = subprocess.Popen(
-                [*tether, *child.argv],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                env={name: value for name, value in env.items() if value is not None},
-                start_new_session=True,
-            )
+        running.log_begin = child.log_path.stat().st_size if child.log_path.exists() else 0
+        env = {name: value for name, value in {**os.environ, **child.env}.items() if value is not None}
+        running.process = self._start_process(child.argv, env, child.log_path)
         return ChildEvent(kind, child.name, running.pid, log_path=child.log_path)
 
     def _says_ready(self, running: _Running) -> bool:
@@ -285,11 +278,12 @@ class Supervisor:
     def _bury(self, running: _Running, now: float) -> ChildEvent:
         child, process = running.child, running.process
         assert process is not None
-        assert process.returncode is not None
+        code = process.poll()
+        assert code is not None
         _signal_group(running, signal.SIGKILL)  # what it left behind must not go on beside its successor
-        running.state = supervision.on_exit(running.state, now, process.returncode, self._policy)
+        running.state = supervision.on_exit(running.state, now, code, self._policy)
         lines = self._last_lines(running)
-        how = describe_exit(process.returncode)
+        how = describe_exit(code)
         if running.state.phase is not Phase.GIVEN_UP:
             detail = f"{how}; restart in {running.state.retry_at - now:.1f} s"
             return ChildEvent(EventKind.DIED, child.name, process.pid, detail, child.log_path, lines)
@@ -318,13 +312,13 @@ class Supervisor:
             process.terminate()
             kind = EventKind.STOPPED
             try:
-                process.wait(supervision.drain_seconds(begun, deadline, per_child_seconds))
+                code = process.wait(supervision.drain_seconds(begun, deadline, per_child_seconds))
             except subprocess.TimeoutExpired:
                 kind = EventKind.KILLED
                 _signal_group(running, signal.SIGKILL)
-                process.wait()
+                code = process.wait()
             lines = self._last_lines(running) if kind is EventKind.KILLED else ()
-            detail = f"{describe_exit(process.returncode)} after {self._clock() - begun:.1f} s"
+            detail = f"{describe_exit(code)} after {self._clock() - begun:.1f} s"
             self._on_event(ChildEvent(kind, name, process.pid, detail, running.child.log_path, lines))
             if running.child.ready_path is not None:
                 clear_ready(running.child.ready_path)

@@ -7,11 +7,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from deploy.run.spawn import Process, Spawn, execute
 
 READY_EVENT = "role_ready"
 
@@ -24,14 +25,23 @@ class Role:
         command: what to run.
         log_dir: `<name>.log` there collects stdout and stderr of all its lives.
         env: added to ours.
+        spawn: starts it; by default an interpreter of its own, else `fork_server.spawn`.
     """
 
-    def __init__(self, name: str, command: Sequence[str], log_dir: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        log_dir: Path,
+        env: Mapping[str, str] | None = None,
+        spawn: Spawn = execute,
+    ) -> None:
         self.name = name
         self.log = log_dir / f"{name}.log"
         self._command = list(command)
         self._env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._spawn = spawn
+        self._process: Process | None = None
         self._life_begins_at = 0
 
     @property
@@ -45,10 +55,7 @@ class Role:
         assert not self.alive(), f"{self.name} runs already"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self._life_begins_at = self.log.stat().st_size if self.log.exists() else 0
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env
-            )
+        self._process = self._spawn(self._command, self._env, self.log)
         return self
 
     def alive(self) -> bool:
@@ -94,7 +101,8 @@ class Role:
     def kill(self) -> None:
         """kill -9, and wait until it is gone."""
         assert self._process is not None
-        self._process.kill()
+        if self.alive():
+            self.signal(signal.SIGKILL)
         self._process.wait()
 
     def stop(self, timeout_s: float = 20.0) -> int:
@@ -107,21 +115,11 @@ class Role:
             except subprocess.TimeoutExpired:
                 self.kill()
                 raise AssertionError(f"{self.name} did not stop within {timeout_s:g} s\n{self.tail()}") from None
-        return self._process.returncode
+        return self._process.wait()
 
     def code(self) -> int | None:
         """Exit code, None while it runs."""
         return None if self._process is None else self._process.poll()
-
-
-def role(
-    name: str, config: Path, log_dir: Path, *options: str, instance: str = "", env: Mapping[str, str] | None = None
-) -> Role:
-    """`anchorstream run NAME --config CONFIG`, not yet started. `instance` tells several of one role apart."""
-    command = [sys.executable, "-m", "deploy.cli", "run", name, "--config", str(config)]
-    if instance:
-        command += ["--instance", instance]
-    return Role(f"{name}-{instance}" if instance else name, [*command, *options], log_dir, env)
 
 
 @contextlib.contextmanager

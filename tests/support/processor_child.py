@@ -1,4 +1,4 @@
-"""A processor in a process of its own, for tests that kill it: `python processor_child.py '{"bootstrap": …}'`."""
+"""A processor in a process of its own, for tests that kill it: `python -m tests.support.processor_child SPEC`, JSON."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from stream.processor import batch_writer
 from stream.processor.processor import Processor
 from stream.settings import KafkaSettings, ProcessorSettings
 from stream.topics import Topics
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.support.hash_encoder import HashEncoder
 
 

@@ -151,14 +151,14 @@ def read_topic(connection: Connection, topic: str, partitions: int) -> list[Any]
     out = []
     for p in range(partitions):
         tp = TopicPartition(topic, p, 0)
-        left = consumer.get_watermark_offsets(tp, timeout=10, cached=False)[1]
+        at, end = consumer.get_watermark_offsets(tp, timeout=10, cached=False)
         consumer.assign([tp])
-        while left > 0:
+        while at < end:
             message = consumer.poll(10)
             assert message is not None
             assert message.error() is None
             out.append(message)
-            left = consumer.get_watermark_offsets(tp, timeout=10)[1] - message.offset() - 1
+            at = message.offset() + 1
     consumer.close()
     return out
 

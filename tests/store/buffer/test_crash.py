@@ -55,7 +55,8 @@ def test_a_crash_while_bulk_loading_loses_time_only(tmp_path: Path) -> None:
     prefix = open_buffer(tmp_path / "prefix", SHARED, **SETTINGS)
     restore(prefix, log, buffer.log_offset)
     assert buffer._log.unsummed == prefix._log.unsummed
-    ahead = {key for key, value in log_state(log, buffer.log_offset).items() if dict(buffer.rows()).get(key) != value}
+    left = dict(buffer.rows())
+    ahead = {key for key, value in log_state(log, buffer.log_offset).items() if left.get(key) != value}
     later = {key for key, _, _ in log.records[buffer.log_offset :]}
     assert ahead <= later, "whatever is not as of the position comes again"
     restore(buffer, log, len(log))

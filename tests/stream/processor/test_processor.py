@@ -19,6 +19,7 @@ from confluent_kafka import TopicPartition
 from deploy.brokers.local import LocalKafka
 from deploy.brokers.process import EmbeddedBroker
 from deploy.kafka import topics as deploy_topics
+from deploy.run.spawn import Spawn
 from store.base import fault
 from store.base.settings import ModalitySettings
 from store.buffer.partition_buffers import PartitionBuffers
@@ -79,6 +80,7 @@ class Bench:
     topics: Topics
     data_dir: Path
     log_dir: Path
+    spawn: Spawn
 
     def child(self, name: str = "processor", *, env: dict[str, str] | None = None, **spec: Any) -> Role:
         described = {
@@ -89,8 +91,8 @@ class Bench:
             "data_dir": str(self.data_dir / name),
             **spec,
         }
-        script = Path(__file__).parents[2] / "support" / "processor_child.py"
-        return Role(name, [sys.executable, str(script), json.dumps(described)], self.log_dir, env)
+        command = [sys.executable, "-m", "tests.support.processor_child", json.dumps(described)]
+        return Role(name, command, self.log_dir, env, self.spawn)
 
     def send(self, events: list[Event], *, pack_events: int = 7) -> dict[int, list[Event]]:
         """Publish in packs; returns the events per partition in order."""
@@ -146,14 +148,14 @@ class Bench:
 
 
 @pytest.fixture
-def embedded(start_embedded: Start, tmp_path: Path) -> Bench:
+def embedded(start_embedded: Start, spawn: Spawn, tmp_path: Path) -> Bench:
     topics = Topics(KafkaSettings(topic_prefix="t", partitions=PARTITIONS))
     names = dict.fromkeys((topics.events, topics.tokens, topics.dead_letters), PARTITIONS)
-    return Bench(start_embedded(names).connection, topics, tmp_path / "data", tmp_path / "logs")
+    return Bench(start_embedded(names).connection, topics, tmp_path / "data", tmp_path / "logs", spawn)
 
 
 @pytest.fixture
-def kafka(kafka_broker: LocalKafka, topic_prefix: str, tmp_path: Path) -> Bench:
+def kafka(kafka_broker: LocalKafka, spawn: Spawn, topic_prefix: str, tmp_path: Path) -> Bench:
     topics = Topics(KafkaSettings(topic_prefix=topic_prefix, partitions=PARTITIONS))
     connection = Connection(
         kafka_broker.connection.bootstrap,
@@ -161,7 +163,7 @@ def kafka(kafka_broker: LocalKafka, topic_prefix: str, tmp_path: Path) -> Bench:
         identity=kafka_broker.connection.identity,
     )
     deploy_topics.ensure(connection, topics.specs({}, ()))
-    return Bench(connection, topics, tmp_path / "data", tmp_path / "logs")
+    return Bench(connection, topics, tmp_path / "data", tmp_path / "logs", spawn)
 
 
 def test_events_end_in_the_buffer_and_in_the_log(embedded: Bench, tmp_path: Path) -> None:
