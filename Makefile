@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 LOCK   := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header -q
 
-.PHONY: help setup demo test test-fast check bench crash lock clean
+.PHONY: help setup demo test test-fast test-all check bench crash lock clean
 .DEFAULT_GOAL := help
 
 help:       ## list the targets
@@ -25,11 +25,14 @@ $(STAMP): requirements/bootstrap.txt requirements/dev.txt pyproject.toml
 demo: setup ## real households end to end on this machine; ARGS="--exit --json out.json", "--broker local", ...
 	$(BIN)/anchorstream demo $(ARGS)
 
-test: setup ## everything that needs no GPU; real Kafka where Java 17 and Maven are found
+test: setup ## all tests but the longest forms of some; real Kafka where Java 17 and Maven are found
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 test-fast: setup ## without real Kafka, crash and slow tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not kafka and not crash and not slow and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not kafka and not crash and not slow and not gpu and not long" $(ARGS)
+
+test-all: setup ## with the longest forms, and ten rounds of random faults
+	CRASH_ROUNDS=10 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "" $(ARGS)
 
 check: setup ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ from confluent_kafka import TopicPartition
 from deploy.operate.service_client import Service
 from deploy.run.launcher import Launcher
 from deploy.run.ready import is_ready
+from deploy.run.spawn import Spawn
 from deploy.run.supervision import RestartPolicy
 from deploy.settings.config import Settings, load
 from encoder.forward.user_encoder import UserEncoder
@@ -24,17 +27,33 @@ from store.buffer.window import UserWindow
 from stream.lag.reader import LagReader, plan
 from stream.topics import Topics
 from tests.crash.reference import Expected, expected
-from tests.support.behaviour import CONFIG, Message
+from tests.support.behaviour import CONFIG, DAY_MS, NOW, Message, behaviour
 
-DRAIN_SECONDS = 180.0
-RESTORE_SECONDS = 60.0
+SEND_SECONDS = 400
+"""For how long librdkafka tries: a broker that restarts on a busy machine takes its time."""
+DRAIN_SECONDS = 400.0
+RESTORE_SECONDS = 180.0
+TIMEOUT = 1500
+"""Of a whole test, in seconds: above what the deadlines in it add up to."""
 
 
 class System:
-    """Launcher, producer and judge. Use as a context manager. model: further settings of the model, as TOML."""
+    """Launcher, producer and judge. Use as a context manager.
+
+    Args:
+        spawn: starts a role.
+        model: further settings of the model, as TOML.
+    """
 
     def __init__(
-        self, folder: Path, *, bootstrap: str = "local", partitions: int = 2, model: str = "", **roles: int
+        self,
+        folder: Path,
+        spawn: Spawn,
+        *,
+        bootstrap: str = "local",
+        partitions: int = 2,
+        model: str = "",
+        **roles: int,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "anchorstream.toml"
@@ -46,7 +65,9 @@ class System:
         wanted = {"ingest": 1, "processor": 1, "worker": 1, "serve": 1} | roles
         self.names = {f"{role}-{i}" for role, n in wanted.items() for i in range(n)}
         policy = RestartPolicy(first_delay_seconds=0.1, max_delay_seconds=1.0, give_up_after=10)
-        self.launcher = Launcher(self.settings, roles=wanted, policy=policy)
+        self.launcher = Launcher(self.settings, roles=wanted, policy=policy, spawn=spawn)
+        self._streams = itertools.count()
+        self.failed = False
 
     def __enter__(self) -> System:
         self.launcher.__enter__()
@@ -56,10 +77,36 @@ class System:
     def __exit__(self, *error: Any) -> None:
         self.launcher.__exit__(*error)
 
+    @contextlib.contextmanager
+    def judged(self, texts: TextEncoder, users: UserEncoder) -> Iterator[None]:
+        """What is done inside leaves buffer and embeddings as they must be; on failure the roles' logs are shown."""
+        with self.telling():
+            yield
+            self.wait_drained()
+            self.check(texts, users)
+
+    @contextlib.contextmanager
+    def telling(self) -> Iterator[None]:
+        """On failure the roles' last log lines are printed."""
+        try:
+            yield
+        except BaseException:
+            self.failed = True
+            for log in sorted(self.launcher.log_dir.glob("*.log")):
+                print(f"---- {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-15:]))  # noqa: T201
+            raise
+
+    def stream(self, seed: int, *, users: int = 16, events: int = 600) -> list[Message]:
+        """Messages that are all new to this system, and later than those of the stream before."""
+        number = next(self._streams)
+        return behaviour(
+            seed, users=users, events=events, start_ms=NOW + number * 2 * DAY_MS, label=f"s{number}e"
+        ).messages
+
     def send(self, messages: Sequence[Message], *, per_second: float = 0) -> None:
         """Produce to the raw topics, in order; every message arrives, also across a broker restart."""
         started = time.monotonic()
-        producer = self.launcher.connection.producer(**{"message.timeout.ms": 120_000})
+        producer = self.launcher.connection.producer(**{"message.timeout.ms": SEND_SECONDS * 1000})
         failed: list[str] = []
 
         def delivered(message: Message) -> Any:
@@ -76,8 +123,43 @@ class System:
             producer.poll(0)
             if per_second:
                 time.sleep(max(0.0, started + i / per_second - time.monotonic()))
-        assert producer.flush(120) == 0
+        assert producer.flush(SEND_SECONDS) == 0
         assert not failed, failed[:3]
+
+    @contextlib.contextmanager
+    def sending(self, messages: Sequence[Message], *, seconds: float) -> Iterator[None]:
+        """Send meanwhile, evenly over this time; at the end all has been sent."""
+        failures: list[BaseException] = []
+
+        def send() -> None:
+            try:
+                self.send(messages, per_second=len(messages) / seconds)
+            except BaseException as exc:
+                failures.append(exc)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join()
+        if failures:
+            raise failures[0]
+
+    def wait_sent(self, count: int) -> None:
+        """Until the broker has so many messages of ours."""
+        deadline = time.monotonic() + SEND_SECONDS
+        while len(self.sent) < count:
+            assert time.monotonic() < deadline, f"{len(self.sent)} of {count} messages sent"
+            time.sleep(0.02)
+
+    def kill(self, role: str) -> None:
+        """kill -9, as soon as it runs."""
+        deadline = time.monotonic() + RESTORE_SECONDS
+        while f"{role}-0" not in self.launcher.pids():
+            assert time.monotonic() < deadline, f"{role} is not started again"
+            time.sleep(0.02)
+        self.launcher.kill(role)
 
     def wait_drained(self, seconds: float = DRAIN_SECONDS) -> None:
         """Until every group has committed everything, the one that counts what is not yet queryable included."""
@@ -193,13 +275,8 @@ def compare_windows(got: Mapping[str, UserWindow], want: Mapping[str, UserWindow
 
 
 @contextlib.contextmanager
-def system(folder: Path, **options: Any) -> Iterator[System]:
+def system(folder: Path, spawn: Spawn, **options: Any) -> Iterator[System]:
     """A running system; on failure the roles' last log lines are printed."""
-    s = System(folder, **options)
-    try:
-        with s:
-            yield s
-    except BaseException:
-        for log in sorted(s.launcher.log_dir.glob("*.log")):
-            print(f"---- {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-15:]))  # noqa: T201
-        raise
+    s = System(folder, spawn, **options)
+    with s.telling(), s:
+        yield s

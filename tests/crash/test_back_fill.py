@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -14,13 +13,14 @@ import numpy as np
 import pytest
 
 from deploy.operate.service_client import Service
+from deploy.run.spawn import Spawn
 from encoder.forward.user_encoder import UserEncoder
 from encoder.model.text_encoder import TextEncoder
 from store.base import logs
 from store.base.settings import ScenarioSettings
 from store.records.back_fill import BackFillRecord
 from tests.crash.reference import expected
-from tests.crash.system import System, system
+from tests.crash.system import TIMEOUT, System, system
 from tests.support.behaviour import DAY_MS, NOW, behaviour
 from tests.support.worker_bench import read_topic
 
@@ -30,21 +30,21 @@ SMALL_BATCHES = "batch_tokens = 64\n"
 """One user in a batch of a back-fill, so that it takes seconds."""
 QUERY = "Will this user default?"
 
-pytestmark = [pytest.mark.kafka, pytest.mark.crash, pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.kafka, pytest.mark.crash, pytest.mark.slow, pytest.mark.timeout(TIMEOUT)]
 
 
-def test_a_back_fill_goes_on_behind_its_cursor(tmp_path: Path, texts: TextEncoder, users: UserEncoder) -> None:
-    with system(tmp_path, model=SMALL_BATCHES) as s:
+def test_a_back_fill_goes_on_behind_its_cursor(
+    tmp_path: Path, spawn: Spawn, texts: TextEncoder, users: UserEncoder
+) -> None:
+    with system(tmp_path, spawn, model=SMALL_BATCHES) as s:
         s.send(behaviour(1, users=USERS, events=900).messages)
         s.wait_drained()
         live = behaviour(2, users=USERS, events=150, start_ms=NOW + DAY_MS, label="live").messages
-        sender = threading.Thread(target=s.send, args=(live,), kwargs={"per_second": 15})
-        sender.start()
         service = Service.find(s.settings, None)
-        service.put("/v1/scenarios/risk", {"query": QUERY})
-        until(lambda: done(service) > USERS // 5)
-        s.launcher.kill("worker")
-        sender.join()
+        with s.sending(live, seconds=10):
+            service.put("/v1/scenarios/risk", {"query": QUERY})
+            until(lambda: done(service) > USERS // 5)
+            s.launcher.kill("worker")
         until(lambda: back_fill(service).get("complete", False))
         s.wait_drained()
         s.check(texts, users)
@@ -107,7 +107,7 @@ def parsed(line: str) -> dict[str, Any]:
     return json.loads(line) if line.startswith("{") else {}
 
 
-def until(true: Callable[[], bool], seconds: float = 120.0) -> None:
+def until(true: Callable[[], bool], seconds: float = 400.0) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "waited in vain"

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from deploy.run.spawn import Spawn
 from encoder.forward.user_encoder import UserEncoder
 from encoder.model.text_encoder import TextEncoder
 from stream.lag.reader import LagReader, plan
-from tests.crash.system import System, system
+from tests.crash.system import TIMEOUT, System, system
 from tests.support.behaviour import DAY_MS, NOW, Message, behaviour
 from tests.support.memory import resident_bytes
 
@@ -29,11 +30,13 @@ READING = {"worker": {"ingest", "processor"}, "serve": {"ingest", "processor", "
 """Frozen role → who goes on reading meanwhile. What is usual comes from a first run: ingest had a backlog to catch up
 with, so that fetch queues (64 MB each, librdkafka's default) were full."""
 
-pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(TIMEOUT)]
 
 
-def test_a_frozen_role_grows_nobodys_memory(tmp_path: Path, texts: TextEncoder, users: UserEncoder) -> None:
-    with system(tmp_path) as s:
+def test_a_frozen_role_grows_nobodys_memory(
+    tmp_path: Path, spawn: Spawn, texts: TextEncoder, users: UserEncoder
+) -> None:
+    with system(tmp_path, spawn) as s:
         usual = most_while_frozen(s, "ingest", {"processor"}, stream(0, EVENTS))
         usual |= until_read(s, ALL)
         for number, (frozen, reading) in enumerate(READING.items(), start=1):
@@ -76,7 +79,7 @@ def until_read(s: System, reading: Collection[str], frozen: str = "") -> dict[st
     """Wait until these roles have read everything; returns the most bytes each process but the frozen one took."""
     raw = {m.topic for m in s.settings.modalities.values()}
     most: dict[str, int] = {}
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 400
     groups = [group for group in plan(s.topics, raw, s.settings.scenarios) if group.role in reading]
     with contextlib.closing(LagReader(s.launcher.connection, groups)) as lag:
         while True:

@@ -214,6 +214,6 @@ TestBuffer = BufferMachine.TestCase
 TestBuffer.settings = _checked(8)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 class TestBufferLong(BufferMachine.TestCase):
     settings = _checked(100)
