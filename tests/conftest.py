@@ -14,6 +14,7 @@ import structlog
 
 from deploy.brokers.local import LocalKafka
 from deploy.brokers.process import EmbeddedBroker
+from deploy.run import launcher
 from deploy.run.spawn import Spawn
 from tests.support import fork_server
 
@@ -85,6 +86,12 @@ def spawn() -> Spawn:
     """Starts a role, as a fork of a process that has imported all that roles import (tests/support/fork_server.py)."""
     fork_server.start()
     return fork_server.spawn
+
+
+@pytest.fixture
+def forked_roles(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every launcher in this process starts its roles so, also one that a command or a benchmark makes."""
+    monkeypatch.setattr(launcher, "execute", spawn)
 
 
 @pytest.fixture

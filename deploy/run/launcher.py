@@ -48,7 +48,7 @@ class Launcher:
         env: added to the roles' environment.
         command: what is put before `run ROLE --config … --instance …`; the module of the CLI unless a test says else.
         on_event: called, on another thread, for everything that happens to a role or the broker; default: log it.
-        spawn: starts a role's process.
+        spawn: starts a role's process; default: an interpreter of its own.
 
     Raises:
         ConfigError: these roles cannot run with these settings.
@@ -63,7 +63,7 @@ class Launcher:
         command: Sequence[str] = (sys.executable, "-m", "deploy.cli"),
         on_event: Callable[[ChildEvent], None] | None = None,
         policy: RestartPolicy | None = None,
-        spawn: Spawn = execute,
+        spawn: Spawn | None = None,
     ) -> None:
         self.data_dir = settings.store.data_dir.absolute()
         self.settings = settings.model_copy(
@@ -72,7 +72,7 @@ class Launcher:
         self._roles = dict(roles) if isinstance(roles, Mapping) else dict.fromkeys(roles, 1)
         self._env = dict(env or {})
         self._command = tuple(command)
-        self._supervisor = Supervisor([], policy=policy, on_event=on_event, spawn=spawn)
+        self._supervisor = Supervisor([], policy=policy, on_event=on_event, spawn=spawn or execute)
         self._lock: DataDirLock | None = None
         self._broker: brokers.RunningBroker | None = None
         self._settings_env: dict[str, str | None] = {}

