@@ -46,8 +46,8 @@ DRAIN_SECONDS = 30.0
 READ_SECONDS = 0.01
 IDLE_SECONDS = 0.2
 POSITION_SECONDS = 30.0
-
-
+METADATA_MS = 5_000
+"""Between two looks at the raw topics' partitions."""
 log = logs.get(__name__)
 
 
@@ -81,6 +81,7 @@ class Ingest:
         self._committed_at = 0.0
         self._committing = False
         self._done: dict[Source, RawPosition] = {}
+        self._read_to: dict[Source, int] = {}
         self._refusals_logged_at = -LOG_INTERVAL_SECONDS
         self._refused: Counter[str] = Counter()
         self._errors = ConsumerErrors(topics.group_ingest)
@@ -90,6 +91,10 @@ class Ingest:
             **{  # type: ignore[arg-type]
                 "auto.offset.reset": "error",
                 "partition.assignment.strategy": "cooperative-sticky",
+                # what a transaction leaves behind takes offsets and is no message: its end is what is reached
+                "enable.partition.eof": True,
+                # a topic or partition that was added is read within seconds; only the topics it reads are asked for
+                "topic.metadata.refresh.interval.ms": METADATA_MS,
                 "on_commit": self._on_commit,
             },
         )
@@ -125,7 +130,7 @@ class Ingest:
 
     def _round(self) -> None:
         """Steps 1 to 4 for one batch."""
-        messages = self._read()
+        messages, ended = self._read()
         if messages:
             started = time.monotonic()
             try:
@@ -134,6 +139,7 @@ class Ingest:
                 return  # the unsealed batch keeps its offsets from being committed: it will be read again
             metrics.BATCH_SECONDS.labels("ingest").observe(time.monotonic() - started)
             metrics.BATCH_EVENTS.labels("ingest").observe(len(messages))
+        self._pass_over(ended)
         self._producer.check()
         while len(self._in_flight) >= MAX_IN_FLIGHT and not self._stop.is_set():
             self._producer.poll(0.01)
@@ -141,8 +147,8 @@ class Ingest:
             self._commit()
         self._commit()
 
-    def _read(self) -> list[Any]:
-        """Step 1: messages without errors."""
+    def _read(self) -> tuple[list[Any], dict[Source, int]]:
+        """Step 1: messages without errors, and the partitions that have been read to their end."""
         wanted = self._settings.batch_messages
         batch, self._backlog = self._backlog, []
         if not batch:
@@ -150,12 +156,24 @@ class Ingest:
             if not batch and not len(self._in_flight) and (message := self._consumer.poll(IDLE_SECONDS)) is not None:
                 batch = [message, *self._consumer.consume(wanted, READ_SECONDS)]
         good = []
+        ended: dict[Source, int] = {}
         for message in batch:
+            source = (message.topic(), message.partition())
             if message.error() is None:
                 good.append(message)
+                ended.pop(source, None)
+            elif message.error().code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+                ended[source] = message.offset()
             else:
                 self._errors.judge(message)
-        return good
+        return good, ended
+
+    def _pass_over(self, ended: Mapping[Source, int]) -> None:
+        """Offsets without a message, up to the end, are done once all before them is."""
+        beyond = {s: end for s, end in ended.items() if s in self._assigned and end > self._read_to.get(s, end)}
+        if beyond:
+            self._in_flight.open().seal({s: RawPosition(end, self._clock.get(s)) for s, end in beyond.items()})
+            self._read_to.update(beyond)
 
     def _process(self, messages: Sequence[Any]) -> None:
         """Steps 2 and 3."""
@@ -184,6 +202,7 @@ class Ingest:
             for value in packs(now, events, self._settings.pack_events):
                 batch.sent()
                 self._producer.produce(self._topics.events, value, partition=partition, on_delivery=batch.on_delivery)
+        self._read_to.update(ends)
         batch.seal({source: RawPosition(end, self._clock.get(source)) for source, end in ends.items()})
         self._resume()
         self._count(counts, refused)
@@ -264,7 +283,9 @@ class Ingest:
             log.info(logs.INPUT_RESUMED)
 
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
-        consumer.incremental_assign(self._positions(consumer, partitions))
+        positions = self._positions(consumer, partitions)
+        self._read_to.update({(tp.topic, tp.partition): tp.offset for tp in positions})
+        consumer.incremental_assign(positions)
         consumer.resume(partitions)  # librdkafka keeps a partition paused over its next assignment
         self._assigned.update((tp.topic, tp.partition) for tp in partitions)
         log.info(logs.PARTITIONS_ASSIGNED, partitions=[f"{tp.topic}:{tp.partition}" for tp in partitions])

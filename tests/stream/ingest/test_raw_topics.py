@@ -1,0 +1,131 @@
+"""Raw topics as their owners treat them: transactions, partitions added, deleted and made anew. On real Kafka."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import NewPartitions
+
+from deploy.brokers.local import LocalKafka
+from deploy.kafka.topics import ensure
+from store.base.errors import AnchorstreamError, DataLossError
+from store.base.settings import ModalitySettings
+from stream.ingest.ingest import Ingest
+from stream.kafka.client import Connection
+from stream.settings import IngestSettings, KafkaSettings
+from stream.topics import Topics, TopicSpec
+
+pytestmark = pytest.mark.kafka
+SECONDS = 60.0
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+class Bench:
+    """An ingest that runs, and its raw topic."""
+
+    def __init__(self, connection: Connection, prefix: str) -> None:
+        self.connection = connection
+        self.raw = f"{prefix}-raw"
+        self.topics = Topics(KafkaSettings(topic_prefix=prefix, partitions=1))
+        self.modalities = {"bill": ModalitySettings(topic=self.raw)}
+        ensure(connection, [*self.topics.specs(self.modalities, ()), TopicSpec(self.raw, 1, ours=False)])
+        self.sent = 0
+        self.failures: list[AnchorstreamError] = []
+
+    def event(self, producer: Any, partition: int = 0) -> None:
+        value = {"user_id": "u", "ts": int(time.time() * 1000), "modality": "bill", "event_id": str(self.sent)}
+        self.sent += 1
+        producer.produce(self.raw, json.dumps(value).encode(), partition=partition)
+
+    def committed(self, partition: int = 0) -> int:
+        consumer = self.connection.consumer(self.topics.group_ingest)
+        try:
+            (found,) = consumer.committed([TopicPartition(self.raw, partition)], timeout=10)
+            return int(found.offset)
+        finally:
+            consumer.close()
+
+    def run(self, stop: threading.Event, failures: list[AnchorstreamError]) -> None:
+        """Started again when it ends, as by a supervisor."""
+        while not stop.is_set():
+            try:
+                Ingest(self.connection, self.topics, self.modalities, IngestSettings()).run(stop)
+            except AnchorstreamError as exc:
+                failures.append(exc)
+
+
+@pytest.fixture
+def bench(kafka_broker: LocalKafka, topic_prefix: str) -> Iterator[Bench]:
+    made = Bench(kafka_broker.connection, topic_prefix)
+    stop = threading.Event()
+    thread = threading.Thread(target=made.run, args=(stop, made.failures))
+    thread.start()
+    yield made
+    stop.set()
+    thread.join(40)
+    assert not thread.is_alive()
+    assert [f for f in made.failures if not isinstance(f, DataLossError)] == []
+
+
+@pytest.mark.parametrize("end", ["commit", "abort"])
+def test_what_a_transaction_leaves_behind_is_passed_over(bench: Bench, end: str) -> None:
+    """E5: the offset of its control record was never committed: once retention had taken it, it read as lost data."""
+    plain = bench.connection.producer()
+    bench.event(plain)
+    plain.flush(10)
+    until(lambda: bench.committed() == 1)
+    producer = bench.connection.producer(**{"transactional.id": bench.raw})
+    producer.init_transactions(20)
+    producer.begin_transaction()
+    bench.event(producer)
+    producer.flush(10)
+    (producer.commit_transaction if end == "commit" else producer.abort_transaction)(20)
+    until(lambda: bench.committed() == 3)
+    bench.event(plain)
+    plain.flush(10)
+    until(lambda: bench.committed() == 4)
+
+
+def test_partitions_that_are_added_are_read_within_seconds(bench: Bench) -> None:
+    """B19: after up to five minutes."""
+    plain = bench.connection.producer(**{"topic.metadata.refresh.interval.ms": 500})
+    bench.event(plain)
+    plain.flush(10)
+    until(lambda: bench.committed() == 1)
+    admin = bench.connection.admin()  # kept: its answer dies with it
+    admin.create_partitions([NewPartitions(bench.raw, 2)])[bench.raw].result(10)
+    until(lambda: len(bench.connection.metadata().topics[bench.raw].partitions) == 2)
+    time.sleep(1)  # the producer's own look at the partitions
+    bench.event(plain, partition=1)
+    plain.flush(10)
+    until(lambda: bench.committed(1) == 1)
+
+
+def test_a_topic_made_anew_is_read_within_seconds(bench: Bench) -> None:
+    """E4: alive, ready and silent, with everything unread. It may end, saying that messages are gone."""
+    plain = bench.connection.producer()
+    for _ in range(5):
+        bench.event(plain)
+    plain.flush(10)
+    until(lambda: bench.committed() == 5)
+    admin = bench.connection.admin()
+    admin.delete_topics([bench.raw])[bench.raw].result(20)
+    until(lambda: bench.raw not in bench.connection.metadata().topics)
+    ensure(bench.connection, [TopicSpec(bench.raw, 1, ours=False)])
+    plain = bench.connection.producer()
+    for _ in range(12):
+        bench.event(plain)
+    plain.flush(10)
+    until(lambda: bench.committed() == 12)
