@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -34,6 +34,8 @@ class Assignment:
         new = found.offset < 0 and buffer.log_offset == 0
         self.back_fill = PartitionBackFill(buffer, unpack(found.metadata), targets, new=new)
         self.usable = False
+        self.fenced_until: float | None = None
+        """Not None: nothing can be published until it is renewed, then or later; seconds, monotonic."""
         self._committed: tuple[int, str | None] | None = (found.offset, found.metadata) if found.offset >= 0 else None
         # marks from before another member had the partition
         buffer.clear_dirty([user.user_id for user in buffer.dirty()], upto=self.published)
@@ -45,6 +47,11 @@ class Assignment:
         read = self.buffer.log_offset if oldest is None else oldest
         return max(self.published, read)
 
+    def position_after(self, users: Collection[str], upto: int) -> int:
+        """`position` once these users' marks have been cleared `upto`."""
+        oldest = self.buffer.oldest_dirty_offset(without=users, upto=upto)
+        return max(self.published, self.buffer.log_offset if oldest is None else oldest)
+
     @property
     def announced(self) -> bool:
         """B1: whether the standings of the back-fills are committed."""
@@ -53,10 +60,16 @@ class Assignment:
     @property
     def ready(self) -> bool:
         """Whether embeddings of its users may be published."""
-        return self.usable and self.announced
+        return self.usable and self.announced and self.fenced_until is None
+
+    def fenced(self, *, until: float) -> None:
+        """Its transaction was refused: nothing of it is committed either until it is renewed."""
+        self.fenced_until = until
 
     def due(self) -> tuple[int, str] | None:
         """What has to be committed; None if it is."""
+        if self.fenced_until is not None:
+            return None
         wanted = self.position, self.back_fill.metadata
         return None if wanted == self._committed else wanted
 
@@ -103,15 +116,31 @@ class Assignments:
             KafkaException: the broker did not answer. DataLossError, StateError: a replica cannot be continued.
         """
         away = self._rebalance.given()
+        return self._take(partitions, targets, self._open_buffer), away
+
+    def renew(self, partition: int, targets: Sequence[Target]) -> Assignment:
+        """Take on anew a partition that stayed ours, with its replica: another member may have published meanwhile.
+
+        Raises:
+            KafkaException: the broker did not answer.
+        """
+        self._rebalance.given()
+        buffer = self._mine[partition].buffer
+        self._take([partition], targets, lambda _: buffer)  # reading goes on where it is
+        return self._mine[partition]
+
+    def _take(
+        self, partitions: Sequence[int], targets: Sequence[Target], buffer_of: Callable[[int], TokenBuffer]
+    ) -> list[TopicPartition]:
         positions = []
         asked = [TopicPartition(self._topic, partition) for partition in partitions]
         for found in self._consumer.committed(asked, timeout=ANSWER_SECONDS):
             tp = TopicPartition(self._topic, found.partition)
-            buffer = self._open_buffer(found.partition)
+            buffer = buffer_of(found.partition)
             end = self._consumer.get_watermark_offsets(tp, timeout=ANSWER_SECONDS, cached=False)[1]
             assignment = self._mine[found.partition] = Assignment(found.partition, buffer, found, end, targets)
             positions.append(self.reader.add(found.partition, buffer, mark_from=assignment.published))
-        return positions, away
+        return positions
 
     def release(self, partitions: Iterable[int], *, commit: bool) -> list[Assignment]:
         """Let partitions go; the caller closes their buffers."""

@@ -11,9 +11,9 @@ from msgspec.structs import replace
 from encoder.worker.back_fill import TargetProgress
 from encoder.worker.live_scenarios import LiveScenarios
 from encoder.worker.targets import Target
+from encoder.worker.writers import Writers
 from store.base import logs, metrics
 from store.records.back_fill import BackFillRecord
-from stream.kafka.pacing import SafeProducer
 from stream.topics import Topics
 
 log = logs.get(__name__)
@@ -28,29 +28,28 @@ class _Sent(NamedTuple):
 
 
 class BackFillReports:
-    """Of one worker, for its thread. Records are queued with the embeddings; the producer's next flush awaits them."""
+    """Of one worker, for its thread. Records are queued for their partition; nothing is seen before the writers commit,
+    so that a report is never followed by one of a former owner."""
 
-    def __init__(
-        self, producer: SafeProducer, topics: Topics, scenarios: LiveScenarios, now_ms: Callable[[], int]
-    ) -> None:
-        self._producer = producer
+    def __init__(self, writers: Writers, topics: Topics, scenarios: LiveScenarios, now_ms: Callable[[], int]) -> None:
+        self._writers = writers
         self._topic = topics.back_fills
         self._scenarios = scenarios
         self._now_ms = now_ms
         self._sent: dict[int, dict[str, _Sent]] = {}
 
     def report(self, progress: Mapping[int, Mapping[Target, TargetProgress]]) -> None:
-        """Tell what has changed. progress: by partition, of those that are usable."""
+        """Tell what has changed. progress: by partition, of those that are ready."""
         now_ms = self._now_ms()
         for partition, of in progress.items():
             sent = self._sent.setdefault(partition, {})
             records = self._records(partition, of, now_ms)
             for name in sent.keys() - records.keys():
-                self._producer.produce(self._topic, None, key=sent.pop(name).record.key, partition=0)
+                self._writers.produce(partition, self._topic, None, sent.pop(name).record.key, to=0)
             for name, record in records.items():
                 last = sent.get(name)
                 if last is None or _worth_telling(last, record):
-                    self._producer.produce(self._topic, record.pack(), key=record.key, partition=0)
+                    self._writers.produce(partition, self._topic, record.pack(), record.key, to=0)
                     sent[name] = _Sent(record, now_ms)
                     _log(None if last is None else last.record, record)
         self._export(progress)

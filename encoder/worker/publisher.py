@@ -1,4 +1,4 @@
-"""Embedding records of refreshed users, produced and acknowledged."""
+"""Embedding records of refreshed users, produced on behalf of their partition."""
 
 from __future__ import annotations
 
@@ -8,26 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.worker.targets import Target
+from encoder.worker.writers import Writers
 from store.base import metrics
 from store.buffer.window import UserWindow
 from store.records.embedding import EmbeddingRecord
-from stream.kafka.pacing import SafeProducer
 from stream.topics import Topics
-
-DELIVERY_SECONDS = 60.0
-"""A batch that is not acknowledged within this stops the worker; the supervisor restarts it."""
 
 
 class Publisher:
-    """Writes `embeddings.<scenario>`. For one thread.
+    """Writes `embeddings.<scenario>`; nothing is seen before the writers commit. For one thread. now: epoch ms."""
 
-    Args:
-        producer: its failed deliveries are raised by `flush`.
-        now: milliseconds since the epoch.
-    """
-
-    def __init__(self, producer: SafeProducer, topics: Topics, now: Callable[[], int]) -> None:
-        self._producer = producer
+    def __init__(self, writers: Writers, topics: Topics, now: Callable[[], int]) -> None:
+        self._writers = writers
         self._topics = topics
         self._now = now
 
@@ -55,7 +47,7 @@ class Publisher:
                     events=window.events,
                     registration=registration,
                 )
-                self._producer.produce(topic, record.pack(), key=window.user_id.encode(), partition=partition)
+                self._writers.produce(partition, topic, record.pack(), window.user_id.encode())
             metrics.EMBEDDINGS_PUBLISHED.labels(scenario).inc(len(windows))
 
     def erase(self, partition: int, users: Sequence[str], targets: Sequence[Target]) -> None:
@@ -63,8 +55,4 @@ class Publisher:
         for target in targets:
             topic = self._topics.embeddings(target.scenario)
             for user in users:
-                self._producer.produce(topic, None, key=user.encode(), partition=partition)
-
-    def flush(self) -> None:
-        """Wait for every acknowledgement. Raises BrokerError when one is missing."""
-        self._producer.flush(DELIVERY_SECONDS)
+                self._writers.produce(partition, topic, None, user.encode())

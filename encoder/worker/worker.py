@@ -1,13 +1,17 @@
 """The worker: applies `tokens` to its replica of the buffer, refreshes dirty users, publishes `embeddings.*`.
 
 Protocol (the same numbers in the body and in docs/commit-protocol.md):
+  W0. Partitions are given: former owners are fenced, before the committed offset and the log's end are read.
   W1. Rows, dirty marks and the `tokens` offset become durable in one WriteBatch.
   W2. Embeddings of a batch of dirty users are computed from the replica.
-  W3. They are produced, and every delivery is awaited.
+  W3. They are produced and, with the offset that W4 leaves, committed: one transaction per partition (`writers.py`). On
+      an embedded broker, which has one worker: acknowledged.
   W4. The users' dirty marks are cleared, unless a newer summary has arrived meanwhile.
-  W5. The lowest offset still dirty (or the read position) is committed to Kafka. Reading goes on at the offset of W1;
-      the commit tells lag, and a new owner of the partition what needs no refresh.
-A crash before W4 leaves the marks: the users are refreshed again, to equal embeddings.
+  W5. Where W3 did not: the lowest offset still dirty (or the read position) is committed to Kafka. Reading goes on at
+      the offset of W1; the commit tells lag, and a new owner of the partition what needs no refresh.
+A crash before W3's commit leaves nothing of it; before W4 the marks: they are cleared up to the committed offset.
+A partition whose transaction is refused is fenced: its users stay dirty. If the group takes it away, it is another's;
+else it is renewed: its producer opened and its committed position read again.
 Scenarios that come or change are back-filled beside it, by B1 to B5 of encoder/worker/back_fill.py.
 """
 
@@ -15,7 +19,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from confluent_kafka import TopicPartition
@@ -25,12 +30,13 @@ from encoder.worker.back_fill_reports import BackFillReports
 from encoder.worker.live_scenarios import LiveScenarios
 from encoder.worker.publisher import Publisher
 from encoder.worker.scheduler import BackFillTurn, Pending, RefreshBatch, RefreshScheduler
+from encoder.worker.writers import Position, writers
 from store.base import fault, logs, metrics
-from store.base.stop import Stopped, obey
+from store.base.errors import BrokerError
+from store.base.stop import Stopped
 from store.buffer.partition_buffers import PartitionBuffers
 from store.buffer.window import UserWindow
 from stream.kafka.client import Connection
-from stream.kafka.pacing import SafeProducer
 from stream.kafka.partitioner import partition_of
 from stream.topics import Topics
 
@@ -40,6 +46,8 @@ POLL_ROWS = 5000
 IDLE_SECONDS = 0.02
 """How long to wait for rows when nobody is due: the price of an update's first step."""
 COMMIT_SECONDS = 0.25
+RENEWALS = 10
+"""Of a partition in a row, each after the group could have spoken; then the worker gives up."""
 
 
 class Requests(Protocol):
@@ -92,13 +100,13 @@ class Worker:
         self._paused = False
         self._stop = threading.Event()
         specs = [topics.embeddings_spec(name) for name in self._encoder.scenarios]
-        self._producer = SafeProducer(connection, specs, while_waiting=lambda: obey(self._stop))
-        self._publisher = Publisher(self._producer, topics, lambda: int(wall() * 1000))
-        self._reports = BackFillReports(self._producer, topics, scenarios, lambda: int(wall() * 1000))
+        self._writers = writers(connection, topics, specs, lambda: self._stop)
+        self._publisher = Publisher(self._writers, topics, lambda: int(wall() * 1000))
+        self._reports = BackFillReports(self._writers, topics, scenarios, lambda: int(wall() * 1000))
         self._consumer: Any = None
         self._mine = Assignments(None, topics.tokens, buffers.open)
         self._committed_at = 0.0
-        self._polled_at = time.monotonic()
+        self._renewals: Counter[int] = Counter()
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop`; then commit and close.
@@ -151,14 +159,15 @@ class Worker:
             self._refresh(batch)
         elif batch is not None:
             self._back_fill(batch)
-        self._reports.report({a.partition: a.back_fill.progress() for a in self._mine if a.usable})
         self._pause_or_resume()
         self._commit()
+        self._report()
+        self._renew()
 
     def _rescope(self) -> None:
         """The scenarios have changed, or were read for the first time."""
         if registered := self._scenarios.registered:
-            self._producer.add_topics([self._topics.embeddings_spec(name) for name in registered])
+            self._writers.add_topics([self._topics.embeddings_spec(name) for name in registered])
         if self._requests is not None:
             self._requests.forget_anchors()  # a soft prompt may have been swapped
         self._scheduler.tail_tokens = self._encoder.tokens_of(self._scenarios.names)
@@ -168,7 +177,6 @@ class Worker:
     def _poll(self, seconds: float) -> None:
         """W1."""
         polled = self._mine.reader.poll(POLL_ROWS, seconds)
-        self._polled_at = time.monotonic()
         now_ms = _now_ms()
         for user in polled.live:
             self._scheduler.mark(user, now_ms)
@@ -202,7 +210,6 @@ class Worker:
         vectors = self._encoder.encode(windows, self._scenarios.names)
         computed = time.monotonic()
         fault.point("worker.2")
-        self._make_sure_of_ownership()
         # W3
         at = 0
         for part in parts:
@@ -211,11 +218,12 @@ class Worker:
             if self._still_mine(part.assignment):
                 self._publisher.publish(part.assignment.partition, part.known, targets, of_part)
                 self._publisher.erase(part.assignment.partition, part.gone, targets)
-        self._publisher.flush()
+        mine = [part for part in parts if self._still_mine(part.assignment)]
+        published = self._publish({p.assignment: p.assignment.position_after(p.users, p.upto) for p in mine})
         fault.point("worker.3")
         # W4
-        for part in parts:
-            if self._still_mine(part.assignment):
+        for part in mine:
+            if part.assignment in published:
                 part.assignment.buffer.clear_dirty(part.users, upto=part.upto)
         fault.point("worker.4")
         self._scheduler.done(batch, computed - started, _now_ms())
@@ -236,28 +244,65 @@ class Worker:
             return
         vectors = self._encoder.encode(batch.windows, [target.scenario for target in batch.targets])
         fault.point("back_fill.2")
-        self._make_sure_of_ownership()
         if self._still_mine(assignment):
             # B3
             self._publisher.publish(assignment.partition, batch.windows, batch.targets, vectors)
-            self._publisher.flush()
+            published = self._publish({assignment: assignment.position})
             fault.point("back_fill.3")
-            # B4
-            assignment.back_fill.advance(batch)
-            fault.point("back_fill.4")
-            for target in batch.targets:
-                metrics.BACK_FILLED_USERS.labels(target.scenario).inc(len(batch.windows))
+            if published:
+                # B4
+                assignment.back_fill.advance(batch)
+                fault.point("back_fill.4")
+                for target in batch.targets:
+                    metrics.BACK_FILLED_USERS.labels(target.scenario).inc(len(batch.windows))
         self._scheduler.done(turn, time.monotonic() - started, _now_ms())
-
-    def _make_sure_of_ownership(self) -> None:
-        """Hear of lost partitions before publishing. A process that was stopped (SIGSTOP) may have lost
-        them; their new owner's embeddings must not be followed by older ones."""
-        if time.monotonic() - self._polled_at > self._connection.session_timeout_ms / 2000:
-            # long enough for the group coordinator to answer a heartbeat
-            self._poll(self._connection.heartbeat_interval_ms / 1000)
 
     def _still_mine(self, assignment: Assignment) -> bool:
         return self._mine.get(assignment.partition) is assignment
+
+    def _publish(self, positions: Mapping[Assignment, int]) -> set[Assignment]:
+        """W3, B3: what was produced for these becomes visible, with their positions. Returns those of which it did.
+
+        Raises:
+            BrokerError: refused, or not acknowledged in time. Stopped.
+        """
+        due: dict[int, Position] = {a.partition: (at, a.back_fill.metadata) for a, at in positions.items()}
+        written = self._writers.commit(due)
+        for assignment in positions:
+            if (why := written.fenced.get(assignment.partition)) is not None:
+                self._fenced(assignment, why)
+            elif assignment.partition in written.committed:
+                assignment.committed(due[assignment.partition])
+                self._renewals.pop(assignment.partition, None)
+        return {a for a in positions if a.partition in written.published}
+
+    def _report(self) -> None:
+        """How far the back-fills are."""
+        self._reports.report({a.partition: a.back_fill.progress() for a in self._mine if a.ready})
+        if queued := self._writers.queued():
+            self._publish({a: a.position for a in self._mine if a.ready and a.partition in queued})
+
+    def _fenced(self, assignment: Assignment, why: str) -> None:
+        partition = assignment.partition
+        self._renewals[partition] += 1
+        log.warning(logs.PARTITION_FENCED, partition=partition, detail=why)
+        metrics.FENCED.inc()
+        if self._renewals[partition] > RENEWALS:
+            raise BrokerError(
+                f"another writer takes partition {partition} of {self._topics.tokens} again and again: {why}",
+                action=f"see who else uses transactional ids beginning with {self._topics.group_worker}",
+                code="writer_fenced",
+            )
+        # by then the group has spoken, if the partition is another's
+        assignment.fenced(until=time.monotonic() + 1.5 * self._connection.heartbeat_interval_ms / 1000)
+
+    def _renew(self) -> None:
+        """What was fenced and is still ours is taken on anew: somebody else may have published meanwhile."""
+        for old in self._mine:
+            if old.fenced_until is not None and time.monotonic() >= old.fenced_until:
+                self._writers.open([old.partition], self._consumer)
+                self._reports.forget([old.partition])
+                self._mark_dirty(self._mine.renew(old.partition, self._scenarios.targets))
 
     def _commit(self) -> None:
         """W5, B1, B5."""
@@ -265,7 +310,7 @@ class Worker:
         if now - self._committed_at >= COMMIT_SECONDS or not self._mine.announced:
             self._committed_at = now
             self._mine.commit()
-            self._producer.check()
+            self._writers.check()
 
     def _window_of(self, partition: int, user_id: str) -> UserWindow | None:
         """None where the partition is not ours."""
@@ -276,12 +321,11 @@ class Worker:
 
     def _assigned(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         numbers = [tp.partition for tp in partitions]
+        # W0
+        self._writers.open(numbers, consumer)
         positions, away = self._mine.given(numbers, self._scenarios.targets)
-        now_ms = _now_ms()
-        for tp in positions:
-            assignment = self._mine.get(tp.partition)
-            for user in assignment.buffer.dirty() if assignment is not None else ():
-                (self._scheduler.mark_low if user.mark.sweep else self._scheduler.mark)(user.user_id, now_ms)
+        for assignment in self._mine:
+            self._mark_dirty(assignment)
         consumer.assign(positions)
         consumer.resume(positions)  # librdkafka keeps a partition paused over its next assignment
         self._paused = False
@@ -291,6 +335,11 @@ class Worker:
         if not self._ready:
             self._ready = True
             self._on_ready()
+
+    def _mark_dirty(self, assignment: Assignment) -> None:
+        now_ms = _now_ms()
+        for user in assignment.buffer.dirty():
+            (self._scheduler.mark_low if user.mark.sweep else self._scheduler.mark)(user.user_id, now_ms)
 
     def _revoked(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         self._release([tp.partition for tp in partitions], commit=True)
@@ -306,6 +355,8 @@ class Worker:
             for user in assignment.buffer.dirty():
                 self._scheduler.remove(user.user_id)
             assignment.buffer.close()
+            self._renewals.pop(assignment.partition, None)
+        self._writers.close(partitions)
         log.info(logs.PARTITIONS_REVOKED, partitions=list(partitions))
 
 

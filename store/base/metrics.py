@@ -40,6 +40,7 @@ PENDING_TOKENS = Gauge("anchorstream_pending_tokens", "Tokens waiting to be comp
 PENDING_SECONDS = Gauge("anchorstream_pending_seconds", "Time the waiting tokens take at the measured rate.")
 REFRESHED_USERS = Counter("anchorstream_refreshed_users_total", "User refreshes computed.")
 REFRESH_SECONDS = Histogram("anchorstream_refresh_seconds", "Duration of one refresh batch.", buckets=_SECONDS)
+FENCED = Counter("anchorstream_fenced_total", "Transactions of the worker that were refused: another owner, or none.")
 KV_PAGES = Counter("anchorstream_kv_pages_total", "KV pages asked for, by result.", ["result"])
 KV_POOL_BYTES = Gauge("anchorstream_kv_pool_bytes", "Bytes of KV pages held.")
 EMBEDDINGS_PUBLISHED = Counter("anchorstream_embeddings_published_total", "Embedding records published.", ["scenario"])

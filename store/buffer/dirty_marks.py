@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
@@ -79,6 +79,24 @@ class DirtyMarks:
                 return first
             heappop(self._firsts)
         return None
+
+    def oldest_without(self, users: Collection[str], upto: int) -> int | None:
+        """What `oldest` would be if these users were cleared `upto`; changes nothing. Costs as clearing them."""
+        gone = frozenset(users)
+        marks = (self._fresh.get(user) or self._swept.get(user) for user in gone)
+        found = [max(mark.first, upto) for mark in marks if mark is not None and mark.last >= upto]
+        self.oldest()  # drops what is stale at the top
+        ahead = [(self._firsts[0], 0)] if self._firsts else []
+        while ahead:  # the heap in order of offset, nothing taken from it
+            (first, user), at = heappop(ahead)
+            mark = self._fresh.get(user) or self._swept.get(user)
+            if mark is not None and mark.first == first and user not in gone:
+                found.append(first)
+                break
+            for below in (2 * at + 1, 2 * at + 2):
+                if below < len(self._firsts):
+                    heappush(ahead, (self._firsts[below], below))
+        return min(found, default=None)
 
     def _push(self, first: int, user: str) -> None:
         # what was cleared stays in the heap until it is the lowest; one user who waits long would keep all of it there

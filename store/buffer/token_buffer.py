@@ -14,7 +14,7 @@ The commit protocol (docs/commit-protocol.md; the steps have the same numbers th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -361,9 +361,12 @@ class TokenBuffer:
         """How many users are dirty."""
         return len(self._dirty)
 
-    def oldest_dirty_offset(self) -> int | None:
-        """Lowest `tokens` offset that is not yet in an embedding; None when nobody is dirty."""
-        return self._dirty.oldest()
+    def oldest_dirty_offset(self, *, without: Collection[str] = (), upto: int = 0) -> int | None:
+        """Lowest `tokens` offset that is not yet in an embedding; None when nobody is dirty.
+
+        without, upto: as if `clear_dirty` had been called with these.
+        """
+        return self._dirty.oldest_without(without, upto) if without else self._dirty.oldest()
 
     # Back-fills (replica)
 

@@ -68,6 +68,7 @@ class Connection:
             "heartbeat.interval.ms": self.heartbeat_interval_ms,
             **({"fetch.wait.max.ms": EMBEDDED_FETCH_WAIT_MS} if self.embedded else {}),
             **self.properties,
+            "isolation.level": "read_committed",  # what a worker had under way when it lost a partition was aborted
             **config,
             "bootstrap.servers": self.bootstrap,
             "group.id": group,

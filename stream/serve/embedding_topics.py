@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from confluent_kafka import KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
 from store.index.catalog import ServedScenario
@@ -123,7 +123,9 @@ class EmbeddingTopics:
         by_topic = {self._topics.embeddings(name): name for name in names}
         request = {TopicPartition(topic, p): spec for topic in by_topic for p in range(self._topics.partitions)}
         found: dict[str, dict[int, int]] = {name: {} for name in names}
-        answers = self._admin.list_offsets(request, request_timeout=timeout_s) if request else {}
+        # the end that a reader reaches: behind it lies what a worker has not committed yet
+        stable = {"isolation_level": IsolationLevel.READ_COMMITTED, "request_timeout": timeout_s}
+        answers = self._admin.list_offsets(request, **stable) if request else {}
         for tp, answer in all_of(answers, 2 * timeout_s).items():
             found[by_topic[tp.topic]][tp.partition] = int(answer.offset)
         return found

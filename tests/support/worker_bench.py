@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaError, TopicPartition
 
 from deploy.kafka.topics import ensure
 from encoder.model.settings import ModelSettings
@@ -27,6 +27,7 @@ from store.records.scenario import Registered
 from stream.kafka.client import Connection
 from stream.kafka.partitioner import partition_of
 from stream.scenarios.registry import ScenarioRegistry
+from stream.token_log.ownership import SWEEP_HEADER
 from stream.topics import Topics
 from tests.support.windows import DIM, MODALITIES, START_MS, vector
 
@@ -38,6 +39,9 @@ def buffers(connection: Connection, folder: Path, *, replica: bool = False) -> P
     return PartitionBuffers(folder, connection.identity, MODALITIES, "e", DIM, 3_600_000, RESOURCES, replica)
 
 
+DAY_MS = 86_400_000
+
+
 class Source:
     """Stands where the processor stands: applies events to primary buffers and logs their rows."""
 
@@ -46,38 +50,40 @@ class Source:
         self._topics = topics
         opened = buffers(connection, folder)
         self.buffers = [opened.open(partition) for partition in range(topics.partitions)]
-        self._sent = 0
+        self.sent = 0
+        """Events, each at its own offset of the raw topic."""
 
     def send(self, count: int, users: int = 6) -> None:
         """Apply `count` new events, one to each user in turn, and log what changed."""
         for _ in range(count):
-            self.send_to(f"user-{self._sent % users}")
+            self.send_to(f"user-{self.sent % users}")
 
-    def send_to(self, user: str) -> None:
-        """One new event."""
-        buffer, changes = self._prepare(user)
+    def send_to(self, user: str, *, days: int = 0) -> None:
+        """One new event, so many days later than its turn: others may expire of it."""
+        buffer, changes = self._prepare(user, days)
         self._log(user, changes.rows)
-        buffer.commit(changes, log_offset=buffer.log_offset + len(changes.rows))
+        self._log(user, changes.sweep_rows, [(SWEEP_HEADER, b"")])
+        buffer.commit(changes, log_offset=buffer.log_offset + len(changes.rows) + len(changes.sweep_rows))
 
     def tear(self, user: str) -> None:
         """One new event of which only the rows reach the log: the processor ends before their summary."""
         _, changes = self._prepare(user)
         self._log(user, changes.puts)
 
-    def _prepare(self, user: str) -> tuple[TokenBuffer, Changes]:
-        i = self._sent
-        self._sent += 1
+    def _prepare(self, user: str, days: int = 0) -> tuple[TokenBuffer, Changes]:
+        i = self.sent
+        self.sent += 1
         event = EncodedEvent(
-            user, "bill", START_MS + i * 60_000, f"e{i}", i, np.array([i, 1], np.float32), vector(i), None,
-            "raw:0", i, START_MS,
+            user, "bill", START_MS + i * 60_000 + days * DAY_MS, f"e{i}", i, np.array([i, 1], np.float32), vector(i),
+            None, "raw:0", i, START_MS,
         )  # fmt: skip
         buffer = self.buffers[partition_of(user, self._topics.partitions)]
         return buffer, buffer.prepare([event], source_offset=buffer.source_offset + 1)
 
-    def _log(self, user: str, rows: Sequence[Row]) -> None:
+    def _log(self, user: str, rows: Sequence[Row], headers: Sequence[tuple[str, bytes]] = ()) -> None:
         partition = partition_of(user, self._topics.partitions)
         for key, value in rows:
-            self._producer.produce(self._topics.tokens, value, key, partition)
+            self._producer.produce(self._topics.tokens, value, key, partition, headers=list(headers))
         assert self._producer.flush(10) == 0
 
     @property
@@ -147,18 +153,17 @@ def running(worker_of: Callable[[Callable[[], None]], Worker]) -> Iterator[None]
 
 def read_topic(connection: Connection, topic: str, partitions: int) -> list[Any]:
     """All messages so far, in order per partition."""
-    consumer = connection.consumer("reader")
+    consumer = connection.consumer("reader", **{"enable.partition.eof": True})
     out = []
     for p in range(partitions):
-        tp = TopicPartition(topic, p, 0)
-        at, end = consumer.get_watermark_offsets(tp, timeout=10, cached=False)
-        consumer.assign([tp])
-        while at < end:
+        consumer.assign([TopicPartition(topic, p, 0)])
+        while True:
             message = consumer.poll(10)
             assert message is not None
-            assert message.error() is None
+            if (error := message.error()) is not None:
+                assert error.code() == KafkaError._PARTITION_EOF, error
+                break
             out.append(message)
-            at = message.offset() + 1
     consumer.close()
     return out
 

@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from deploy.benches.live.traffic import Sent
 from store.base.errors import BrokerError
@@ -29,6 +29,7 @@ from stream.topics import Topics
 
 STEPS = ("raw → events", "events → tokens", "tokens → embedding")
 _SILENCE_SECONDS = 30.0
+_READING: dict[str, Any] = {"auto.offset.reset": "error", "enable.partition.eof": True}
 
 
 class _Covered:
@@ -106,20 +107,22 @@ def seconds(
 
 def _messages(connection: Connection, begins: Offsets, until: Offsets) -> Iterator[Any]:
     """All messages between two positions; of each partition in order."""
-    consumer = connection.consumer("bench.steps", **{"auto.offset.reset": "error"})
+    consumer = connection.consumer("bench.steps", **_READING)
     left = {place: end for place, end in until.items() if begins[place] < end}
     consumer.assign([TopicPartition(*place, begins[place]) for place in left])
     deadline = time.monotonic() + _SILENCE_SECONDS
     try:
         while left:
             for message in consumer.consume(1000, 0.2):
-                if message.error() is not None:
-                    raise KafkaException(message.error())
                 deadline = time.monotonic() + _SILENCE_SECONDS
                 place = message.topic(), message.partition()
-                if message.offset() < until[place]:
-                    yield message
-                if message.offset() >= until[place] - 1:
+                if (error := message.error()) is None:
+                    if message.offset() < until[place]:
+                        yield message
+                elif error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001
+                    raise KafkaException(error)
+                # the last offset may be that of a transaction's marker, which is not handed out
+                if message.offset() >= until[place] - (error is None):
                     left.pop(place, None)
             if time.monotonic() > deadline:
                 raise BrokerError(

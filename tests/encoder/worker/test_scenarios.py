@@ -117,7 +117,6 @@ class Bench:
 
     def settle(self) -> None:
         self.step_until(self.done)
-        self.worker._publisher.flush()
 
     def records(self, name: str) -> list[EmbeddingRecord]:
         return worker_bench.embeddings(self.connection, self.topics, [name])

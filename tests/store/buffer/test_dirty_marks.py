@@ -27,7 +27,9 @@ def test_marks_follow_the_log(steps: list[tuple[str, list[str], int, bool]]) -> 
             end += n
         else:
             upto = max(0, end - n)
+            would_be = marks.oldest_without(users, upto)
             written = marks.clear(users, upto)
+            assert marks.oldest() == would_be
             changes = [c for c in changes if c[0] not in users or c[1] >= upto]
         for user, mark in written:
             stored.pop(user, None)
