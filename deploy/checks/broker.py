@@ -78,11 +78,14 @@ def check_topics(settings: Settings) -> Finding:
 
 def check_state(settings: Settings) -> Finding:
     """The state on disk was made from this broker."""
-    from deploy.brokers.state import IDENTITY_FILE
+    from deploy.brokers.state import IDENTITY_FILE, STATE_FOLDERS
 
     saved = read_json(settings.store.data_dir.absolute() / IDENTITY_FILE)
     if saved is None:
-        return Finding("state", Level.OK, "none yet")
+        data_dir = settings.store.data_dir.absolute()
+        # roles that are run one by one make no note of the broker here; the state of each has its own
+        there = sorted(str(p.relative_to(data_dir)) for name in STATE_FOLDERS for p in (data_dir / name).glob("*"))
+        return Finding("state", Level.OK, f"{', '.join(there)}: each knows its broker" if there else "none yet")
     made_from = str(saved["identity"])
     try:
         connection = _connect(settings)

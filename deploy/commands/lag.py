@@ -25,12 +25,16 @@ def lag(
         float, Parameter(validator=Number(gte=0), help="Judge over this many seconds; ends early if nothing waits.")
     ] = 0.0,
     common: Common | None = None,
-) -> None:
-    """How far each role is behind, in messages and in seconds. Reads the broker; needs no role to run."""
+) -> int:
+    """How far each role is behind, in messages and in seconds. Reads the broker; needs no role to run.
+
+    Exit code 1 where a role is stalled, stopped, ahead or rewound, or not everything could be read.
+    """
     from deploy import output
     from deploy.brokers import connect
     from stream.lag.reader import LagReader
     from stream.lag.scenarios import LagScenarios
+    from stream.lag.status import SEVERITY, Status
     from stream.topics import Topics
 
     common = common or Common()
@@ -48,7 +52,7 @@ def lag(
             else:
                 write_report(report, partitions=partitions)
             if watch is None:
-                return
+                return int(SEVERITY[report.status] >= SEVERITY[Status.STALLED] or bool(report.unreadable))
             time.sleep(watch)
     finally:
         reader.close()
@@ -71,7 +75,7 @@ def write_report(report: LagReport, *, partitions: bool) -> None:
     """One reading for people."""
     from deploy import output
 
-    right = ("messages", "seconds", "committed", "end", "partition")
+    right = ("members", "messages", "seconds", "done in", "committed", "end", "partition")
     if partitions:
         output.write_table(
             ("role", "topic", "partition", "committed", "end", "messages", "seconds", "status"),
@@ -83,8 +87,19 @@ def write_report(report: LagReport, *, partitions: bool) -> None:
         )
     else:
         output.write_table(
-            ("role", "group", "messages", "seconds", "status"),
-            [(g.role, g.group, g.lag_messages, g.lag_seconds, g.status) for g in report.groups()],
+            ("role", "group", "members", "messages", "seconds", "done in", "status"),
+            [
+                (
+                    g.role,
+                    g.group,
+                    g.members,
+                    g.lag_messages,
+                    g.lag_seconds,
+                    output.duration(g.eta_seconds) if g.lag_messages else None,
+                    g.status,
+                )
+                for g in report.groups()
+            ],
             right=right,
         )
     fresh = report.freshness
@@ -99,3 +114,5 @@ def write_report(report: LagReport, *, partitions: bool) -> None:
     )
     if report.missing_topics:
         output.note(f"not on the broker: {', '.join(report.missing_topics)}")
+    if report.unreadable:
+        output.note(f"could not be read: {'; '.join(report.unreadable)}")

@@ -23,13 +23,25 @@ from stream.lag.first_record import First, FirstRecords
 from stream.lag.group_offsets import GroupOffsets
 from stream.lag.log_ends import LogEnds
 from stream.lag.report import Freshness, GroupLag, LagReport, PartitionLag
-from stream.lag.status import LagPolicy, Sample, commit_age_seconds, completeness, judge, rates, within_window
+from stream.lag.status import (
+    LagPolicy,
+    Sample,
+    behind_seconds,
+    commit_age_seconds,
+    completeness,
+    judge,
+    rates,
+    within_window,
+)
 from stream.topics import Topics
 
 __all__ = ["Freshness", "GroupLag", "GroupTopic", "LagReader", "LagReport", "PartitionLag", "plan"]
 
 FAILURE_SECONDS = 2.0
 """How long a failed reading is the answer for others too: who waited for it shall not wait once more."""
+
+CLOCKS_APART_SECONDS = 60.0
+"""Between producers' clocks and ours, at most; a record from further away has a timestamp that is something else."""
 
 
 class GroupTopic(NamedTuple):
@@ -232,6 +244,15 @@ class LagReader:
             committed_per_second=pace.committed,
             eta_seconds=pace.eta_seconds,
         )
-        if not last.lag or first is None or first.timestamp_ms is None:
+        if not last.lag:
             return row
-        return replace(row, lag_seconds=max(0.0, now - first.timestamp_ms / 1000), lag_seconds_source="record")
+        seconds = None if first is None or first.timestamp_ms is None else now - first.timestamp_ms / 1000
+        if seconds is not None and seconds < -CLOCKS_APART_SECONDS:
+            seconds = None
+        bound = behind_seconds(samples)
+        if bound is not None and (seconds is None or seconds > bound + CLOCKS_APART_SECONDS):
+            # it has come since the end was last seen where the commit is now
+            return replace(row, lag_seconds=bound, lag_seconds_source="observed")
+        if seconds is None:
+            return row
+        return replace(row, lag_seconds=max(0.0, seconds), lag_seconds_source="record")

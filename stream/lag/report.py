@@ -22,7 +22,8 @@ class PartitionLag:
 
     committed: next offset to read; None = never committed, then lag counts from the oldest message.
     lag_seconds: now - timestamp of the first uncommitted record; 0 if there is none; None = unknown.
-    lag_seconds_source: `record` (that record was read), `caught_up`, or `unknown` (it could not be read in time).
+    lag_seconds_source: `record` (that record was read), `caught_up`, `observed` (its timestamp cannot be right: since
+        when the log's end has been beyond the commit, as the readings show), or `unknown`.
     retention_headroom: committed - log_start; below 0 = messages were deleted unread. None = never committed.
     commit_age_seconds: since the commit last moved; None if it did not within the window.
     complete: 0..1, how much of the window `status` rests on. Rates are per second over that window.
@@ -37,7 +38,7 @@ class PartitionLag:
     log_end: int
     lag_messages: int
     lag_seconds: float | None
-    lag_seconds_source: Literal["record", "caught_up", "unknown"]
+    lag_seconds_source: Literal["record", "caught_up", "observed", "unknown"]
     retention_headroom: int | None
     status: Status
     complete: float
@@ -49,7 +50,10 @@ class PartitionLag:
 
 @dataclass(frozen=True, slots=True)
 class GroupLag:
-    """A role's group over all its partitions: sum of messages, largest seconds, worst status."""
+    """A role's group over all its partitions: sum of messages, largest seconds, worst status.
+
+    eta_seconds: until all are caught up at the pace of the window; None = not known, or one does not catch up.
+    """
 
     role: str
     group: str
@@ -57,13 +61,15 @@ class GroupLag:
     lag_messages: int
     lag_seconds: float | None
     status: Status
+    eta_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LagReport:
     """One reading. at: epoch ms. missing_topics: named in the plan and not on the broker.
 
-    unreadable: "topic:partition" whose leader did not answer; they are in no sum, so the reading is not `whole`.
+    unreadable: "topic:partition" whose leader did not answer, "topic …" and "group …" that this user may not see, with
+    why; they are in no sum, so the reading is not `whole`.
     """
 
     at: int
@@ -104,6 +110,7 @@ class LagReport:
                 sum(p.lag_messages for p in rows),
                 None if any(p.lag_seconds is None for p in rows) else max(p.lag_seconds or 0.0 for p in rows),
                 max((p.status for p in rows), key=SEVERITY.__getitem__),
+                _slowest([p.eta_seconds for p in rows if p.lag_messages]),
             )
             for role, rows in by_role.items()
         ]
@@ -120,3 +127,8 @@ class LagReport:
             "missing_topics": list(self.missing_topics),
             "unreadable": list(self.unreadable),
         }
+
+
+def _slowest(etas: list[float | None]) -> float | None:
+    known = [eta for eta in etas if eta is not None]
+    return max(known, default=0.0) if len(known) == len(etas) else None

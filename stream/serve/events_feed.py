@@ -9,13 +9,15 @@ from confluent_kafka import TopicPartition
 
 from store.base import logs
 from store.index.freshness import AcceptedEvent, PendingEvents
-from stream.events.event import check_types, unpack
+from stream.events.event import Event, check_types, unpack
 from stream.kafka.offset_committer import Offsets
 from stream.kafka.positions import resume_positions
 from stream.topics import Topics
 
 MAX_PENDING_EVENTS = 250_000
 """Of 200 to 300 bytes each. Beyond it the rest of `events` waits on the broker, until half of them are covered."""
+MAX_INGEST_DELAY_MS = 30 * 86_400_000
+CLOCKS_APART_MS = 60_000
 log = logs.get(__name__)
 
 
@@ -64,7 +66,7 @@ class EventsFeed:
                 events = unpack(message.value()).events
                 check_types(events)
                 accepted = [
-                    AcceptedEvent(e.user_id, e.source, e.source_offset, e.produced_at, e.ingested_at)
+                    AcceptedEvent(e.user_id, e.source, e.source_offset, believable(e), e.ingested_at)
                     for e in events
                     if e.modality in self._modalities
                 ]
@@ -91,3 +93,12 @@ class EventsFeed:
         (consumer.pause if held else consumer.resume)(self.partitions)
         what = logs.INPUT_PAUSED if held else logs.INPUT_RESUMED
         log.info(what, topic=self.topic, pending_events=len(self._tracker))
+
+
+def believable(event: Event) -> int:
+    """`produced_at`, or 0 for a timestamp that is not the time of producing: freshness counts from no such moment.
+
+    A producer may write anything there: the event's own time of years ago, seconds instead of milliseconds, nothing.
+    """
+    delay = event.ingested_at - event.produced_at
+    return event.produced_at if -CLOCKS_APART_MS <= delay <= MAX_INGEST_DELAY_MS else 0

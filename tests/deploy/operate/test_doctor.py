@@ -72,6 +72,15 @@ def test_a_check_that_hangs_or_breaks_is_a_finding_in_time() -> None:
     assert bounded("x", expected, 5) == Finding("x", Level.FAIL, "no weights", "install them")
 
 
+def test_state_of_instances_that_run_one_by_one_is_seen(tmp_path: Path) -> None:
+    """E15: "none yet" beside gigabytes of state."""
+    settings = settings_in(tmp_path)
+    assert broker.check_state(settings).detail == "none yet"
+    (tmp_path / "processor" / "east-1").mkdir(parents=True)
+    (tmp_path / "worker" / "w7").mkdir(parents=True)
+    assert broker.check_state(settings).detail == "processor/east-1, worker/w7: each knows its broker"
+
+
 def test_a_running_system_is_seen(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     assert "up` starts it" in broker.check_broker(settings).detail

@@ -243,6 +243,26 @@ def test_partitions_that_are_added_are_seen_by_the_next_reading(bench: Bench) ->
     assert len(reader.read(max_age_seconds=0).partitions) == 6
 
 
+def test_a_timestamp_that_cannot_be_right_is_not_shown_as_lag(bench: Bench) -> None:
+    """B17: producers that write the event's own time, of 2017 say, made lag of years; and one far ahead made none."""
+    now = int(time.time() * 1000)
+    clock = [time.time()]
+    reader = bench.reader(clock=lambda: clock[0])
+    bench.produce(0, now)
+    bench.commit(0, 1)
+    assert reader.read().lag_messages == 0
+    bench.produce(0, 1_500_000_000_000, now)
+    bench.produce(1, now + 1_800_000)
+    clock[0] += 7
+    rows = reader.read().partitions
+    assert (rows[0].lag_seconds, rows[0].lag_seconds_source) == (pytest.approx(7, abs=0.1), "observed")
+    assert rows[1].lag_seconds_source == "observed"
+    # seen for the first time there is nothing to hold against it
+    first = bench.reader(clock=lambda: clock[0]).read().partitions
+    assert first[0].lag_seconds == pytest.approx(clock[0] - 1_500_000_000, abs=5)
+    assert (first[1].lag_seconds, first[1].lag_seconds_source) == (None, "unknown")
+
+
 def test_members_are_counted_where_the_broker_tells(bench: Bench) -> None:
     consumer = bench.connection.consumer(bench.group)
     consumer.subscribe([bench.topic])
