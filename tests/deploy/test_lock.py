@@ -59,7 +59,11 @@ def test_children_do_not_inherit_it(tmp_path: Path) -> None:
     lock = DataDirLock.acquire(tmp_path)
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as child:
         lock.release()
-        DataDirLock.acquire(tmp_path).release()
+        with DataDirLock.acquire(tmp_path):
+            held = holder(tmp_path)
+            assert held is not None
+            assert held.pid == os.getpid()
+        assert child.poll() is None
         child.kill()
 
 

@@ -180,8 +180,11 @@ def test_services_point_at_pods_and_ports(overlay: tuple[str, list[dict[str, Any
             assert thing["spec"]["serviceName"] in {s["metadata"]["name"] for s in services}
 
 
-def test_the_config_map_is_a_configuration(tmp_path: Path) -> None:
-    load(DEPLOY / "kubernetes" / "base" / "config.toml")
+def test_the_config_map_is_a_configuration() -> None:
+    settings = load(DEPLOY / "kubernetes" / "base" / "config.toml")
+    assert not settings.kafka.managed, "the broker is somebody else's"
+    assert settings.modalities
+    assert settings.scenarios
 
 
 # ---- dashboards -----------------------------------------------------------------------------------------------------

@@ -21,28 +21,31 @@ from stream.settings import KafkaSettings, ProcessorSettings
 from stream.topics import Topics
 from tests.support.hash_encoder import HashEncoder
 
+log = logs.get("child")
 
-def open_slowly(seconds: float) -> None:
-    """As if there were much to restore. What is given up before the end is logged as `gave_up`."""
+
+def open_slowly() -> None:
+    """As if there were no end of what to restore, until that has been given up; which is logged."""
     real = batch_writer.open_partition
+    given_up = threading.Event()
 
     def slow(*args: Any) -> Any:
-        stop = args[3]
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if stop.is_set():
-                logs.get("child").info("gave_up", partition=args[1])
-                return None
+        if given_up.is_set():
+            return real(*args)
+        log.info("opening", partition=args[1])
+        while not args[3].is_set():
             time.sleep(0.02)
-        return real(*args)
+        log.info("gave_up", partition=args[1])
+        given_up.set()
+        return None
 
     batch_writer.open_partition = slow  # type: ignore[assignment]
 
 
 def main(spec: dict[str, Any]) -> None:
     logs.configure("processor")
-    if seconds := spec.get("open_seconds", 0):
-        open_slowly(seconds)
+    if spec.get("open_slowly"):
+        open_slowly()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     connection = Connection(**spec["connection"])
@@ -63,7 +66,7 @@ def main(spec: dict[str, Any]) -> None:
         settings,
         encoder,
         buffers,
-        on_ready=lambda: logs.get("child").info(logs.ROLE_READY),
+        on_ready=lambda: log.info(logs.ROLE_READY),
     )
     processor.run(stop)
 

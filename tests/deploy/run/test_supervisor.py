@@ -195,9 +195,11 @@ def test_children_come_and_go(stage: Stage) -> None:
     pid = sup.pids()["processor-1"]
     sup.remove("processor-1", per_child_seconds=2)
     assert gone(pid)
-    time.sleep(0.3)
+    sup.kill("processor-0")
+    until(lambda: EventKind.RESTARTED in stage.kinds("processor-0"))  # it has looked at all of them since
     assert set(sup.pids()) == {"processor-0"}
     assert EventKind.DIED not in stage.kinds("processor-1")
+    assert stage.kinds("processor-1").count(EventKind.STARTED) == 1
 
 
 def test_no_child_outlives_a_killed_parent(stage: Stage) -> None:
@@ -208,7 +210,7 @@ def test_no_child_outlives_a_killed_parent(stage: Stage) -> None:
     from deploy.run.supervisor import Child, Supervisor
     child = Child("a-0", [sys.executable, "-c", "import time; time.sleep(60)"], Path(sys.argv[1]))
     sup = Supervisor([child], on_event=id)
-    sup.start(); sup.wait_ready(10); time.sleep(0.3)
+    sup.start(); sup.wait_ready(10)
     print(sup.pids()["a-0"], flush=True)
     time.sleep(60)
     """

@@ -204,7 +204,9 @@ def test_a_replica_left_behind_by_another_member_publishes_nothing_old(
     with running(connection, topics, encoder, tmp_path / "b"):
         wait_for_lag_zero(connection, topics)
     with running(connection, topics, encoder, tmp_path / "a"):
-        time.sleep(1)
+        markers = {partition_of(user, PARTITIONS): user for user in map("marker-{}".format, range(50))}
+        for partition in range(PARTITIONS):  # what lies before these is done with once they are
+            source.send_to(markers[partition])
         wait_for_lag_zero(connection, topics)
     check(connection, topics, source, encoder)
 

@@ -36,10 +36,10 @@ class FakeTail:
 
 
 def started(
-    tail: FakeTail, **options: Any
+    tail: FakeTail, serving: Serving | None = None, **options: Any
 ) -> tuple[Serve, threading.Event, list[BaseException], threading.Thread, list[str]]:
     urls: list[str] = []
-    serve = Serve(Serving().app, tail, host="127.0.0.1", port=0, on_ready=urls.append, **options)
+    serve = Serve((serving or Serving()).app, tail, host="127.0.0.1", port=0, on_ready=urls.append, **options)
     stop = threading.Event()
     failures: list[BaseException] = []
 
@@ -56,7 +56,7 @@ def started(
 
 
 def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -108,16 +108,15 @@ def test_what_runs_beside_lives_and_dies_with_them(what: str, error: type[Except
 
 
 def test_stopping_does_not_wait_for_a_client_that_waits() -> None:
-    tail = FakeTail()
-    serve, stop, failures, thread, _ = started(tail)
+    serving = Serving()
+    serve, stop, failures, thread, _ = started(FakeTail(), serving)
     url = f"{serve.url}/v1/users/nobody/embeddings/churn?min_offset=raw:0:1&timeout_ms=60000"
     waiting = threading.Thread(target=lambda: _ignore(lambda: httpx.get(url, timeout=70)))
     waiting.start()
-    time.sleep(0.3)
-    began = time.monotonic()
+    _until(lambda: len(serving.catalog["churn"].index.watchers) == 1)
     stop.set()
-    thread.join(15)
-    assert time.monotonic() - began < 6
+    thread.join(40)
+    assert not thread.is_alive()
     assert not failures
     waiting.join(10)
 

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from confluent_kafka import TopicPartition
 
 from deploy.brokers.process import EmbeddedBroker
+from deploy.run.spawn import Spawn
+from store.base import logs
 from store.base.settings import ModalitySettings
 from stream.clock import read_clock, write_clock
 from stream.dead_letter import DeadLetterHeaders, source_headers
 from stream.events.event import Event, unpack
 from stream.ingest.ingest import Ingest
+from stream.kafka import pacing
 from stream.kafka.client import Connection
 from stream.kafka.partitioner import partition_of
 from stream.settings import Clock, IngestSettings, KafkaSettings
 from stream.topics import Topics
+from tests.support.processes import Role, wait_until
 
 Start = Callable[[dict[str, int]], EmbeddedBroker]
 
@@ -56,11 +60,11 @@ def running(connection: Connection, settings: IngestSettings | None = None) -> I
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        assert ready.wait(20) or failures
+        assert ready.wait(120) or failures
         yield ingest
     finally:
         stop.set()
-        thread.join(40)
+        thread.join(120)
         assert not thread.is_alive()
         if failures:
             raise failures[0]
@@ -75,7 +79,7 @@ def send(connection: Connection, messages: Sequence[tuple[str, bytes | None, byt
     producer = connection.producer(**{"message.max.bytes": 4_000_000})
     for topic, key, value in messages:
         producer.produce(topic, value, key=key, headers=HEADERS, timestamp=PRODUCED_AT)
-    assert producer.flush(20) == 0
+    assert producer.flush(120) == 0
 
 
 def read_to_end(connection: Connection, topic: str) -> list[Any]:
@@ -110,7 +114,7 @@ def wait_committed(connection: Connection) -> None:
     """Until the group's committed offsets reach the ends of the raw topics."""
     consumer = connection.consumer(TOPICS.group_ingest)
     raw = [TopicPartition(topic, p) for topic in ("web", "shop") for p in range(NAMES[topic])]
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while True:
         ends = {(tp.topic, tp.partition): consumer.get_watermark_offsets(tp, timeout=5)[1] for tp in raw}
         committed = {(tp.topic, tp.partition): max(tp.offset, 0) for tp in consumer.committed(raw, timeout=5)}
@@ -225,7 +229,9 @@ def test_two_members_share_the_work_and_one_leaving_loses_nothing(start_embedded
 
 
 @pytest.mark.slow
-def test_a_blocked_producer_pauses_reading_and_stop_still_works(start_embedded: Start) -> None:
+def test_a_blocked_producer_pauses_reading_and_stop_still_works(
+    start_embedded: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody reads `events`, so on the embedded broker ingest may write its budget and no more."""
     connection = start_embedded(NAMES).connection
     now = int(time.time() * 1000)
@@ -234,10 +240,12 @@ def test_a_blocked_producer_pauses_reading_and_stop_still_works(start_embedded: 
         ("shop", b"u1", json.dumps({"user_id": "u1", "ts": now, "event_id": f"e{i}", "shop": f"{i} {text}"}).encode())
         for i in range(2500)
     ]
-    with running(connection):
+    # longer than the session timeout: the member must stay in its group
+    monkeypatch.setattr(pacing, "PAUSE_LOG_SECONDS", connection.session_timeout_ms / 1000 + 2)
+    with structlog.testing.capture_logs() as told, running(connection):
         for start in range(0, 2500, 500):
             send(connection, many[start : start + 500])
-        time.sleep(8)  # longer than the session timeout: the member must stay in its group
+        wait_until(lambda: any(e["event"] == logs.INPUT_PAUSED for e in told), "ingest waits for its readers")
         consumer = connection.consumer(TOPICS.group_ingest)
         raw = [TopicPartition("shop", p) for p in range(NAMES["shop"])]
         committed = sum(max(tp.offset, 0) for tp in consumer.committed(raw, timeout=5))
@@ -280,25 +288,16 @@ def test_foreign_metadata_is_no_clock(metadata: str | None) -> None:
 
 @pytest.mark.slow
 @pytest.mark.crash
-def test_kill_9_in_the_middle_loses_nothing(start_embedded: Start) -> None:
+def test_kill_9_in_the_middle_loses_nothing(start_embedded: Start, spawn: Spawn, tmp_path: Path) -> None:
     connection = start_embedded(NAMES).connection
     now = int(time.time() * 1000)
-    child = f"""
-import threading, sys
-sys.path.insert(0, {os.path.dirname(__file__)!r})
-from test_ingest import *
-Ingest(Connection({connection.bootstrap!r}, embedded=True, identity={connection.identity!r}), TOPICS, MODALITIES,
-       IngestSettings(batch_messages=20), on_ready=lambda: print("ready", flush=True)).run(threading.Event())
-"""
+    command = [sys.executable, "-m", "tests.support.ingest_child", connection.bootstrap, str(connection.identity)]
+    child = Role("ingest", command, tmp_path, spawn=spawn)
     for round_ in range(3):
-        process = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        assert any(line == b"ready\n" for line in process.stdout)
+        child.start().wait_ready(120)
         send(connection, [good(i, now) for i in range(round_ * 1000, round_ * 1000 + 1000)])
         time.sleep(0.02 * round_)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        child.kill()
     with running(connection):
         wait_committed(connection)
     assert {e.event_id for e in events_of(connection)} == {f"e{i}" for i in range(3000)}

@@ -129,15 +129,20 @@ def test_other_partitions_are_not_held_up_by_their_neighbour(connection: Connect
 def test_a_message_larger_than_the_budget_passes_alone(connection: Connection, topic_prefix: str) -> None:
     """It waits for everything before it to be read, then goes."""
     spec = make_topic(connection, topic_prefix, "reader")
-    producer = SafeProducer(
-        connection,
-        [spec],
-        while_waiting=lambda: commit(connection, spec.readers[0], spec.name, 1),
-        budget_bytes=10_000,
-    )
+    ends = []
+
+    def read() -> None:
+        ends.append(connection.consumer("x").get_watermark_offsets(TopicPartition(spec.name, 0), timeout=5)[1])
+        commit(connection, spec.readers[0], spec.name, 1)
+
+    producer = SafeProducer(connection, [spec], while_waiting=read, budget_bytes=10_000)
     producer.produce(spec.name, b"first" * 100)
+    assert ends == []
     producer.produce(spec.name, b"x" * 200_000)
     producer.flush()
+    assert ends
+    assert set(ends) == {1}, "the large one was held back until the first was read"
+    assert connection.consumer("x").get_watermark_offsets(TopicPartition(spec.name, 0), timeout=5) == (0, 2)
 
 
 def test_a_new_writer_waits_for_what_an_earlier_one_left(connection: Connection, topic_prefix: str) -> None:

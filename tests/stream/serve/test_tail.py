@@ -57,13 +57,10 @@ def test_an_event_is_pending_until_every_scenario_covers_it(world: World) -> Non
         world.flush()
         until(lambda: len(tail.indexes["churn"]) == 1)
         assert len(tail.pending) == 1
-        started = time.monotonic()
         world.record("anna", raw, scenarios=("credit",))
         world.flush()
         until(lambda: len(tail.pending) == 0)
-        visible = time.monotonic() - started
         assert tail.pending.samples.report(now_ms=int(time.time() * 1000))["all"]["count"] == 1
-        assert visible < 1.0
 
 
 def test_a_backlog_of_pending_events_waits_on_the_broker(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +71,10 @@ def test_a_backlog_of_pending_events_waits_on_the_broker(world: World, monkeypat
         for i in range(60):
             last = world.event(users[i % 3])
         until(lambda: len(tail.pending) >= 20)
-        time.sleep(0.5)
+        for marker in ("one", "two"):  # what could be read of the backlog has been once these are
+            world.record(marker, 0)
+            world.flush()
+            until(lambda marker=marker: marker in tail.users_of("churn"))  # type: ignore[misc]
         assert len(tail.pending) <= 25
         assert tail.pending.low_water()[0] == 0
     with running(world) as tail:  # ready in spite of the backlog
@@ -111,11 +111,12 @@ def test_commit_on_an_embedded_broker_never_passes_the_snapshot(
     embedded_world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = embedded_world
-    held = threading.Event()
+    begun, held = threading.Event(), threading.Event()
     write = SnapshotStore.write
 
     def slow(self: SnapshotStore, *args: Any, **kwargs: Any) -> Any:
-        held.wait(10)
+        begun.set()
+        held.wait(60)
         return write(self, *args, **kwargs)
 
     monkeypatch.setattr(SnapshotStore, "write", slow)
@@ -124,10 +125,13 @@ def test_commit_on_an_embedded_broker_never_passes_the_snapshot(
             world.record(f"u{i}", i)
         world.flush()
         until(lambda: len(tail.indexes["churn"]) == 10)
-        time.sleep(0.6)
+        assert begun.wait(60)
+        world.record("marker", 11)
+        world.flush()
+        until(lambda: len(tail.indexes["churn"]) == 11)
         assert max(world.committed(world.topics.group_serve, world.topics.embeddings("churn"))) <= 0
         held.set()
-        until(lambda: sum(world.committed(world.topics.group_serve, world.topics.embeddings("churn"))) == 10)
+        until(lambda: sum(world.committed(world.topics.group_serve, world.topics.embeddings("churn"))) == 11)
 
 
 def test_restart_from_a_snapshot_reads_only_the_tail(world: World) -> None:
