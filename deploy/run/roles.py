@@ -70,7 +70,7 @@ def run_role(role: str, settings: Settings, *, instance: str, stop: threading.Ev
             raise BrokerError("stopped before the broker answered", action="start it again when the broker runs")
 
     try:
-        connection = brokers.connect(settings, waiting=waiting)
+        connection = brokers.connect(settings, waiting=waiting).named(f"anchorstream-{role}-{instance}")
         topics = Topics(settings.kafka)
         ROLES[role](Context(settings, connection, topics, data_dir / role / instance, stop, on_ready))
     finally:

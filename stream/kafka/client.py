@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import confluent_kafka
@@ -15,6 +15,7 @@ from confluent_kafka.admin import AdminClient
 
 from store.base.errors import BrokerError, ConfigError
 from stream.broker_properties import Property
+from stream.kafka.client_log import OncePerCause
 from stream.kafka.security import faust_credentials
 
 EMBEDDED_SESSION_TIMEOUT_MS = 6_000
@@ -26,7 +27,9 @@ EMBEDDED_FETCH_WAIT_MS = 100
 not, so there it is what a message waits for at most."""
 EMBEDDED_EXCHANGE_WAIT_MS = 10
 """The same where somebody waits for the answer; costs a hundredth of a core."""
+CLIENT_ID = "anchorstream"
 log = logging.getLogger("librdkafka")
+log.addFilter(OncePerCause())
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Connection:
             ConfigError: librdkafka does not take a property; so do `producer` and `admin`.
         """
         base: dict[str, Any] = {
+            "client.id": CLIENT_ID,
             "auto.offset.reset": "earliest",
             "session.timeout.ms": self.session_timeout_ms,
             "heartbeat.interval.ms": self.heartbeat_interval_ms,
@@ -80,6 +84,7 @@ class Connection:
     def producer(self, **config: Any) -> Any:
         """A confluent_kafka.Producer: acknowledged by all replicas, no duplicates by retries, Java's partitioner."""
         base: dict[str, Any] = {
+            "client.id": CLIENT_ID,
             "acks": "all",
             "enable.idempotence": True,
             "compression.type": "zstd",
@@ -118,9 +123,14 @@ class Connection:
             }
         )
 
-    def admin(self) -> Any:
+    def admin(self, **config: Any) -> Any:
         """A confluent_kafka.admin.AdminClient. Hold it until its futures are done: they fail when it is collected."""
-        return _made(AdminClient, {**self._without_consumer_keys(), "bootstrap.servers": self.bootstrap})
+        base = {"client.id": CLIENT_ID, **self._without_consumer_keys(), **config}
+        return _made(AdminClient, {**base, "bootstrap.servers": self.bootstrap})
+
+    def named(self, client_id: str) -> Connection:
+        """The same, its clients named so in the broker's logs, quotas and metrics, unless `properties` name them."""
+        return replace(self, properties={"client.id": client_id, **self.properties})
 
     def faust_options(self) -> dict[str, Any]:
         """Settings of a faust.App: brokers, credentials and timeouts that fit the broker.
@@ -132,6 +142,7 @@ class Connection:
             "broker": ";".join(f"kafka://{host.strip()}" for host in self.bootstrap.split(",")),
             "broker_session_timeout": self.session_timeout_ms / 1000,
             "broker_heartbeat_interval": self.heartbeat_interval_ms / 1000,
+            "broker_client_id": str(self.properties.get("client.id", CLIENT_ID)),
             "topic_allow_declare": False,
             "topic_disable_leader": True,
         }
@@ -147,11 +158,15 @@ class Connection:
         Raises:
             BrokerError: no answer in time.
         """
+        heard: list[confluent_kafka.KafkaError] = []
+        admin = self.admin(error_cb=heard.append)
         try:
-            return self.admin().list_topics(timeout=timeout_s)
+            return admin.list_topics(timeout=timeout_s)
         except confluent_kafka.KafkaException as exc:
+            admin.poll(0)  # what the client heard meanwhile says more than the exception
+            why = next((e.str() for e in heard if e.code() not in _VAGUE), exc.args[0].str())
             raise BrokerError(
-                f"no answer from {self.bootstrap} in {timeout_s:g} s: {exc.args[0].str()}",
+                f"no answer from {self.bootstrap} in {timeout_s:g} s: {why}",
                 action="check kafka.bootstrap_servers and kafka.properties, and that the broker runs",
             ) from exc
 
@@ -163,6 +178,9 @@ class Connection:
             for key, value in self.properties.items()
             if not key.startswith((*consumer_only, "partition.assignment.", "check.crcs"))
         }
+
+
+_VAGUE = frozenset({confluent_kafka.KafkaError._ALL_BROKERS_DOWN})  # noqa: SLF001
 
 
 def _made(kind: Callable[..., Any], config: Mapping[str, Any]) -> Any:

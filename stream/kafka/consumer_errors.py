@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from confluent_kafka import KafkaError
@@ -10,7 +11,7 @@ from confluent_kafka import KafkaError
 from store.base import logs
 from store.base.errors import BrokerError, DataLossError
 
-LOG_INTERVAL_SECONDS = 1.0
+LOG_INTERVAL_SECONDS = 60.0
 _AUTO_OFFSET_RESET = -140
 """librdkafka's RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET: the position is gone and `auto.offset.reset` is `error`."""
 _AUTHENTICATION = -169
@@ -26,11 +27,16 @@ log = logs.get(__name__)
 
 
 class ConsumerErrors:
-    """Raises what is final and logs the rest, at most once per interval."""
+    """Raises what is final and logs the rest, each cause at most once per interval.
 
-    def __init__(self, group: str) -> None:
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, group: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._group = group
-        self._logged_at = -LOG_INTERVAL_SECONDS
+        self._clock = clock
+        self._logged_at: dict[tuple[str, int], float] = {}
 
     def judge(self, message: Any) -> None:
         """`message` came from a consumer and has an error.
@@ -47,12 +53,16 @@ class ConsumerErrors:
                 f"{self._group} --topic {message.topic()} --reset-offsets --to-earliest --execute",
             )
         if error.fatal() or error.code() in _FATAL:
-            raise BrokerError(error.str(), action="check kafka.properties and the ACLs of the topics and groups")
+            where = f"{message.topic()}: " if message.topic() else ""
+            raise BrokerError(
+                f"{where}{error.str()}",
+                action=f"check kafka.properties and the ACLs of the topics and of the group {self._group}",
+            )
         self.passing(error, what="read")
 
     def passing(self, error: KafkaError, *, what: str) -> None:
         """The client retries this by itself."""
-        now = time.monotonic()
-        if now >= self._logged_at + LOG_INTERVAL_SECONDS:
-            self._logged_at = now
+        now = self._clock()
+        if now - self._logged_at.get((what, error.code()), -LOG_INTERVAL_SECONDS) >= LOG_INTERVAL_SECONDS:
+            self._logged_at[what, error.code()] = now
             log.warning(logs.BROKER_UNAVAILABLE, what=what, group=self._group, error=error.str())

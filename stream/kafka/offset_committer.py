@@ -12,10 +12,9 @@ from typing import Any
 
 from confluent_kafka import KafkaException, TopicPartition
 
-from store.base import logs
 from stream.kafka.client import Connection
+from stream.kafka.consumer_errors import ConsumerErrors
 
-log = logs.get(__name__)
 _POLL_SECONDS = 0.02
 RENEW_SECONDS = 3600.0
 """A broker forgets the commits of a group without members after `offsets.retention.minutes` (7 days by default, one on
@@ -42,6 +41,7 @@ class OffsetCommitter:
     def __init__(self, connection: Connection, group: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.group = group
         self._clock = clock
+        self._errors = ConsumerErrors(group)
         self._wanted: dict[Partition, int] = {}
         self._done: dict[Partition, int] = {}
         self._in_flight = False
@@ -81,7 +81,7 @@ class OffsetCommitter:
         except KafkaException as exc:
             self._in_flight = False
             self._ask_at = now + RETRY_SECONDS
-            log.warning(logs.BROKER_UNAVAILABLE, what="commit", group=self.group, error=exc.args[0].str())
+            self._errors.passing(exc.args[0], what="commit")
 
     def close(self, timeout_seconds: float = 3.0) -> None:
         """Commit what is left, waiting no longer than this, and close."""
@@ -120,4 +120,4 @@ class OffsetCommitter:
                 failed = failed or tp.error
         if failed is not None:
             self._ask_at = self._clock() + RETRY_SECONDS
-            log.warning(logs.BROKER_UNAVAILABLE, what="commit", group=self.group, error=str(failed))
+            self._errors.passing(failed, what="commit")

@@ -1,0 +1,51 @@
+"""What librdkafka logs, without the repetitions: a client that meets a closed port says so four times a second."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable
+
+EVERY_SECONDS = 60.0
+_NUMBERS = re.compile(r"\d+")
+_AFTER = re.compile(r" \(after .*\)$")
+
+
+class OncePerCause(logging.Filter):
+    """Lets one line of a cause pass per minute, whichever client and broker it is of; it says how many it stands for.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, every_seconds: float = EVERY_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._every = every_seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._said: dict[str, float] = {}
+        self._held: dict[str, int] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is to be logged; one that stands for others is changed."""
+        text = record.getMessage()
+        what = cause(text)
+        now = self._clock()
+        with self._lock:
+            if now - self._said.get(what, -self._every) < self._every:
+                self._held[what] = self._held.get(what, 0) + 1
+                return False
+            self._said[what] = now
+            held = self._held.pop(what, 0)
+        if held:
+            record.msg, record.args = f"{text} [and {held} more like it]", ()
+        return True
+
+
+def cause(text: str) -> str:
+    """The facility and the end of the sentence: neither client, thread and broker nor any number."""
+    facility, _, rest = text.partition(" ")
+    said = _AFTER.sub("", rest.rpartition("]: ")[2]).split(": ")[-2:]
+    return _NUMBERS.sub("#", f"{facility} {': '.join(said)}")

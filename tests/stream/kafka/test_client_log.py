@@ -1,0 +1,88 @@
+"""E11: one line a minute and cause. E9: the cause of a refused connection is named."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from deploy.brokers.local import LocalKafka
+from store.base.errors import BrokerError
+from stream.kafka.client import Connection
+from stream.kafka.client_log import EVERY_SECONDS, OncePerCause, cause
+
+REFUSED = (
+    "FAIL [{client}] [thrd:{broker}/bootstrap]: {broker}/bootstrap: Connect to ipv4#{broker} failed: "
+    "Connection refused (after {ms}ms in state CONNECT)"
+)
+
+
+def record(text: str) -> logging.LogRecord:
+    return logging.LogRecord("librdkafka", logging.ERROR, "x.py", 1, "%s", (text,), None)
+
+
+def test_one_line_per_minute_and_cause_says_how_many_it_stands_for() -> None:
+    clock = [0.0]
+    only = OncePerCause(clock=lambda: clock[0])
+    passed = []
+    for second in range(130):
+        for client in ("a#consumer-1", "b#producer-2"):
+            clock[0] = float(second)
+            line = record(REFUSED.format(client=client, broker=f"127.0.0.1:{9000 + second}", ms=second))
+            if only.filter(line):
+                passed.append((second, line.getMessage()))
+    assert [second for second, _ in passed] == [0, 60, 120]
+    assert passed[0][1].endswith("in state CONNECT)")
+    assert passed[1][1].endswith(f"[and {2 * int(EVERY_SECONDS) - 1} more like it]")
+
+
+def test_another_cause_is_another_line() -> None:
+    only = OncePerCause()
+    others = [
+        REFUSED.format(client="c", broker="b:1", ms=0),
+        "FAIL [c] [thrd:b:1/1]: b:1/1: Disconnected: connection closed by peer (after 7088ms in state UP)",
+        "FAIL [c] [thrd:b:1/1]: ssl://b:1/1: SSL handshake failed: certificate verify failed (after 3ms in state SSL)",
+        "SESSTMOUT [c] [thrd:main]: Consumer group session timed out (in join-state steady) after 10010 ms",
+    ]
+    assert len({cause(text) for text in others}) == 4
+    assert [only.filter(record(text)) for text in others] == [True] * 4
+    assert [only.filter(record(text)) for text in others] == [False] * 4
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize(
+    ("properties", "says"),
+    [
+        ({"security.protocol": "SSL"}, "SSL handshake failed"),
+        (
+            {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN", "sasl.username": "u",
+             "sasl.password": "secret"},
+            "SASL",
+        ),
+    ],
+    ids=["TLS against a plain listener", "SASL against a plain listener"],
+)  # fmt: skip
+def test_why_a_connection_is_refused_is_said(kafka_broker: LocalKafka, properties: dict[str, str], says: str) -> None:
+    """E9: `Local: Broker transport failure`, whatever it was."""
+    with pytest.raises(BrokerError) as caught:
+        Connection(kafka_broker.connection.bootstrap, properties).metadata(timeout_s=4)
+    assert says.lower() in caught.value.detail.lower()
+    assert "secret" not in str(caught.value)
+
+
+def test_a_closed_port_is_said() -> None:
+    with pytest.raises(BrokerError) as caught:
+        Connection("127.0.0.1:9").metadata(timeout_s=2)
+    assert "Connection refused" in caught.value.detail
+
+
+def test_clients_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    """E11: every one of them was `rdkafka`."""
+    mine = Connection("127.0.0.1:9").named("anchorstream-worker-0")
+    assert mine.faust_options()["broker_client_id"] == "anchorstream-worker-0"
+    assert Connection("127.0.0.1:9", {"client.id": "theirs"}).named("ours").properties["client.id"] == "theirs"
+    caplog.set_level(logging.DEBUG, "librdkafka")
+    consumer = mine.consumer("g", debug="generic")
+    consumer.poll(0.2)
+    consumer.close()
+    assert "[anchorstream-worker-0#consumer-" in caplog.text

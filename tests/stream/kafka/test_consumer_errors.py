@@ -1,0 +1,36 @@
+"""What is said of errors that pass by themselves, and of those that do not."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import structlog.testing
+from confluent_kafka import KafkaError
+
+from store.base.errors import BrokerError
+from stream.kafka.consumer_errors import LOG_INTERVAL_SECONDS, ConsumerErrors
+
+
+def test_each_cause_is_said_once_a_minute() -> None:
+    """E11: 20 s without a broker were thousands of lines."""
+    clock = [0.0]
+    errors = ConsumerErrors("g", clock=lambda: clock[0])
+    with structlog.testing.capture_logs() as said:
+        for second in range(int(LOG_INTERVAL_SECONDS) + 1):
+            clock[0] = float(second)
+            errors.passing(KafkaError(KafkaError._TRANSPORT), what="read")
+            errors.passing(KafkaError(KafkaError._ALL_BROKERS_DOWN), what="read")
+            errors.passing(KafkaError(KafkaError._TRANSPORT), what="commit")
+    assert len(said) == 6
+
+
+def test_what_is_denied_is_named() -> None:
+    """E12."""
+    message = SimpleNamespace(
+        error=lambda: KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), topic=lambda: "shop.raw", partition=lambda: 0
+    )
+    with pytest.raises(BrokerError) as caught:
+        ConsumerErrors("as.ingest").judge(message)
+    assert "shop.raw" in caught.value.detail
+    assert "as.ingest" in caught.value.action
