@@ -33,6 +33,9 @@ REBALANCE_SECONDS = Histogram(
     buckets=_SECONDS,
 )
 RESTORED_ROWS = Counter("anchorstream_restored_rows_total", "Rows applied from the `tokens` log.")
+STATE_SET_ASIDE = Counter(
+    "anchorstream_state_set_aside_total", "Token buffers found damaged, set aside and restored from `tokens`."
+)
 STANDBY_PARTITIONS = Gauge("anchorstream_standby_partitions", "Partitions of others that a standby keeps up to date.")
 STANDBY_ROWS = Counter("anchorstream_standby_rows_total", "Rows that a standby applied as they came.")
 DIRTY_USERS = Gauge("anchorstream_dirty_users", "Users waiting for a refresh.")
@@ -114,12 +117,12 @@ LAG_READ_SECONDS = Histogram("anchorstream_lag_read_seconds", "Duration of one r
 
 WITHOUT_LABELS: dict[str, tuple[MetricWrapperBase, ...]] = {
     "ingest": (),
-    "processor": (TEXTS_ENCODED, TEXT_CACHE_HITS, RESTORED_ROWS, STANDBY_PARTITIONS, STANDBY_ROWS),
+    "processor": (TEXTS_ENCODED, TEXT_CACHE_HITS, RESTORED_ROWS, STANDBY_PARTITIONS, STANDBY_ROWS, STATE_SET_ASIDE),
     "worker": (
-        DIRTY_USERS, EMBED_REPLIES_LOST, KV_POOL_BYTES, PENDING_SECONDS, PENDING_TOKENS, REFRESHED_USERS,
-        REFRESH_SECONDS, RESTORED_ROWS, TEXTS_ENCODED, TEXT_CACHE_HITS,
+        DIRTY_USERS, EMBED_REPLIES_LOST, FENCED, KV_POOL_BYTES, PENDING_SECONDS, PENDING_TOKENS, REFRESHED_USERS,
+        REFRESH_SECONDS, RESTORED_ROWS, STATE_SET_ASIDE, TEXTS_ENCODED, TEXT_CACHE_HITS,
     ),
-    "serve": (FRESHNESS_SECONDS, HTTP_CONNECTIONS, PENDING_EVENTS, SERVE_BEHIND_SECONDS),
+    "serve": (FRESHNESS_SECONDS, HTTP_CONNECTIONS, PENDING_EVENTS, SERVE_BEHIND_SECONDS, SNAPSHOT_FAILURES),
     "monitor": (LAG_READ_UP, LAG_READ_SECONDS, LAG_UNREADABLE),
 }  # fmt: skip
 """{role: those of the metrics without labels that it measures}."""

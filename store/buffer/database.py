@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,65 @@ import rocksdict
 
 from store.base import fault
 from store.base.errors import StateError
+from store.base.files import write_atomic
 from store.buffer import layout
 from store.buffer.resources import BufferResources
 from store.buffer.rows import prefix_end
+
+_PAGE = 1000
+"""Entries taken from an iterator at a time."""
+DAMAGED = "DAMAGED"
+"""File in a database's directory: it is not to be opened any more. Says why."""
+_LOCKED = ("While lock file", "lock hold by")
+_MISSING = "No such file or directory"
+
+
+def is_damage(exc: BaseException) -> bool:
+    """Whether it says that what is stored cannot be what was written."""
+    if isinstance(exc, StateError):
+        return exc.code == "state_damaged"
+    return type(exc) is Exception and "Corruption" in str(exc)  # rocksdict raises plain Exception
+
+
+def walk(family: Any, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """All entries whose key has this prefix (empty = all), in key order.
+
+    Raises:
+        Exception: a block is damaged. rocksdict's own iterators end there without a word (0.3.29).
+    """
+    options = rocksdict.ReadOptions()  # must outlive the iterator: the bound is not copied (rocksdict 0.3.29)
+    if prefix:
+        options.set_iterate_upper_bound(prefix_end(prefix))
+    entries = family.items(from_key=prefix, read_opt=options)
+    after = prefix
+    while page := list(islice(entries, _PAGE)):
+        yield from page
+        after = page[-1][0] + b"\x00"
+    _check_end(family, after, options)
+
+
+def set_aside(path: Path) -> Path:
+    """Move a damaged database out of the way, in place of one moved earlier; returns where it is."""
+    aside = path.with_name(f"{path.name}.damaged")
+    if aside.exists():
+        shutil.rmtree(aside)
+    path.rename(aside)
+    return aside
+
+
+def _check_end(family: Any, after: bytes, options: Any) -> None:
+    cursor = family.iter(options)
+    cursor.seek(after)
+    if not cursor.valid():
+        cursor.status()
+
+
+def _damaged(path: Path, why: str) -> StateError:
+    return StateError(
+        f"the token buffer at {path} is damaged: {why}",
+        action="nothing: at the next start it is set aside and restored from `tokens`; look after the disk",
+        code="state_damaged",
+    )
 
 
 class BufferDatabase:
@@ -28,6 +86,9 @@ class BufferDatabase:
         self._unsettled = False
         path.parent.mkdir(parents=True, exist_ok=True)
         self._open(bulk=False)
+        if (path / DAMAGED).exists():  # nobody else has it open: it may be set aside
+            self.close()
+            raise _damaged(path, (path / DAMAGED).read_text(encoding="utf-8"))
 
     def _open(self, *, bulk: bool) -> None:
         try:
@@ -37,12 +98,12 @@ class BufferDatabase:
             try:
                 self.db = _open(self.path, self._resources, bulk=bulk)
             except Exception as exc:
-                locked = "lock" in str(exc).lower()
+                if is_damage(exc) or _MISSING in str(exc):
+                    raise _damaged(self.path, str(exc)) from exc
+                locked = any(text in str(exc) for text in _LOCKED)
                 raise StateError(
                     f"the token buffer at {self.path} cannot be opened: {exc}",
-                    action="stop the other process that uses it"
-                    if locked
-                    else "remove the directory; it will be restored from the `tokens` topic",
+                    action="stop the other process that uses it" if locked else "check the disk: rights, space",
                     code="state_locked" if locked else "state_unreadable",
                 ) from exc
         self.rows, self.summaries, self.ids, self.expiry, self.dirty, self.meta = (
@@ -123,20 +184,40 @@ class BufferDatabase:
         value = self.meta.get(key)
         return default if value is None else layout.unpack_int(value)
 
+    def judge(self, exc: BaseException) -> BaseException:
+        """What to raise for an exception. If it tells of damage the database is marked: whoever opens it next knows."""
+        if not is_damage(exc):
+            return exc
+        try:
+            if not (self.path / DAMAGED).exists():
+                write_atomic(self.path / DAMAGED, exc.detail if isinstance(exc, StateError) else str(exc))
+        except OSError as unwritten:
+            exc.add_note(f"and {self.path / DAMAGED} cannot be written: {unwritten}")
+        return exc if isinstance(exc, StateError) else _damaged(self.path, str(exc))
+
     def items(self, family: Any, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """All entries of a family whose key has this prefix (empty = all), in key order. Exhaust it or drop it."""
-        options = rocksdict.ReadOptions()  # must outlive the iterator: the bound is not copied (rocksdict 0.3.29)
-        if prefix:
-            options.set_iterate_upper_bound(prefix_end(prefix))
-        yield from family.items(from_key=prefix, read_opt=options)
+        """All entries of a family whose key has this prefix (empty = all), in key order. Exhaust it or drop it.
+
+        Raises:
+            StateError: a part of them cannot be read.
+        """
+        try:
+            yield from walk(family, prefix)
+        except Exception as exc:
+            raise self.judge(exc) from exc
 
     def keys(self, family: Any, start: bytes, limit: int) -> list[bytes]:
-        """Up to `limit` keys of a family from `start` on; leaves no iterator open."""
-        out: list[bytes] = []
-        for key in family.keys(from_key=start):
-            out.append(key)
-            if len(out) == limit:
-                break
+        """Up to `limit` keys of a family from `start` on; leaves no iterator open.
+
+        Raises:
+            StateError: a part of them cannot be read.
+        """
+        out = list(islice(family.keys(from_key=start), limit))
+        if len(out) < limit:
+            try:
+                _check_end(family, out[-1] + b"\x00" if out else start, rocksdict.ReadOptions())
+            except Exception as exc:
+                raise self.judge(exc) from exc
         return out
 
     def compact(self) -> None:
@@ -208,6 +289,8 @@ class Cursor:
             if len(out) == limit:
                 break
             cursor.next()
+        else:
+            cursor.status()  # raises where a block is damaged
         return out
 
     def expiry(self, start: bytes, end: bytes, limit: int) -> list[bytes]:

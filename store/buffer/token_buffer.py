@@ -14,10 +14,11 @@ The commit protocol (docs/commit-protocol.md; the steps have the same numbers th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from store.base import logs
 from store.base.errors import StateError
@@ -55,6 +56,24 @@ _PAGE = 1000
 """Summaries read at a time while users are listed: no iterator stays open between two users."""
 
 log = logs.get(__name__)
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _judged(method: Callable[Concatenate[TokenBuffer, _P], _R]) -> Callable[Concatenate[TokenBuffer, _P], _R]:
+    """Damage that the method meets marks the database (`BufferDatabase.judge`) and is raised as a StateError."""
+
+    @wraps(method)
+    def call(self: TokenBuffer, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as exc:
+            judged = self._db.judge(exc)
+            if judged is exc:
+                raise
+            raise judged from exc
+
+    return call
 
 
 class TokenBuffer:
@@ -136,14 +155,18 @@ class TokenBuffer:
             if not replica and database.meta.get(layout.M_INDEXED) is None and (windows := index_all(database, rules)):
                 log.warning(logs.BUFFER_REINDEXED, path=str(path), windows=windows)
             self = cls(database, rules, Schema.of(encoder_id, dim, modalities), replica=replica)
-        except BaseException:
+        except BaseException as exc:
+            judged = database.judge(exc)
             database.close()
-            raise
+            if judged is exc:
+                raise
+            raise judged from exc
         log.info(logs.BUFFER_OPENED, path=str(path), source_offset=self.source_offset, log_offset=self.log_offset)
         return self
 
     # Steps 3 and 5 of the commit protocol
 
+    @_judged
     def prepare(self, events: Sequence[EncodedEvent], *, source_offset: int, stream_now: int = 0) -> Changes:
         """Step 3: what a batch changes. Reads only; later events of the batch see earlier ones.
 
@@ -165,6 +188,7 @@ class TokenBuffer:
         batch.sweep()
         return batch.changes(source_offset, self._version, self.current(self._again()) if self._stale else ())
 
+    @_judged
     def commit(self, changes: Changes, *, log_offset: int) -> None:
         """Step 5: make a batch durable in ONE WriteBatch: rows, indexes, stream time, source and log offset.
 
@@ -218,6 +242,7 @@ class TokenBuffer:
 
     # The log: restore and replica
 
+    @_judged
     def apply_log(
         self,
         rows: Sequence[Row],
@@ -288,8 +313,13 @@ class TokenBuffer:
         try:
             yield
         finally:
-            self._log.end_bulk()
+            self._end_bulk()
 
+    @_judged
+    def _end_bulk(self) -> None:
+        self._log.end_bulk()
+
+    @_judged
     def finish_restore(self) -> int:
         """Recompute summaries of windows whose rows came without one: the log was cut inside a batch. They reach the
         log with the next sweep. Takes time for those only, so it may be called again and again.
@@ -304,6 +334,7 @@ class TokenBuffer:
         self._version += 1
         return count
 
+    @_judged
     def note_stale(self, keys: Iterable[bytes]) -> None:
         """Remember rows that a former owner logged after ours: the next batch logs our state of them again."""
         keys = list(keys)
@@ -322,6 +353,7 @@ class TokenBuffer:
         """Keys of what has to be logged again: rows are used only together with a summary that comes after them."""
         return self._stale | {key[: prefix_length(key)] + b"\x00" for key in self._stale}
 
+    @_judged
     def current(self, keys: Iterable[bytes]) -> list[Row]:
         """What the buffer holds under row keys, summaries last; None = nothing."""
         rows: list[bytes] = []
@@ -344,12 +376,14 @@ class TokenBuffer:
             out.append(user)
         return out
 
+    @_judged
     def mark_dirty(self, users: Iterable[str], *, sweep: bool = False) -> None:
         """DirtyMark users as dirty without a log record (back-fill): no offset of the log is in their embeddings."""
         batch = self._db.batch()
         self._write_marks(batch, self._dirty.mark(users, 0, max(self.log_offset - 1, 0), sweep=sweep))
         self._db.write(batch)
 
+    @_judged
     def clear_dirty(self, users: Iterable[str], *, upto: int) -> None:
         """Unmark users refreshed from windows read when `log_offset` was `upto`; those changed since stay dirty."""
         batch = self._db.batch()
@@ -370,6 +404,7 @@ class TokenBuffer:
 
     # Back-fills (replica)
 
+    @_judged
     def back_fills(self) -> dict[str, BackFillCursor]:
         """Cursors of the back-fills under way, by scenario."""
         start = len(layout.M_BACK_FILL)
@@ -378,6 +413,7 @@ class TokenBuffer:
             for key, value in self._db.items(self._db.meta, layout.M_BACK_FILL)
         }
 
+    @_judged
     def save_back_fills(self, cursors: Mapping[str, BackFillCursor | None]) -> None:
         """Keep cursors, or drop them (None), by scenario; durable on return, all or none."""
         batch = self._db.batch()
@@ -391,6 +427,7 @@ class TokenBuffer:
 
     # Reading
 
+    @_judged
     def window(self, user_id: str) -> UserWindow:
         """All windows of a user; without modalities if the user is unknown."""
         prefix = user_prefix(user_id)
@@ -430,6 +467,7 @@ class TokenBuffer:
                 return max(users, users * there // keys)
         return users
 
+    @_judged
     def summary(self, user_id: str, modality: str) -> Summary | None:
         """One summary row."""
         packed = self._db.summaries.get(summary_key(user_id, modality))

@@ -17,8 +17,9 @@ from store.base.errors import StateError
 from store.base.settings import ModalitySettings
 from store.buffer import layout
 from store.buffer.changes import Outcomes
+from store.buffer.database import is_damage, walk
 from store.buffer.layout import Schema, split_prefix
-from store.buffer.rows import Summary, prefix_end, summary_key, user_prefix
+from store.buffer.rows import Summary, summary_key, user_prefix
 from store.buffer.window import UserWindow, read_user, summary_by_scan
 
 
@@ -67,7 +68,7 @@ class BufferView:
     def users(self) -> Iterator[str]:
         """Every user with a summary, in key order."""
         last = None
-        for key in self._keys():
+        for key, _ in self._items(self._summaries, b""):
             user = split_prefix(key[:-1])[0]
             if user != last:
                 last = user
@@ -114,13 +115,17 @@ class BufferView:
         rows = ((key[len(prefix) :], value) for key, value in self._items(self._rows, prefix))
         return summary_by_scan(rows, stored, self._modalities[modality], self.dim).freeze()
 
-    def _keys(self) -> Iterator[bytes]:
-        yield from self._summaries.keys()
-
     def _items(self, family: Any, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        options = rocksdict.ReadOptions()  # must outlive the iterator: the bound is not copied (rocksdict 0.3.29)
-        options.set_iterate_upper_bound(prefix_end(prefix))
-        yield from family.items(from_key=prefix, read_opt=options)
+        try:
+            yield from walk(family, prefix)
+        except Exception as exc:
+            if not is_damage(exc):
+                raise
+            raise StateError(
+                f"the token buffer at {self.path} is damaged: {exc}",
+                action="restart its owner: it sets the buffer aside and restores it from `tokens`",
+                code="state_damaged",
+            ) from exc
 
     def _text(self, key: bytes) -> str:
         return (self._meta.get(key) or b"").decode()

@@ -194,7 +194,7 @@ class EventWindow:
             if not ahead:
                 raise StateError(
                     f"the token buffer counts {self._stored} rows that it does not hold",
-                    action="remove its directory; it will be restored from the `tokens` topic",
+                    action="nothing: at the next start it is set aside and restored from `tokens`; look after the disk",
                     code="state_damaged",
                 )
             self._chunk = min(self._chunk * 4, READ_AHEAD)

@@ -55,7 +55,7 @@ class Processor:
         Args:
             encoder: its vectors are what the buffers hold.
             buffers: of this instance alone; Faust's files lie beside them.
-            on_ready: called once, when the first partitions are assigned.
+            on_ready: called once, when the first partitions that were assigned are open, from another thread.
         """
         self._connection = connection
         self._topics = topics
@@ -141,12 +141,18 @@ class Processor:
         """Open them, one after the other. Faust does not wait for this handler: a batch may open one first."""
         seconds = round(self._writer.rebalance.given(), 3)
         log.info(logs.PARTITIONS_ASSIGNED, partitions=list(partitions), seconds=seconds)
-        if self._on_ready is not None:
+        revoked = self._revoked
+        mine = sorted(self._mine() & set(partitions))  # another rebalance may have come before this handler
+        for number in mine:
+            self._thread.submit(_or_die, self._writer.open, number, revoked)
+        self._thread.submit(_or_die, self._say_ready, mine)
+
+    def _say_ready(self, partitions: Sequence[int]) -> None:
+        """In the worker thread, after they were to be opened."""
+        opened = all(self._writer.durable(number) is not None for number in partitions)
+        if self._on_ready is not None and opened:
             self._on_ready()
             self._on_ready = None
-        revoked = self._revoked
-        for number in sorted(self._mine() & set(partitions)):  # another rebalance may have come before this handler
-            self._thread.submit(_or_die, self._writer.open, number, revoked)
 
     def assigning(self) -> None:
         """From now on batches are processed again."""

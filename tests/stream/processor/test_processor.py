@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,38 @@ def test_an_exception_in_a_batch_stops_the_process_before_anything_is_acknowledg
     embedded.check(sent, tmp_path)
 
 
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.mark.kafka
+@pytest.mark.crash
+@pytest.mark.parametrize("damaged", ["*.sst", "MANIFEST*"])
+def test_a_damaged_buffer_is_restored_from_the_log(kafka: Bench, tmp_path: Path, damaged: str) -> None:
+    """B14: it died again and again, ready before each death."""
+    sent = kafka.send(make_events(3, 300))
+    child = kafka.child()
+    with running(child, ready_s=30):
+        wait_until(kafka.done, "all committed")
+        assert child.stop() == 0, child.tail()
+    for partition in range(PARTITIONS):
+        path = kafka.data_dir / "processor" / str(partition)
+        with closing(kafka.open(kafka.data_dir / "processor", partition)) as buffer:
+            buffer.compact()
+        cut(max(path.glob(damaged), key=lambda file: (file.stat().st_mtime_ns, file.name)))
+    for partition, own in kafka.send(make_events(5, 100)).items():
+        sent[partition] += own
+    with running(child, ready_s=30):
+        lines = (json.loads(line)["event"] for line in child.output().splitlines() if line.startswith("{"))
+        said = [name for name in lines if name in {"partition_usable", "role_ready"}]
+        assert said == ["partition_usable"] * PARTITIONS + ["role_ready"]
+        wait_until(kafka.done, "all committed")
+        set_aside = child.events("state_set_aside")
+        assert child.stop() == 0, child.tail()
+    assert [line["partition"] for line in set_aside] == list(range(PARTITIONS))
+    kafka.check(sent, tmp_path)
+
+
 @pytest.mark.kafka
 @pytest.mark.crash
 def test_a_crash_after_any_step_loses_and_doubles_nothing(kafka: Bench, tmp_path: Path) -> None:
@@ -336,9 +369,11 @@ def test_a_rebalance_does_not_wait_for_a_restore(kafka: Bench, tmp_path: Path) -
     """Also with a batch waiting for it. The batch that is given up comes again: nothing is lost, nobody dies."""
     first, second = kafka.child("processor", open_slowly=True), kafka.child("other")
     sent = kafka.send(make_events(10, 400))
-    with running(first):
-        wait_until(lambda: bool(first.events("opening")), "the opening has begun")
+    first.start()
+    try:
+        first.wait_for(lambda: bool(first.events("opening")), "the opening has begun")
         time.sleep(1.5)  # the better the odds that a batch waits for it
+        assert not first.events("role_ready"), "ready once its partitions are open"
         with running(second):
             wait_until(lambda: bool(first.events("gave_up")), "the opening was given up")
             wait_until(lambda: bool(second.events("partition_usable")), "the other one has its part")
@@ -348,7 +383,11 @@ def test_a_rebalance_does_not_wait_for_a_restore(kafka: Bench, tmp_path: Path) -
         for partition, own in kafka.send(make_events(11, 100)).items():
             sent[partition] += own
         wait_until(kafka.done, "all committed")
+        assert first.events("role_ready")
         assert first.stop() == 0, first.tail()
+    finally:
+        if first.alive():
+            first.kill()
     kafka.check(sent, tmp_path)
 
 
