@@ -62,11 +62,22 @@ class FencedProducer:
     Args:
         transactional_id: of what is written; all who may write the same use the same.
         stop: while the broker does not answer, this is obeyed.
+        open_seconds, commit_seconds: for the broker to answer.
     """
 
-    def __init__(self, connection: Connection, transactional_id: str, stop: Callable[[], Stop]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        transactional_id: str,
+        stop: Callable[[], Stop],
+        *,
+        open_seconds: float = OPEN_SECONDS,
+        commit_seconds: float = COMMIT_SECONDS,
+    ) -> None:
         self.transactional_id = transactional_id
         self._stop = stop
+        self._open_seconds = open_seconds
+        self._commit_seconds = commit_seconds
         self._producer = connection.producer(**_CONFIG, **{"transactional.id": transactional_id})
         self._begun = False
         self._failure: KafkaError | None = None
@@ -80,10 +91,10 @@ class FencedProducer:
         """Fence every other producer of this id.
 
         Raises:
-            BrokerError: the broker refuses, or does not answer within OPEN_SECONDS. Stopped.
+            BrokerError: the broker refuses, or does not answer in time. Stopped.
         """
         try:
-            self._patiently(self._producer.init_transactions, OPEN_SECONDS)
+            self._patiently(self._producer.init_transactions, self._open_seconds)
         except KafkaException as exc:
             raise self._refused(exc.args[0]) from exc
 
@@ -111,21 +122,24 @@ class FencedProducer:
             if self._failure.code() not in _FENCED:
                 raise self._refused(self._failure) from exc
 
-    def commit(self, offsets: Sequence[Any], member: Any) -> None:
-        """Make what was produced, and these offsets, visible; on return they are durable.
+    def commit(self, offsets: Sequence[Any] = (), member: Any = None) -> None:
+        """Make what was produced, and these offsets, visible; on return they are durable, and soon seen.
 
         Args:
-            offsets: TopicPartitions of the group. member: its consumer's `consumer_group_metadata()`.
+            offsets: TopicPartitions of a group. member: its consumer's `consumer_group_metadata()`.
 
         Raises:
             Fenced: nothing of it is seen.
-            BrokerError: the broker refuses, or does not answer within COMMIT_SECONDS. Stopped.
+            BrokerError: the broker refuses, or does not answer in time. Stopped.
         """
-        deadline = time.monotonic() + COMMIT_SECONDS
+        deadline = time.monotonic() + self._commit_seconds
         try:
             if self._failure is not None:
                 raise KafkaException(self._failure)
-            self._patiently(lambda s: self._producer.send_offsets_to_transaction(offsets, member, s), COMMIT_SECONDS)
+            if offsets:
+                self._patiently(
+                    lambda s: self._producer.send_offsets_to_transaction(offsets, member, s), self._commit_seconds
+                )
             self._patiently(self._producer.commit_transaction, deadline - time.monotonic())
         except KafkaException as exc:
             error = self._failure = exc.args[0]

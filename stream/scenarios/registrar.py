@@ -15,6 +15,7 @@ from store.base.settings import MAX_SCENARIOS, ScenarioSettings
 from store.records.scenario import CONFIGURED, Registered
 from store.records.scenario_name import every, split
 from stream.kafka.client import Connection
+from stream.scenarios.change_writer import ChangeRecord, change_writer
 from stream.scenarios.registry import ScenarioRegistry
 from stream.topics import Topics
 
@@ -59,7 +60,7 @@ class ScenarioRegistrar:
         self._turn = threading.Lock()
         self._news = threading.Condition()
         self._position = 0
-        self._producer: Any = None
+        self._writer = change_writer(connection, topics, timeout_seconds)
 
     def adopted(self, position: int) -> None:
         """Everything of the registry below `position` is served."""
@@ -104,8 +105,8 @@ class ScenarioRegistrar:
             if self._entry(name) is None:
                 raise NotFoundError(f"there is no scenario {name!r}", code="scenario_unknown")
             names = every([name], self._candidates)
-            self._void_reports(names)  # before the name is free: else those of its next registration
-            self._wait_for(self._write(name, None))
+            # before the name is free: else those of its next registration
+            self._wait_for(self._write(name, None, *self._void_reports(names)))
             if name not in self._registry.scenarios:
                 self._expire_topics(names)
                 self._wait_for(self._end())
@@ -113,11 +114,9 @@ class ScenarioRegistrar:
                     self._make_topics(names)
 
     def close(self) -> None:
-        """Release the producer."""
+        """Release the writer."""
         with self._turn:
-            if self._producer is not None:
-                self._producer.flush(1.0)
-                self._producer = None
+            self._writer.close()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -143,43 +142,22 @@ class ScenarioRegistrar:
         # above all earlier ones of this name, whatever the clocks say
         return max(self._wall_ms(), self._registry.registrations.get(name, CONFIGURED) + 1)
 
-    def _void_reports(self, names: list[str]) -> None:
-        """What workers reported of the back-fills: the topic must not grow with every name there ever was."""
-        for name in names:
-            for partition in range(self._topics.partitions):
-                self._produce(self._topics.back_fills, f"{name}|{partition}", None)
-        self._flush([])
-
     def _end(self) -> int:
-        """Position behind the registry's last record."""
-        with closing(self._connection.consumer(f"{self._topics.scenarios}.end")) as consumer:
+        """Position behind the registry's last record, committed or about to be: a reader comes by it when it is."""
+        whole: dict[str, Any] = {"isolation.level": "read_uncommitted"}
+        with closing(self._connection.consumer(f"{self._topics.scenarios}.end", **whole)) as consumer:
             tp = TopicPartition(self._topics.scenarios, 0)
             return int(consumer.get_watermark_offsets(tp, timeout=self._timeout, cached=False)[1])
 
-    def _write(self, name: str, value: bytes | None) -> int:
-        """Position behind the record, once it is acknowledged."""
-        reports: list[Any] = []
-        self._produce(self._topics.scenarios, name, value, lambda error, message: reports.append((error, message)))
-        self._flush(reports)
-        return int(reports[0][1].offset()) + 1
+    def _write(self, name: str, value: bytes | None, *also: ChangeRecord) -> int:
+        """Position behind the record, once it is durable."""
+        self._writer.write([*also, ChangeRecord(self._topics.scenarios, name, value)])
+        return self._end()
 
-    def _produce(
-        self, topic: str, key: str, value: bytes | None, on_delivery: Callable[[Any, Any], object] | None = None
-    ) -> None:
-        if self._producer is None:
-            # a message is either acknowledged or given up when `_flush` returns, never sent later
-            self._producer = self._connection.producer(**{"delivery.timeout.ms": int(self._timeout * 900)})
-        self._producer.produce(topic, value, key.encode(), 0, on_delivery)
-
-    def _flush(self, reports: list[Any]) -> None:
-        left = self._producer.flush(self._timeout)
-        failed = [error for error, _ in reports if error is not None]
-        if left or failed:
-            raise BrokerError(
-                f"the broker did not take it: {failed[0].str() if failed else 'no answer'}",
-                action="check that it runs, and that this user may write to the topics under kafka.topic_prefix",
-                code="delivery_failed",
-            )
+    def _void_reports(self, names: list[str]) -> list[ChangeRecord]:
+        """What workers reported of the back-fills: the topic must not grow with every name there ever was."""
+        keys = (f"{name}|{partition}" for name in names for partition in range(self._topics.partitions))
+        return [ChangeRecord(self._topics.back_fills, key, None) for key in keys]
 
     def _wait_for(self, position: int) -> None:
         with self._news:

@@ -9,9 +9,16 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
-PRODUCE, FETCH, END_TXN, TXN_OFFSET_COMMIT, INIT_PRODUCER_ID = 0, 1, 26, 28, 22
+from stream.kafka.client import Connection
+
+PRODUCE, FETCH, OFFSET_COMMIT, INIT_PRODUCER_ID, END_TXN, TXN_OFFSET_COMMIT = 0, 1, 8, 22, 26, 28
 """API keys of Kafka's protocol."""
 _HOST = "127.0.0.1"
+
+
+def port_of(connection: Connection) -> int:
+    """Of the one broker."""
+    return int(connection.bootstrap.rsplit(":", 1)[1])
 
 
 class Request(NamedTuple):
@@ -47,7 +54,8 @@ class BrokerProxy:
     are delivered when it heals, also if the client has gone. Threads end with `close`.
     """
 
-    def __init__(self, broker_port: int) -> None:
+    def __init__(self, broker_port: Callable[[], int]) -> None:
+        """broker_port: asked for each connection, since a broker may come back at another one."""
         self._broker_port = broker_port
         self._open = threading.Event()
         self._open.set()
@@ -96,7 +104,8 @@ class BrokerProxy:
     def _connect(self, client: socket.socket) -> None:
         self._open.wait()
         try:
-            broker = socket.create_connection((_HOST, self._broker_port))
+            port = self._broker_port()
+            broker = socket.create_connection((_HOST, port))
         except OSError:  # it restarts
             client.close()
             return
@@ -105,7 +114,7 @@ class BrokerProxy:
         for end in (client, broker):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         apis: dict[int, int] = {}
-        back = threading.Thread(target=self._responses, args=(broker, client, apis), daemon=True)
+        back = threading.Thread(target=self._responses, args=(broker, client, apis, port), daemon=True)
         back.start()
         self._requests(client, broker, apis)
         back.join()
@@ -129,8 +138,8 @@ class BrokerProxy:
         self._open.wait()
         _shut(broker)
 
-    def _responses(self, broker: socket.socket, client: socket.socket, apis: dict[int, int]) -> None:
-        advertised = _HOST.encode() + struct.pack(">i", self._broker_port)
+    def _responses(self, broker: socket.socket, client: socket.socket, apis: dict[int, int], port: int) -> None:
+        advertised = _HOST.encode() + struct.pack(">i", port)
         ours = _HOST.encode() + struct.pack(">i", self.port)
         gone = False
         with contextlib.suppress(OSError):

@@ -19,7 +19,7 @@ from stream.kafka import fenced_producer
 from stream.kafka.client import Connection
 from stream.kafka.fenced_producer import Fenced, FencedProducer
 from stream.topics import TopicSpec
-from tests.support.broker_proxy import END_TXN, BrokerProxy
+from tests.support.broker_proxy import END_TXN, BrokerProxy, port_of
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 PROPERTIES = {"session.timeout.ms": 6000, "heartbeat.interval.ms": 500}
@@ -46,8 +46,8 @@ class Desk:
             consumer.poll(0.1)
         return consumer, given[0]
 
-    def producer(self, connection: Connection | None = None) -> FencedProducer:
-        producer = FencedProducer(connection or self.connection, self._id, lambda: self.stop)
+    def producer(self, connection: Connection | None = None, **seconds: float) -> FencedProducer:
+        producer = FencedProducer(connection or self.connection, self._id, lambda: self.stop, **seconds)
         self._closing.callback(producer.close)
         producer.open()
         return producer
@@ -89,7 +89,7 @@ def desk(kafka_broker: LocalKafka, topic_prefix: str) -> Iterator[Desk]:
 
 @pytest.fixture
 def network(desk: Desk) -> Iterator[BrokerProxy]:
-    proxy = BrokerProxy(int(desk.connection.bootstrap.rsplit(":", 1)[1]))
+    proxy = BrokerProxy(lambda: port_of(desk.connection))
     yield proxy
     proxy.close()
 
@@ -179,12 +179,9 @@ def test_a_commit_whose_answer_is_late_is_known_in_the_end(desk: Desk, network: 
 
 
 @pytest.mark.parametrize("told_to_stop", [True, False])
-def test_a_commit_that_gets_no_answer_ends(
-    desk: Desk, network: BrokerProxy, monkeypatch: pytest.MonkeyPatch, told_to_stop: bool
-) -> None:
-    monkeypatch.setattr(fenced_producer, "COMMIT_SECONDS", 3.0)
+def test_a_commit_that_gets_no_answer_ends(desk: Desk, network: BrokerProxy, told_to_stop: bool) -> None:
     _, member = desk.member()
-    producer = desk.producer(replace(desk.connection, bootstrap=network.bootstrap))
+    producer = desk.producer(replace(desk.connection, bootstrap=network.bootstrap), commit_seconds=3.0)
     network.cut_at(END_TXN)
     desk.put(producer, b"unknown")
     if told_to_stop:

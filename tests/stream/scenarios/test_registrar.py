@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from store.base.errors import BrokerError, NotFoundError, ScenarioError
 from store.base.settings import ScenarioSettings
 from store.records.back_fill import BackFillRecord
 from stream.scenarios import registrar as scenario_registrar
+from stream.scenarios.change_writer import ChangeRecord
 from stream.scenarios.registrar import ScenarioRegistrar
+from tests.support.broker_proxy import PRODUCE, BrokerProxy, port_of
 from tests.support.tailing import Running, World, running, until
 
 LOAN = ScenarioSettings(query="Will it ask for a loan?")
@@ -122,16 +125,45 @@ def test_reports_on_back_fills_of_a_retired_scenario_are_void(world: World) -> N
         until(lambda: tail.back_fills.progress("loan", entry) is None)
 
 
-def test_reports_are_void_before_the_name_is_free(embedded_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else those of its next registration, which another process may make at once, would go too."""
-    order: list[str] = []
-    void, write = ScenarioRegistrar._void_reports, ScenarioRegistrar._write
-    monkeypatch.setattr(ScenarioRegistrar, "_void_reports", lambda *a: (order.append("void"), void(*a)))
-    monkeypatch.setattr(ScenarioRegistrar, "_write", lambda *a: (order.append("write"), write(*a))[1])
+def test_reports_are_void_when_the_name_is_free(embedded_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not later: else those of its next registration, which another process may make at once, would go too."""
+    changes: list[list[tuple[str, bytes | None]]] = []
     with serving(embedded_world) as (_, registrar):
+        write = registrar._writer.write
+
+        def seen(records: Sequence[ChangeRecord]) -> None:
+            changes.append([(record.key, record.value) for record in records])
+            write(records)
+
+        monkeypatch.setattr(registrar._writer, "write", seen)
         registrar.put("loan", LOAN)
         registrar.retire("loan")
-    assert order == ["write", "void", "write"]
+    assert [[key for key, _ in records] for records in changes] == [["loan"], ["loan|0", "loan|1", "loan"]]
+    assert [value for _, value in changes[1]] == [None, None, None]
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(180)
+def test_a_change_that_was_cut_off_on_its_way_does_not_undo_a_later_one(
+    request: pytest.FixtureRequest, topic_prefix: str, tmp_path: Path
+) -> None:
+    """A serve retires a scenario and hears nothing; another one does, and registers it anew; then the first one's bytes
+    arrive."""
+    world = World(request.getfixturevalue("kafka_broker").connection, topic_prefix, tmp_path)
+    with closing(BrokerProxy(lambda: port_of(world.connection))) as network, serving(world) as (tail, registrar):
+        registrar.put("loan", LOAN)
+        there = replace(world.connection, bootstrap=network.bootstrap)
+        other = ScenarioRegistrar(there, world.topics, tail.registry, timeout_seconds=6.0)
+        held = network.cut_at(PRODUCE, world.topics.scenarios.encode())
+        with pytest.raises(BrokerError) as failed:
+            other.retire("loan")
+        assert failed.value.code == "delivery_timeout"
+        registrar.retire("loan")
+        registrar.put("loan", OTHER)
+        network.heal()
+        assert held.answered.wait(30)
+        registrar.put("after", LOAN)  # whatever came before it is taken in
+        assert tail.catalog["loan"].entry.settings == OTHER
 
 
 @pytest.mark.kafka
@@ -172,7 +204,7 @@ def test_a_broker_that_does_not_answer(embedded_world: World) -> None:
     registrar = ScenarioRegistrar(away, world.topics, world.tail().registry, timeout_seconds=0.5, wall_ms=lambda: 1)
     with pytest.raises(BrokerError) as failed:
         registrar.put("loan", LOAN)
-    assert failed.value.code == "delivery_failed"
+    assert failed.value.code == "delivery_timeout"
     registrar.close()
 
 
