@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from confluent_kafka import TopicPartition
 
-from deploy.operate.service_client import Service
+from deploy.operate.service_client import Service, running_url
 from deploy.run.launcher import Launcher
 from deploy.run.ready import is_ready
 from deploy.run.spawn import Spawn
@@ -26,8 +26,11 @@ from store.buffer.view import BufferView, find
 from store.buffer.window import UserWindow
 from stream.lag.reader import LagReader, plan
 from stream.topics import Topics
+from tests.crash import invariants
+from tests.crash.networks import Networks
 from tests.crash.reference import Expected, expected
 from tests.support.behaviour import CONFIG, DAY_MS, NOW, Message, behaviour
+from tests.support.broker_proxy import port_of
 
 SEND_SECONDS = 400
 """For how long librdkafka tries: a broker that restarts on a busy machine takes its time."""
@@ -65,7 +68,8 @@ class System:
         wanted = {"ingest": 1, "processor": 1, "worker": 1, "serve": 1} | roles
         self.names = {f"{role}-{i}" for role, n in wanted.items() for i in range(n)}
         policy = RestartPolicy(first_delay_seconds=0.1, max_delay_seconds=1.0, give_up_after=10)
-        self.launcher = Launcher(self.settings, roles=wanted, policy=policy, spawn=spawn)
+        self.networks = Networks(lambda: port_of(self.launcher.connection))
+        self.launcher = Launcher(self.settings, roles=wanted, policy=policy, spawn=self.networks.behind(spawn))
         self._streams = itertools.count()
         self.failed = False
 
@@ -75,7 +79,9 @@ class System:
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self.networks.heal()
         self.launcher.__exit__(*error)
+        self.networks.close()
 
     @contextlib.contextmanager
     def judged(self, texts: TextEncoder, users: UserEncoder) -> Iterator[None]:
@@ -236,10 +242,24 @@ class System:
             }
 
     def check(self, texts: TextEncoder, users: UserEncoder) -> None:
-        """Buffer and embeddings are what the messages sent must become: nothing lost, nothing doubled."""
+        """Buffer and embeddings are what the messages sent must become, nothing lost, nothing doubled; and on the way
+        nothing went back."""
         want = expected(self.settings, self.sent, texts, users)
-        compare_windows(self.buffered(), {user: e.window for user, e in want.items()})
+        buffered = self.buffered()
+        compare_windows(buffered, {user: e.window for user, e in want.items()})
         self.compare_served(want)
+        invariants.windows_within_bounds(buffered, self.settings.modalities)
+        invariants.nothing_went_back(self.launcher.connection, self.topics, self.settings.scenarios)
+        invariants.metrics_are_sane(self.metrics_urls())
+        invariants.lag_is_ok(Service.find(self.settings, None))
+
+    def metrics_urls(self) -> dict[str, str]:
+        """Of every process; serve's are beside its answers."""
+        serve = running_url(self.settings.store.data_dir)
+        return {
+            name: serve if name.startswith("serve-") else f"http://127.0.0.1:{self.networks.metrics_ports[name]}"
+            for name in self.names
+        }
 
     def compare_served(self, want: Mapping[str, Expected]) -> None:
         served = self.served()

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.crash, pytest.mark.timeout(TIMEOUT 
 
 
 def test_random_faults(tmp_path: Path, spawn: Spawn, texts: TextEncoder, users: UserEncoder) -> None:
-    with system(tmp_path, spawn) as s:
+    with system(tmp_path, spawn, worker=2) as s:
         for seed in range(SEED, SEED + ROUNDS):
             began = time.monotonic()
             harm = play(s, seed)
@@ -38,7 +38,7 @@ def test_random_faults(tmp_path: Path, spawn: Spawn, texts: TextEncoder, users: 
 
 
 def play(s: System, seed: int) -> Harm:
-    """Send one round's stream while its faults happen; returns when all is sent and nothing is frozen."""
+    """Send one round's stream while its faults happen; returns when all is sent and nothing is frozen or cut."""
     harm = Harm(s, seed)
     with s.sending(s.stream(seed, users=12, events=EVENTS), seconds=SECONDS):
         began = time.monotonic()
@@ -47,5 +47,5 @@ def play(s: System, seed: int) -> Harm:
                 time.sleep(0.05)
                 harm.tick()
             harm.carry_out(fault)
-        harm.thaw()
+        harm.mend()
     return harm

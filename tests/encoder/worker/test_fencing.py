@@ -29,7 +29,7 @@ from stream.kafka.fenced_producer import FencedProducer
 from stream.settings import KafkaSettings
 from stream.topics import Topics
 from tests.support import worker_bench
-from tests.support.broker_proxy import PRODUCE, BrokerProxy
+from tests.support.broker_proxy import PRODUCE, BrokerProxy, port_of
 from tests.support.windows import DIM, MODALITIES
 from tests.support.worker_bench import Source, make_worker
 
@@ -75,7 +75,7 @@ class Bench:
     @contextmanager
     def cut_off_worker(self, name: str) -> Iterator[BrokerProxy]:
         """A worker behind a network that can fail."""
-        proxy = BrokerProxy(int(self.connection.bootstrap.rsplit(":", 1)[1]))
+        proxy = BrokerProxy(lambda: port_of(self.connection))
         try:
             with self.worker(name, replace(self.connection, bootstrap=proxy.bootstrap)):
                 yield proxy
@@ -131,7 +131,7 @@ def test_an_embedding_that_arrives_after_the_next_owners_is_never_seen(bench: Be
             bench.caught_up()
             bench.source.send_to(U)
             bench.caught_up()
-            assert bench.covers()[-1] == 2
+            bench.wait_for_covers(2)
             network.heal()
             assert held.answered.wait(30)
             seen = bench.covers()
@@ -141,7 +141,7 @@ def test_an_embedding_that_arrives_after_the_next_owners_is_never_seen(bench: Be
         # the one that was cut off has the partition again, and works
         bench.source.send_to(U)
         bench.caught_up()
-        assert bench.covers()[-1] == 3
+        bench.wait_for_covers(3)
 
 
 def test_a_null_that_arrives_after_the_next_owners_embedding_is_never_seen(bench: Bench) -> None:
@@ -171,7 +171,7 @@ def test_a_live_owner_that_was_fenced_opens_again_and_goes_on(bench: Bench) -> N
             late.open()
             bench.source.send_to(U)
             bench.caught_up()
-            assert bench.covers()[-1] == offset
+            bench.wait_for_covers(offset)
             late.close()
     assert bench.covers() == [0, 1, 2]
 
