@@ -9,10 +9,10 @@ import tempfile
 
 from deploy.checks.finding import Finding, Level
 from deploy.lock import holder
+from deploy.serve_file import find
 from deploy.settings.config import Settings
 from store.base.errors import StateError
 from store.base.exposure import check_exposure, is_loopback
-from store.base.files import read_json
 
 FREE_BYTES_WARN = 2 << 30
 FREE_BYTES_FAIL = 200 << 20
@@ -71,7 +71,7 @@ def check_port(settings: Settings) -> Finding:
         return Finding("port", Level.FAIL, f"serve.host = {host!r}: {exc.strerror}", "set it to an address of ours")
     except OSError as exc:
         if exc.errno == errno.EADDRINUSE:
-            state = read_json(settings.store.data_dir.absolute() / "run" / "serve.json")
+            state = find(settings.store.data_dir.absolute())
             if state is not None and holder(settings.store.data_dir.absolute()) is not None:
                 return Finding("port", Level.OK, f"serve answers at {state['url']}")
         return Finding("port", Level.FAIL, f"{host}:{port}: {exc.strerror}", "set serve.port to another one, or 0")

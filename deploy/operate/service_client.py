@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import ssl
 import urllib.parse
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from deploy.serve_file import find, serve_path
 from store.base.errors import AnchorstreamError, NotFoundError
 
 if TYPE_CHECKING:
@@ -116,14 +116,16 @@ class Service:
 
 def running_url(data_dir: Path) -> str:
     """Address of the service that runs on a data directory. Raises ServiceError."""
-    path = data_dir / "run" / "serve.json"
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["url"])
+        found = find(data_dir)
+        if found is not None:
+            return str(found["url"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise ServiceError(
-            f"no service is running on {data_dir} (there is no {path})",
-            action="start it with `anchorstream up --config …`, or name one with --url",
-        ) from None
+        pass  # half a file is none
+    raise ServiceError(
+        f"no service is running on {data_dir} (there is no {serve_path(data_dir)})",
+        action="start it with `anchorstream up --config …`, or name one with --url",
+    )
 
 
 def quote(part: str) -> str:

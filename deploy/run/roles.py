@@ -51,6 +51,7 @@ def run_role(role: str, settings: Settings, *, instance: str, stop: threading.Ev
         raise ConfigError(f"no role {role!r}", action=f"one of: {', '.join(ROLES)}")
     if role == "serve":
         check_exposure(settings.serve)
+    os.umask(0o077)  # state, snapshots and logs tell of users: they are this user's alone
     data_dir = settings.store.data_dir.absolute()
     ready = ready_path(data_dir, role, instance)
     clear_ready(ready)
@@ -144,8 +145,15 @@ def _worker(context: Context) -> None:
 
 
 def _serve(context: Context) -> None:
+    from deploy.serve_file import claimed
+
+    with claimed(context.settings.store.data_dir.absolute(), context.state.name) as say:
+        _serve_alone(context, say)
+
+
+def _serve_alone(context: Context, say: Callable[[str], None]) -> None:
+    """say: to be told the URL once it answers."""
     from deploy.kafka import topic_settings
-    from store.base.files import write_json
     from store.http.app import create_app
     from store.http.connection import ConnectionLimits
     from store.http.server import Serve
@@ -199,10 +207,9 @@ def _serve(context: Context) -> None:
         registrar=registrar,
         embedder=embedder,
     )
-    state_file = data_dir / "run" / "serve.json"
 
     def on_ready(url: str) -> None:
-        write_json(state_file, {"url": url, "pid": os.getpid()})
+        say(url)
         context.on_ready()
 
     serve = Serve(
@@ -219,7 +226,6 @@ def _serve(context: Context) -> None:
     finally:
         registrar.close()
         reader.close()
-        state_file.unlink(missing_ok=True)
 
 
 def _monitor(context: Context) -> None:

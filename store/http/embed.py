@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from store.http.auth import may_read
+from store.http.models import UserId
 from store.http.problems import KINDS, ProblemError, documented
 from store.http.service import Current
 from store.records.embedding import EmbeddingRecord
@@ -23,7 +24,7 @@ class EmbedRequestBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    user_id: Annotated[str, Field(min_length=1, max_length=128)]
+    user_id: UserId
     query: Annotated[str, Field(min_length=1, max_length=2000)] = Field(
         description="what the embedding is about, in natural language; the model reads the first 64 tokens"
     )

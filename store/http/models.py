@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from store.base.settings import MAX_QUERY
+from store.base.user_id import PATTERN
 from store.index.row_table import StoredRecord
 from store.records.embedding import DIM
 
@@ -15,7 +16,7 @@ MAX_QUERIES = 256
 MAX_LISTED = 100_000
 SCHEMAS: dict[str, dict[str, Any]] = {}
 """Of bodies that FastAPI does not parse, by name."""
-UserId = Annotated[str, Field(max_length=128)]
+UserId = Annotated[str, Field(pattern=PATTERN)]
 
 
 class Embedding(BaseModel):

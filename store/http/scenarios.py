@@ -36,7 +36,7 @@ from store.index.back_fill_board import BackFill
 from store.index.catalog import ServedScenario
 from store.index.index import ScenarioIndex, SearchResult
 from store.index.row_table import StoredRecord
-from store.index.search import Filters
+from store.index.selection import Filters
 
 JSON = "application/json"
 MAX_PAGE = 1000
@@ -249,6 +249,8 @@ def _search(index: ScenarioIndex, asked: NeighborsRequest, stop: Stop) -> Search
     users = [asked.user_id] if asked.user_id is not None else asked.user_ids
     if users is not None:
         return index.search_users(users, k=asked.k, exclude_self=asked.exclude_self, filters=filters, stop=stop)
+    if asked.model is not None and asked.model not in (models := index.models()):
+        raise ProblemError("request_invalid", f"body.model: not one of: {', '.join(models) or 'none, there is nobody'}")
     vectors = [asked.vector] if asked.vector is not None else asked.vectors or []
     try:
         queries = np.array(vectors, np.float64)

@@ -13,6 +13,7 @@ import anyio
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Query, Request
 
+from store.base.user_id import user_id_fault
 from store.http.auth import may_read
 from store.http.models import Embedding, to_embedding
 from store.http.problems import ProblemError, documented
@@ -43,6 +44,8 @@ async def get_embedding(
     timeout_ms: Annotated[int, Query(ge=0, le=60_000, description="how long to wait for `min_offset`")] = 5000,
 ) -> Embedding:
     """A user's newest embedding for a scenario. Slashes in a user id may be given as they are or as %2F."""
+    if fault := user_id_fault(user):
+        raise ProblemError("request_invalid", f"path.user: {fault}")
     index = service.index(scenario)
     wanted = _parse(min_offset or [])
     stored = await _wait(request, service, scenario, user, wanted, timeout_ms / 1000) if wanted else None

@@ -10,7 +10,6 @@ what the erased row covered, because an embedding computed before the erasure ca
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -20,16 +19,23 @@ from numpy.typing import NDArray
 
 from store.index import ranking
 from store.index.door import Checked, Entry, Refusal, Refused, check
+from store.index.matrix import BLAS_QUERIES
+from store.index.ranking import Neighbor
 from store.index.read_write_lock import ReadWriteLock
 from store.index.row_meta import Coverage, pack_meta
 from store.index.row_table import RowChunk, RowTable, StoredRecord
-from store.index.search import Answer, Filters, go_on, nearest
+from store.index.search import Answer, ModelSearch, go_on
+from store.index.selection import Filters, Selection
 from store.index.watchers import Watchers
 from store.records.embedding import DIM, EmbeddingRecord
 from store.records.scenario import CONFIGURED
 
-SCAN_ROWS = 2_000_000
-"""Row × query products under one hold of the lock: about 30 ms, the longest the writer waits for a reader."""
+SCAN_PRODUCTS = 1_000_000
+"""Of a row and a query, under one hold of the lock: about 30 ms, the longest the writer waits for a reader."""
+BLAS_PRODUCTS = 6_000_000
+"""The same where there are queries enough for BLAS."""
+SETTLED = 32
+"""Queries whose candidates are ranked under one hold."""
 _ALL = Filters()
 
 
@@ -83,7 +89,6 @@ class ScenarioIndex:
         self._tombstones: dict[str, Tombstone] = {}
         self._applied: dict[int, int] = {}
         self._generation = 0
-        self._sorted: tuple[int, list[str]] = (0, [])
         self.watchers = Watchers()
         """Told of the users of every batch, once it is visible."""
 
@@ -132,12 +137,8 @@ class ScenarioIndex:
     def page(self, after: str, limit: int) -> list[StoredRecord]:
         """Up to `limit` records in order of user id, those above `after`; each as it is now."""
         with self._lock.read():
-            membership, users = self._sorted
-            if membership != self._table.membership:
-                users = sorted(self._table.rows)
-                self._sorted = (self._table.membership, users)
-            start = bisect.bisect_right(users, after) if after else 0
-            return [self._table.stored(user, self.scenario) for user in users[start : start + limit]]
+            users = self._table.after(after, limit)
+            return [self._table.stored(user, self.scenario) for user in users]
 
     def search(
         self,
@@ -162,12 +163,23 @@ class ScenarioIndex:
         with self._lock.read():
             generation, applied = self._generation, dict(self._applied)
             code = self._table.main_model() if model is None else self._table.model_code(model)
-            step = self._queries_per_hold()
-        answers: list[Answer] = []
-        for at in range(0, len(queries), step):
+            owns = [-1] * len(queries)
+            search = ModelSearch(self._table, queries, owns=owns, model_code=code, k=k, filters=filters)
+            scanned = search.scan(self._table, _products(len(queries)))
+        self._finish(search, scanned, len(queries), stop)
+        found: list[tuple[list[Neighbor], int] | None] = []
+        for at in range(0, len(queries), SETTLED):
             go_on(stop)
             with self._lock.read():
-                answers += self._answer(queries[at : at + step], None, False, code, k, filters)
+                search.catch_up(self._table)
+                found += [search.settle(self._table, i) for i in range(at, min(at + SETTLED, len(queries)))]
+        answers: list[Answer] = []
+        for i, settled in enumerate(found):
+            if settled is None:
+                go_on(stop)
+                with self._lock.read():
+                    settled = self._alone(queries[i], -1, code, k, filters, search.selection)
+            answers.append(Answer(None, settled[0], search.model, settled[1]))
         return SearchResult(answers, [], generation, applied)
 
     def search_users(
@@ -183,28 +195,39 @@ class ScenarioIndex:
 
         A user's vector and their neighbours are of the same moment. Raises SearchStopped.
         """
+        answers: dict[int, Answer] = {}
+        searches: list[tuple[list[int], ModelSearch, bool]] = []
         with self._lock.read():
             generation, applied = self._generation, dict(self._applied)
-            step = self._queries_per_hold()
-        answers: list[Answer] = []
-        missing: list[str] = []
-        for at in range(0, len(user_ids), step):
-            go_on(stop)
-            asked = user_ids[at : at + step]
-            with self._lock.read():
-                known = [user for user in asked if user in self._table.rows]
-                missing += [user for user in asked if user not in self._table.rows]
-                rows = self._table.places(known)
-                codes = self._table.model_codes(rows)
-                found: dict[int, Answer] = {}
-                for code in np.unique(codes).tolist():
-                    mine = np.flatnonzero(codes == code).tolist()
-                    queries = np.ascontiguousarray(self._table.matrix.rows[rows[mine]])
-                    users = [known[i] for i in mine]
-                    part = self._answer(queries, users, exclude_self, code, k, filters)
-                    found.update(zip(mine, part, strict=True))
-                answers += [found[i] for i in range(len(known))]
-        return SearchResult(answers, missing, generation, applied)
+            known = [i for i, user in enumerate(user_ids) if user in self._table.rows]
+            rows = self._table.places(user_ids[i] for i in known)
+            codes = self._table.model_codes(rows)
+            budget = _products(len(known))
+            for code in np.unique(codes).tolist():
+                mine = np.flatnonzero(codes == code)
+                queries = np.ascontiguousarray(self._table.matrix.rows[rows[mine]])
+                owns = rows[mine].tolist() if exclude_self else [-1] * len(mine)
+                search = ModelSearch(self._table, queries, owns=owns, model_code=code, k=k, filters=filters)
+                searches.append(([known[i] for i in mine.tolist()], search, search.scan(self._table, budget)))
+        places = dict(zip(known, rows.tolist(), strict=True))
+        for asked, search, scanned in searches:
+            self._finish(search, scanned, len(asked), stop)
+            for at in range(0, len(asked), SETTLED):
+                go_on(stop)
+                with self._lock.read():
+                    search.catch_up(self._table)
+                    for n, i in enumerate(asked[at : at + SETTLED], at):
+                        settled = None if search.was_written(places[i]) else search.settle(self._table, n)
+                        if settled is not None:
+                            answers[i] = Answer(user_ids[i], settled[0], search.model, settled[1])
+            for i in asked:
+                if i not in answers:
+                    go_on(stop)
+                    with self._lock.read():
+                        if (answer := self._user_alone(user_ids[i], exclude_self, k, filters, search)) is not None:
+                            answers[i] = answer
+        missing = [user for i, user in enumerate(user_ids) if i not in answers]
+        return SearchResult([answers[i] for i in sorted(answers)], missing, generation, applied)
 
     # writing: one thread
 
@@ -272,23 +295,37 @@ class ScenarioIndex:
 
     # inside the lock, or on the writer thread (the only one that changes what it reads)
 
-    def _queries_per_hold(self) -> int:
-        return max(1, SCAN_ROWS // max(1, self._table.used))
+    def _finish(self, search: ModelSearch, scanned: bool, queries: int, stop: Callable[[], bool]) -> None:
+        """Scan to the end, hold by hold. Not inside the lock."""
+        while not scanned:
+            go_on(stop)
+            with self._lock.read():
+                scanned = search.scan(self._table, _products(queries))
 
-    def _answer(
-        self,
-        queries: NDArray[np.float32],
-        users: Sequence[str] | None,
-        exclude_self: bool,
-        code: int,
-        k: int,
-        filters: Filters,
-    ) -> list[Answer]:
-        asked: Sequence[str | None] = users if users is not None else [None] * len(queries)
-        excluded = asked if exclude_self else [None] * len(queries)
-        found = nearest(self._table, queries, excluded=excluded, model_code=code, k=k, filters=filters)
-        model = self._table.models[code] if code >= 0 else None
-        return [Answer(user, near, model, count) for user, (near, count) in zip(asked, found, strict=True)]
+    def _alone(
+        self, query: NDArray[np.float32], own: int, code: int, k: int, filters: Filters, selection: Selection | None
+    ) -> tuple[list[Neighbor], int]:
+        """One query in one hold: where rows were written under a search, or ties reach past its candidates."""
+        queries = np.ascontiguousarray(query[None])
+        search = ModelSearch(
+            self._table, queries, owns=[own], model_code=code, k=k, filters=filters, selection=selection
+        )
+        search.scan(self._table, self._table.used)
+        settled = search.settle(self._table, 0)
+        return settled if settled is not None else search.resolve(self._table, 0)
+
+    def _user_alone(
+        self, user: str, exclude_self: bool, k: int, filters: Filters, search: ModelSearch
+    ) -> Answer | None:
+        row = self._table.rows.get(user)
+        if row is None:
+            return None
+        code = self._table.model_at(row)
+        model = self._table.models[code]
+        same = search.selection if model == search.model else None
+        query = self._table.matrix.rows[row]
+        neighbors, eligible = self._alone(query, row if exclude_self else -1, code, k, filters, same)
+        return Answer(user, neighbors, model, eligible)
 
     def _apply(self, batch: Sequence[Entry], now_ms: int, out: Applied) -> None:
         checked = check(batch, scenario=self.scenario, dim=self.dim, registration=self.registration)
@@ -347,6 +384,10 @@ class ScenarioIndex:
 
     def _advance(self, partition: int, offset: int) -> None:
         self._applied[partition] = max(offset, self._applied.get(partition, 0))
+
+
+def _products(queries: int) -> int:
+    return SCAN_PRODUCTS if queries < BLAS_QUERIES else BLAS_PRODUCTS
 
 
 def _covered(record: EmbeddingRecord, tombstone: Tombstone) -> bool:

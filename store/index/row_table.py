@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sortedcontainers import SortedList
 
 from store.index.matrix import Matrix
 from store.index.row_meta import RowMeta, unpack_meta
@@ -40,6 +42,7 @@ class _Columns(NamedTuple):
     partitions: NDArray[np.int32]
     offsets: NDArray[np.int64]
     models: NDArray[np.int32]
+    written: NDArray[np.int64]
 
     @classmethod
     def empty(cls, capacity: int, dim: int) -> _Columns:
@@ -49,11 +52,12 @@ class _Columns(NamedTuple):
             np.full(capacity, -1, np.int32),
             np.full(capacity, -1, np.int64),
             np.full(capacity, -1, np.int32),
+            np.zeros(capacity, np.int64),
         )
 
     def arrays(self) -> list[NDArray[Any]]:
         """All columns but the matrix."""
-        return [self.live, self.partitions, self.offsets, self.models]
+        return [self.live, self.partitions, self.offsets, self.models, self.written]
 
 
 class RowTable:
@@ -69,8 +73,10 @@ class RowTable:
         self.models: list[str] = []
         self.model_users: list[int] = []
         """Live users per model code."""
-        self.membership = 0
-        """Changes whenever a user comes or goes."""
+        self.order: SortedList[str] = SortedList()
+        """Live users in order of their ids."""
+        self.writes = 0
+        """Rows written or cleared so far."""
         self._columns = _Columns.empty(capacity, dim)
         self._users: list[str | None] = []
         self._metas: list[bytes] = []
@@ -111,8 +117,18 @@ class RowTable:
         """Places of the known ones among `users`, in their order."""
         return np.array([row for user in users if (row := self.rows.get(user)) is not None], np.int64)
 
+    def model_at(self, row: int) -> int:
+        """Code of the model at a place, -1 where nobody is."""
+        return int(self._columns.models[row])
+
+    def written_after(self, writes: int) -> NDArray[np.int64]:
+        """Places written or cleared since `self.writes` was this, ascending."""
+        return np.flatnonzero(self._columns.written[: self.used] > writes)
+
     def live_mask(self, model_code: int) -> NDArray[np.bool_]:
         """(used,): live and of this model. A copy."""
+        if model_code >= 0 and self.model_users[model_code] == self.used:
+            return np.ones(self.used, bool)
         live: NDArray[np.bool_] = self._columns.live[: self.used] & (self._columns.models[: self.used] == model_code)
         return live
 
@@ -132,6 +148,11 @@ class RowTable:
             events=meta.events,
         )
         return StoredRecord(record, *self.version(row), meta.applied_at)
+
+    def after(self, user_id: str, limit: int) -> list[str]:
+        """The first `limit` live users above a user id ("" = from the beginning), in order."""
+        following = self.order.irange(user_id or None, None, inclusive=(False, True))
+        return list(itertools.islice(following, limit))
 
     def copy(self, start: int, stop: int) -> RowChunk | None:
         """Live rows among places [start, stop); None past the last place."""
@@ -178,6 +199,7 @@ class RowTable:
         columns.live[row] = True
         columns.partitions[row], columns.offsets[row] = version
         columns.models[row] = code
+        self._mark(row)
         self.model_users[code] += 1
         self._metas[row] = meta
 
@@ -193,7 +215,8 @@ class RowTable:
         self._users[row] = None
         self._metas[row] = b""
         self._free.append(row)
-        self.membership += 1
+        self._mark(row)
+        self.order.remove(user)
 
     def _take(self, user: str) -> int:
         if self._free:
@@ -205,8 +228,12 @@ class RowTable:
             self._users.append(user)
             self._metas.append(b"")
         self.rows[user] = row
-        self.membership += 1
+        self.order.add(user)
         return row
+
+    def _mark(self, row: int) -> None:
+        self.writes += 1
+        self._columns.written[row] = self.writes
 
     def _code(self, model: str) -> int:
         if model not in self.models:

@@ -82,5 +82,5 @@ class Twin:
             for user, (_, record) in self.rows.items()
             if record.model == model and user not in deny and (allow is None or user in allow)
         ]
-        kept = [(user, score) for user, score in scored if min_score is None or score >= min_score]
+        kept = [(user, score) for user, score in scored if min_score is None or score >= min_score - 1e-6]
         return sorted(kept, key=lambda pair: (-pair[1], pair[0]))[:k]

@@ -181,6 +181,11 @@ def test_models_are_never_mixed(serving: Serving) -> None:
         {"user_ids": []},
         {"user_ids": ["a"] * 257},
         {"user_id": "x" * 129},
+        {"user_id": "a\n"},
+        {"user_id": ""},
+        {"user_ids": ["a", "a\x00"]},
+        {"vector": [1.0] * 128, "model": "unknown"},
+        {"user_id": None},
         {"user_id": 7},
         {"vector": [1.0] * 127},
         {"vector": [0.0] * 128},
@@ -197,6 +202,38 @@ def test_models_are_never_mixed(serving: Serving) -> None:
 def test_a_wrong_neighbors_request_is_refused(serving: Serving, body: dict[str, Any]) -> None:
     serving.add("a")
     assert_problem(serving.client.post("/v1/scenarios/churn/neighbors", json=body), "request_invalid")
+
+
+def test_an_unknown_model_is_an_error_and_says_which_there_are(serving: Serving) -> None:
+    """C12: it was an empty answer."""
+    serving.add("a", model="here")
+    body = {"vector": [1.0] * 128, "model": "nowhere"}
+    problem = assert_problem(serving.client.post("/v1/scenarios/churn/neighbors", json=body), "request_invalid")
+    assert "here" in problem["detail"]
+
+
+def test_the_highest_min_score_finds_the_vector_itself(serving: Serving) -> None:
+    """C12: rounding took some vectors' own score below 1."""
+    for i in range(200):
+        serving.add(f"u{i}")
+    path = "/v1/scenarios/churn/neighbors"
+    for i in range(200):
+        vector = serving.client.get(f"/v1/users/u{i}/embeddings/churn").json()["vector"]
+        body = {"vector": vector, "min_score": 1, "k": 3}
+        (found,) = serving.client.post(path, json=body).json()["results"]
+        assert [near["user_id"] for near in found["neighbors"]] == [f"u{i}"]
+
+
+def test_what_was_sent_is_not_repeated_at_length(serving: Serving) -> None:
+    """C12: an over-long key came back whole, 3 MB."""
+    for body in ({"x" * 3_000_000: 1}, {"user_id": "x" * 3_000_000}, {"allow": [1] * 100_000}):
+        answer = serving.client.post("/v1/scenarios/churn/neighbors", json=body)
+        assert_problem(answer, "request_invalid")
+        assert len(answer.content) < 5000
+    for path in (f"/v1/scenarios/{'x' * 9000}", f"/v1/users/a/embeddings/{'x' * 9000}", f"/{'x' * 9000}"):
+        assert len(serving.client.get(path).content) < 5000
+    answer = serving.client.post("/v1/embed", json={"y" * 60_000: 1})
+    assert len(answer.content) < 5000
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b'{"vector": [NaN]}', b"[]", b"null", b'{"vector": [1e999]}'])
@@ -246,7 +283,9 @@ def test_scenarios_and_their_export(serving: Serving) -> None:
         ("POST", "/livez", "method_not_allowed"),
         ("DELETE", "/v1/scenarios", "method_not_allowed"),
         ("GET", "/v1/users/nobody/embeddings/churn", "user_unknown"),
-        ("GET", "/v1/users//embeddings/churn", "user_unknown"),
+        ("GET", "/v1/users//embeddings/churn", "request_invalid"),
+        ("GET", "/v1/users/a%00/embeddings/churn", "request_invalid"),
+        ("GET", f"/v1/users/{'x' * 129}/embeddings/churn", "request_invalid"),
         ("GET", "/v1/users/anna/embeddings/nope", "scenario_unknown"),
         ("GET", "/v1/scenarios/nope", "scenario_unknown"),
         ("GET", "/v1/scenarios/nope/embeddings", "scenario_unknown"),
@@ -398,6 +437,14 @@ def test_openapi_is_the_committed_one(serving: Serving) -> None:
     committed = json.loads(Path(__file__).with_name("openapi.json").read_text())
     assert description() == committed, "renew it: python -m store.http.openapi > tests/store/http/openapi.json"
     assert serving.client.get("/openapi.json").json() == committed
+
+
+def test_every_reference_of_the_description_leads_somewhere() -> None:
+    """C12: HTTPValidationError did not."""
+    text = json.dumps(description())
+    names = set(re.findall(r'"#/components/schemas/([^"]+)"', text))
+    assert names
+    assert names <= description()["components"]["schemas"].keys()
 
 
 def test_every_code_and_route_is_documented() -> None:

@@ -11,10 +11,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from store.index import index as index_module
 from store.index import search
 from store.index.door import Entry
 from store.index.index import ScenarioIndex
-from store.index.search import Filters
+from store.index.selection import Filters
 from store.index.snapshot import SnapshotStore, Wanted
 from tests.support.index_twin import DIM, Twin, entry, partition_of
 
@@ -29,8 +30,13 @@ vectors = st.one_of(near, near, near, st.none(), bad.map(lambda v: v.astype(np.f
 
 @pytest.fixture
 def narrow_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One candidate beyond k: with so few users the search would otherwise always fetch all of them."""
+    """With so few users a search would otherwise fetch all of them, in one block and one hold of the lock."""
     monkeypatch.setattr(search, "OVERFETCH", 1)
+    monkeypatch.setattr(search, "BLOCK_ROWS", 5)
+    monkeypatch.setattr(search, "TIED_ROWS", 2)
+    monkeypatch.setattr(index_module, "SCAN_PRODUCTS", 7)
+    monkeypatch.setattr(index_module, "BLAS_PRODUCTS", 50)
+    monkeypatch.setattr(index_module, "SETTLED", 3)
 
 
 class IndexMachine(RuleBasedStateMachine):
@@ -150,6 +156,64 @@ class IndexMachine(RuleBasedStateMachine):
         unit = (direction / np.linalg.norm(direction.astype(np.float64))).astype(np.float32).astype(np.float64)
         assert [tuple(pair) for pair in answer.neighbors] == self.twin.neighbors(unit, k, model, None, set(), None)
 
+    @rule(
+        asked=st.lists(users, min_size=1, max_size=12),
+        k=st.integers(1, 30),
+        allow=st.none() | st.sets(users, min_size=12),
+        deny=st.sets(users, max_size=3),
+        by_vector=st.booleans(),
+        written=st.lists(st.tuples(users, near | st.none(), st.sampled_from(["m1", "m1", "m2"])), max_size=12),
+    )
+    def written_between_the_holds(
+        self,
+        asked: list[str],
+        k: int,
+        allow: set[str] | None,
+        deny: set[str],
+        by_vector: bool,
+        written: list[tuple[str, np.ndarray | None, str]],
+    ) -> None:
+        """C8: a search that is interrupted by writes answers as of some moment between its begin and its end."""
+        filters, left = Filters(allow, deny), list(written)
+        moments = [Twin(dict(self.twin.rows))]
+
+        def write() -> bool:
+            if left:
+                user, vector, model = left.pop()
+                self.offset += 1
+                item = entry(
+                    user, self.offset, vector, covers={"t:0": self.offset}, model=model, registration=self.registration
+                )
+                self.twin.apply(item)
+                self.index.apply([item], now_ms=1)
+                self.log.append(item)
+                moments.append(Twin(dict(self.twin.rows)))
+            return False
+
+        if by_vector:
+            queries = [
+                np.random.default_rng(int(user[1:]) % 6).standard_normal(DIM).astype(np.float32) for user in asked
+            ]
+            found = self.index.search(np.stack(queries), k=k, filters=filters, model="m1", stop=write)
+            for query, answer in zip(queries, found.answers, strict=True):
+                unit = (query / np.linalg.norm(query.astype(np.float64))).astype(np.float32).astype(np.float64)
+                possible = [twin.neighbors(unit, k, "m1", allow, deny, None) for twin in moments]
+                assert [tuple(pair) for pair in answer.neighbors] in possible
+            return
+        found = self.index.search_users(asked, k=k, filters=filters, stop=write)
+        assert sorted([answer.user_id for answer in found.answers] + found.missing) == sorted(asked)
+        for user in found.missing:
+            assert any(user not in twin.rows for twin in moments)
+        for answer in found.answers:
+            assert answer.user_id is not None
+            there = [twin for twin in moments if answer.user_id in twin.rows]
+            possible = [
+                twin.neighbors(twin.vector(answer.user_id), k, answer.model, allow, deny | {answer.user_id}, None)
+                for twin in there
+                if twin.rows[answer.user_id][1].model == answer.model
+            ]
+            assert [tuple(pair) for pair in answer.neighbors] in possible
+
     @invariant()
     def same_rows(self) -> None:
         if not hasattr(self, "twin"):
@@ -168,5 +232,5 @@ class IndexMachine(RuleBasedStateMachine):
         assert self.index.models() == {m: n for m, n in counts.items() if n}
 
 
-IndexMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=20, deadline=None)
+IndexMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
 TestIndex = pytest.mark.usefixtures("narrow_fetch")(IndexMachine.TestCase)

@@ -154,18 +154,23 @@ def test_lock_lets_readers_share_and_a_writer_in_between() -> None:
     assert order == ["writer", "late reader"]
 
 
-@pytest.mark.parametrize("share", [0.0005, 0.02, 0.5, 1.0])
-def test_selected_rows_are_searched_and_no_others(share: float) -> None:
+@pytest.mark.parametrize("share", [0.0005, 0.02, 0.3, 0.9, 0.999, 1.0])
+@pytest.mark.parametrize("count", [1, 9])
+def test_rows_that_take_part_are_searched_and_no_others(share: float, count: int) -> None:
     rng = np.random.default_rng(4)
     matrix = Matrix(5000, 16)
     matrix.rows[:4000] = rng.standard_normal((4000, 16))
-    selected = np.sort(rng.choice(4000, max(1, int(4000 * share)), replace=False)).astype(np.int64)
-    queries = rng.standard_normal((9, 16)).astype(np.float32)
+    selected = np.sort(rng.choice(3000, max(1, int(3000 * share)), replace=False)).astype(np.int64)
+    mask = np.zeros(3000, bool)
+    mask[selected] = True
+    queries = rng.standard_normal((count, 16)).astype(np.float32)
     fetch = min(20, len(selected))
-    _, rows = matrix.top(queries, fetch, used=4000, selected=selected)
-    for query, found in zip(queries, rows, strict=True):
-        expected = selected[np.argsort(-(matrix.rows[selected] @ query))[:fetch]]
-        assert set(found) == set(expected)
+    scores, rows = matrix.top(queries, fetch, start=1000, stop=4000, mask=mask)
+    for query, found, found_scores in zip(queries, rows, scores, strict=True):
+        expected = 1000 + selected[np.argsort(-(matrix.rows[1000 + selected] @ query))[:fetch]]
+        best = found[np.argsort(-found_scores)][:fetch]
+        assert set(best) == set(expected)
+        assert {row for row in found if row >= 0} <= set(1000 + selected)
 
 
 def _guarded(run: Callable[[], None], failures: list[str], ended: threading.Event) -> threading.Thread:
