@@ -8,6 +8,7 @@ accepted depends on its partition alone, not on who was read first (docs/adr/000
 
 from __future__ import annotations
 
+from stream.commit_metadata import decode
 from stream.settings import Clock
 
 Source = tuple[str, int]
@@ -49,12 +50,7 @@ class EventClock:
             self._newest[source] = newest
 
 
-def write_clock(clock: int | None) -> str:
-    """Metadata of a committed offset."""
-    return "" if clock is None else f"clock={clock}"
-
-
 def read_clock(metadata: str | None) -> int | None:
-    """Inverse of `write_clock`; None for anything else, such as an offset set by hand."""
-    name, _, value = (metadata or "").partition("=")
-    return int(value) if name == "clock" and value.isascii() and value.isdigit() else None
+    """The clock in a committed offset's metadata; None for anything else, such as an offset set by hand."""
+    value = decode(metadata).get("clock", "")
+    return int(value) if value.isascii() and value.isdigit() else None

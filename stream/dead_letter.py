@@ -31,6 +31,7 @@ class DeadLetterHeaders(NamedTuple):
     error: a code of stream/rejection.py. source_*: where the raw message lay; source_timestamp: its producer's or the
     broker's, epoch ms, as it said. truncated, key_truncated: the value's and the key's original length in bytes, only
     where it was too long to be carried whole. headers_left_out: how many of the message's own were too long.
+    source_name: the topic in derived ids, where it is not `source_topic` (stream/raw_topics/registry.py).
     """
 
     error: str
@@ -42,6 +43,7 @@ class DeadLetterHeaders(NamedTuple):
     source_timestamp: int | None = None
     key_truncated: int | None = None
     headers_left_out: int | None = None
+    source_name: str | None = None
 
     def encode(self) -> list[tuple[str, bytes]]:
         """As Kafka takes them."""
@@ -67,6 +69,7 @@ class DeadLetterHeaders(NamedTuple):
             number("source_timestamp", "-"),
             number("key_truncated"),
             number("headers_left_out"),
+            found.get("source_name") or None,
         )
 
 
@@ -89,6 +92,7 @@ def dead_letter(
     timestamp: int | None = None,
     headers: Headers | None = None,
     max_bytes: int = MAX_MESSAGE_BYTES,
+    source_name: str | None = None,
 ) -> DeadLetter:
     """Wrap one refused message.
 
@@ -97,6 +101,7 @@ def dead_letter(
         timestamp: the message's, epoch ms; None = it has none.
         headers: the message's own.
         max_bytes: of the whole letter; key, headers and value are cut to fit.
+        source_name: what the topic is called in derived ids.
     """
     truncated = key_truncated = None
     if value is not None and len(value) > max_bytes - RESERVED_BYTES:
@@ -120,6 +125,7 @@ def dead_letter(
         timestamp,
         key_truncated,
         left_out or None,
+        source_name if source_name != topic else None,
     )
     return DeadLetter(key, value, [*said.encode(), *carried])
 

@@ -42,6 +42,7 @@ class Topics:
         self.dead_letters = f"{self.prefix}.dead-letters"
         self.scenarios = f"{self.prefix}.scenarios"
         self.back_fills = f"{self.prefix}.back-fills"
+        self.raw_topics = f"{self.prefix}.raw-topics"
         self.embed_requests = f"{self.prefix}.embed-requests"
         self.embed_replies = f"{self.prefix}.embed-replies"
         self.group_ingest = f"{self.prefix}.ingest"
@@ -76,6 +77,7 @@ class Topics:
             # one partition each: few records, and every reader reads them all
             TopicSpec(self.scenarios, 1, COMPACT),
             TopicSpec(self.back_fills, 1, COMPACT),
+            TopicSpec(self.raw_topics, 1, COMPACT),
             TopicSpec(self.embed_requests, n, brief),
             TopicSpec(self.embed_replies, 1, brief),
             # never deleted by age: a person decides (dead-letters replay)

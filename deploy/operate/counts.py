@@ -49,7 +49,7 @@ def refused(connection: Connection, topic: str) -> Counter[str]:
     seen: set[tuple[str | None, int | None, int | None]] = set()
     codes: Counter[str] = Counter()
     for letter in dead_letters.read(connection, topic):
-        place = (letter.source_topic, letter.source_partition, letter.source_offset)
+        place = (letter.source_name or letter.source_topic, letter.source_partition, letter.source_offset)
         if place not in seen:
             seen.add(place)
             codes[letter.error] += 1

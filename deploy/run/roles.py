@@ -161,6 +161,7 @@ def _serve_alone(context: Context, say: Callable[[str], None]) -> None:
     from store.index.serve_state import ServeState
     from store.index.snapshot import SnapshotStore
     from stream.lag.reader import LagReader, plan
+    from stream.raw_topics.registry import RawTopics
     from stream.scenarios.feed import ScenarioFeed
     from stream.scenarios.registrar import ScenarioRegistrar
     from stream.serve.embed_client import EmbedClient
@@ -185,6 +186,7 @@ def _serve_alone(context: Context, say: Callable[[str], None]) -> None:
     reader = LagReader(context.connection, plan(topics, raw, settings.scenario_names))
     # `verify` finds the snapshots of the first instance without a broker
     folder = data_dir / "serve" if context.state.name == "0" else context.state
+    raw_topics = None if context.connection.embedded else RawTopics(context.connection, topics, topics.group_serve)
     tail = ServeTail(
         context.connection,
         topics,
@@ -192,6 +194,7 @@ def _serve_alone(context: Context, say: Callable[[str], None]) -> None:
         feed,
         state,
         SnapshotStore(folder, identity=context.connection.identity),
+        raw_topics=raw_topics,
         snapshot_interval_seconds=settings.store.snapshot_interval_seconds,
         on_scenarios=lambda: reader.watch(plan(topics, raw, state.catalog)),
         on_registry=registrar.adopted,
@@ -206,6 +209,7 @@ def _serve_alone(context: Context, say: Callable[[str], None]) -> None:
         state.back_fills,
         registrar=registrar,
         embedder=embedder,
+        source_of=lambda topic: topic if raw_topics is None else raw_topics.sources.get(topic, topic),
     )
 
     def on_ready(url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
@@ -58,6 +59,7 @@ class Service:
 
     catalog: the scenarios, as they are at each request. lag: body of `GET /v1/lag` but for freshness.
     back_fills: how far those of the scenarios are.
+    source_of: a raw topic's name in `covers`: one that was made anew has another.
     embedder: None = no ad-hoc queries. registrar: None = nothing can be registered.
     """
 
@@ -69,6 +71,7 @@ class Service:
     back_fills: BackFillBoard
     embedder: QueryEmbedder | None = None
     registrar: Registrar | None = None
+    source_of: Callable[[str], str] = lambda topic: topic
 
     def scenario(self, name: str) -> ServedScenario:
         """A scenario that is served; it stays whole for the caller when it is retired meanwhile.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated
 
@@ -22,7 +22,9 @@ from store.index.row_table import StoredRecord
 
 LOOK_UP_SECONDS = 0.5
 """How often a request that waits looks whether its client still does, and its scenario still is."""
-_MIN_OFFSET = re.compile(r"(?P<source>[a-zA-Z0-9._-]{1,249}:\d{1,9}):(?P<offset>\d{1,18})", re.ASCII)
+_MIN_OFFSET = re.compile(
+    r"(?P<topic>[a-zA-Z0-9._-]{1,249}(#[0-9a-f]{8})?):(?P<partition>\d{1,9}):(?P<offset>\d{1,18})", re.ASCII
+)
 
 router = APIRouter(tags=["embeddings"], dependencies=[Depends(may_read)])
 
@@ -47,7 +49,7 @@ async def get_embedding(
     if fault := user_id_fault(user):
         raise ProblemError("request_invalid", f"path.user: {fault}")
     index = service.index(scenario)
-    wanted = _parse(min_offset or [])
+    wanted = _parse(min_offset or [], service.source_of)
     stored = await _wait(request, service, scenario, user, wanted, timeout_ms / 1000) if wanted else None
     stored = stored or await run_sync(index.get, user)
     service.same_index(scenario, index)
@@ -89,12 +91,12 @@ def _covers(stored: StoredRecord, wanted: Mapping[str, int]) -> bool:
     return all(stored.record.covers.get(source, -1) >= offset for source, offset in wanted.items())
 
 
-def _parse(values: list[str]) -> dict[str, int]:
+def _parse(values: list[str], source_of: Callable[[str], str]) -> dict[str, int]:
     wanted: dict[str, int] = {}
     for value in values:
         found = _MIN_OFFSET.fullmatch(value)
         if found is None:
             raise ProblemError("request_invalid", f"query.min_offset: {value[:300]!r} is not topic:partition:offset")
-        source = found["source"]
+        source = f"{source_of(found['topic'])}:{found['partition']}"
         wanted[source] = max(int(found["offset"]), wanted.get(source, -1))
     return wanted

@@ -143,7 +143,7 @@ class _Columns:
     def add(self, letter: RefusedEvent) -> None:
         topic = self._topics.setdefault(letter.source_topic or "", len(self._topics))
         # a topic that was made anew has other messages at the same places: equal letters have equal bytes
-        content = blake2b(repr((letter.key, letter.value)).encode(), digest_size=8).digest()
+        content = blake2b(repr((letter.source_name, letter.key, letter.value)).encode(), digest_size=8).digest()
         partition, offset = letter.source_partition, letter.source_offset
         self._rows.extend(
             (

@@ -45,6 +45,7 @@ class RefusedEvent:
     source_timestamp: int | None = None
     key_truncated: int | None = None
     headers_left_out: int | None = None
+    source_name: str | None = None
     headers: tuple[tuple[str, bytes | None], ...] = ()
 
     @property

@@ -107,7 +107,7 @@ class Targets:
                 return Left(ErrorCode.MISSING_MODALITY, f"names none of {', '.join(self._modalities)}")
             topic, partition, place = named, -1, (self._topics.dead_letters, letter.partition, letter.offset)
         else:
-            place = (topic, partition, offset)
+            place = (letter.source_name or topic, partition, offset)
         value = with_event_id(value, derived_id(*place))
         verdict = self._validator.validate(value, topic, partition, place[2], wall_ms, wall_ms)
         if isinstance(verdict, Rejection):

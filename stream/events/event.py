@@ -22,7 +22,8 @@ class Event(NamedTuple):
 
     ts: event time, ms. text: rendered by the modality's template. numbers: as configured, None = missing.
     fields: {name: value} of a tabular modality, else None (then `text` and `numbers` are empty).
-    source_topic, source_partition, source_offset: the raw message.
+    source_topic, source_partition, source_offset: the raw message; a topic that was deleted and made anew has a name of
+    its own here (stream/raw_topics/registry.py).
     produced_at: timestamp of the raw message, ms. ingested_at: when ingest accepted it, ms.
     """
 

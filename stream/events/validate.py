@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -47,9 +47,17 @@ class Refused(Exception):
 class Validator:
     """The rules of one configuration."""
 
-    def __init__(self, modalities: Mapping[str, ModalitySettings], settings: IngestSettings, clock: EventClock) -> None:
+    def __init__(
+        self,
+        modalities: Mapping[str, ModalitySettings],
+        settings: IngestSettings,
+        clock: EventClock,
+        source_of: Callable[[str], str] = lambda topic: topic,
+    ) -> None:
+        """source_of: what a raw topic is called in `covers` and in derived ids."""
         self._settings = settings
         self._clock = clock
+        self._source_of = source_of
         self._max_future_ms = int(settings.max_future_seconds * 1000)
         self._rules: dict[str, dict[str, _Rules]] = {}
         self._only: dict[str, _Rules] = {}
@@ -74,14 +82,15 @@ class Validator:
         try:
             user_id = _user_id(raw)
             rules = self._modality(raw, topic)
-            event_id = _event_id(raw) or derived_id(topic, partition, offset)
+            name = self._source_of(topic)
+            event_id = _event_id(raw) or derived_id(name, partition, offset)
             ts = self._ts(raw, rules, (topic, partition), wall_ms)
             text, numbers, fields = rules.content(raw)
         except Refused as refused:
             return refused.rejection
         self._clock.advance((topic, partition), ts)
         return Event(
-            user_id, rules.name, ts, event_id, text, numbers, fields, topic, partition, offset, produced_at, wall_ms
+            user_id, rules.name, ts, event_id, text, numbers, fields, name, partition, offset, produced_at, wall_ms
         )
 
     def _modality(self, raw: dict[str, Any], topic: str) -> _Rules:

@@ -12,13 +12,20 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from stream.clock import Source
+from stream.commit_metadata import encode
 
 
 class RawPosition(NamedTuple):
-    """Where a raw partition is read on, and the stream's clock there (None before its first event)."""
+    """Where a raw partition is read on, the stream's clock there (None before its first event), and the topic's id."""
 
     next_offset: int
     clock: int | None
+    topic_id: str | None = None
+
+    @property
+    def metadata(self) -> str:
+        """Of the committed offset."""
+        return encode({"clock": self.clock, "topic": self.topic_id})
 
 
 @dataclass(slots=True)

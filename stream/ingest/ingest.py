@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -22,7 +22,8 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from store.base import logs, metrics
 from store.base.settings import ModalitySettings
 from store.base.stop import Stopped, obey
-from stream.clock import EventClock, Source, read_clock, write_clock
+from stream.clock import EventClock, Source, read_clock
+from stream.commit_metadata import decode
 from stream.dead_letter import dead_letter
 from stream.events.event import Event
 from stream.events.packing import packs
@@ -33,6 +34,8 @@ from stream.kafka.consumer_errors import ConsumerErrors
 from stream.kafka.pacing import SafeProducer
 from stream.kafka.partitioner import partition_of
 from stream.kafka.positions import resume_positions
+from stream.raw_topics.ids import TopicIds
+from stream.raw_topics.registry import RawTopics
 from stream.rejection import Rejection
 from stream.settings import IngestSettings
 from stream.topics import Topics
@@ -72,7 +75,10 @@ class Ingest:
         self._on_ready = on_ready
         self._wall = wall
         self._clock = EventClock(settings.clock, int(settings.max_age_days * 86_400_000))
-        self._validator = Validator(modalities, settings, self._clock)
+        self._ids = TopicIds(connection)
+        self._topic_ids: dict[str, str] = {}
+        self._registry = None if connection.embedded else RawTopics(connection, topics, topics.group_ingest)
+        self._validator = Validator(modalities, settings, self._clock, self._source_of)
         self._in_flight = InFlight()
         self._assigned: set[Source] = set()
         self._ready = False
@@ -126,10 +132,14 @@ class Ingest:
             self._assigned.clear()  # leave the group without committing
             raise
         finally:
+            self._ids.close()
+            if self._registry is not None:
+                self._registry.close()
             self._consumer.close()
 
     def _round(self) -> None:
         """Steps 1 to 4 for one batch."""
+        self._look_at_topics()
         messages, ended = self._read()
         if messages:
             started = time.monotonic()
@@ -164,7 +174,7 @@ class Ingest:
                 ended.pop(source, None)
             elif message.error().code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
                 ended[source] = message.offset()
-            else:
+            elif not self._made_anew(message.topic()):
                 self._errors.judge(message)
         return good, ended
 
@@ -172,7 +182,7 @@ class Ingest:
         """Offsets without a message, up to the end, are done once all before them is."""
         beyond = {s: end for s, end in ended.items() if s in self._assigned and end > self._read_to.get(s, end)}
         if beyond:
-            self._in_flight.open().seal({s: RawPosition(end, self._clock.get(s)) for s, end in beyond.items()})
+            self._in_flight.open().seal({s: self._position(s, end) for s, end in beyond.items()})
             self._read_to.update(beyond)
 
     def _process(self, messages: Sequence[Any]) -> None:
@@ -203,7 +213,7 @@ class Ingest:
                 batch.sent()
                 self._producer.produce(self._topics.events, value, partition=partition, on_delivery=batch.on_delivery)
         self._read_to.update(ends)
-        batch.seal({source: RawPosition(end, self._clock.get(source)) for source, end in ends.items()})
+        batch.seal({source: self._position(source, end) for source, end in ends.items()})
         self._resume()
         self._count(counts, refused)
 
@@ -219,6 +229,7 @@ class Ingest:
             timestamp=timestamp if kind else None,
             headers=message.headers(),
             max_bytes=self._topics.dead_letter_max_bytes,
+            source_name=self._source_of(message.topic()),
         )
         batch.sent()
         self._producer.produce(
@@ -242,9 +253,47 @@ class Ingest:
 
     def _committable(self) -> list[TopicPartition]:
         self._done.update(self._in_flight.take_done())
-        # a partition that moved away is its new owner's to commit
-        self._done = {source: position for source, position in self._done.items() if source in self._assigned}
-        return [TopicPartition(*s, p.next_offset, metadata=write_clock(p.clock)) for s, p in self._done.items()]
+        # a partition that moved away is its new owner's to commit; a topic made anew has other offsets
+        self._done = {
+            source: position
+            for source, position in self._done.items()
+            if source in self._assigned and position.topic_id == self._topic_ids.get(source[0])
+        }
+        return [TopicPartition(*s, p.next_offset, metadata=p.metadata) for s, p in self._done.items()]
+
+    def _position(self, source: Source, next_offset: int) -> RawPosition:
+        return RawPosition(next_offset, self._clock.get(source), self._topic_ids.get(source[0]))
+
+    def _source_of(self, topic: str) -> str:
+        return topic if self._registry is None else self._registry.sources.get(topic, topic)
+
+    def _look_at_topics(self) -> None:
+        """Every LOOK_SECONDS, without waiting: whether each is still the one that is read."""
+        try:
+            found = self._ids.look({topic for topic, _ in self._assigned})
+        except KafkaException as exc:
+            self._errors.passing(exc.args[0], what="topic ids")
+            return
+        self._read_anew({topic for topic, id_ in found.items() if id_ != self._topic_ids.get(topic)})
+
+    def _made_anew(self, topic: str) -> bool:
+        """Whether that is why reading fails; then it is read from its beginning."""
+        try:
+            found = self._ids.ask([topic])
+        except KafkaException as exc:
+            self._errors.passing(exc.args[0], what="topic ids")
+            return False
+        anew = {topic} if found.get(topic, self._topic_ids.get(topic)) != self._topic_ids.get(topic) else set()
+        self._read_anew(anew)
+        return bool(anew)
+
+    def _read_anew(self, topics: Set[str]) -> None:
+        """These topics were made anew while they were read."""
+        partitions = [TopicPartition(*source) for source in self._assigned if source[0] in topics]
+        if partitions:
+            self._backlog = [message for message in self._backlog if message.topic() not in topics]
+            self._on_lost(self._consumer, partitions)
+            self._on_assign(self._consumer, partitions)
 
     def _on_commit(self, error: KafkaError | None, partitions: Sequence[TopicPartition]) -> None:
         """Forget what was committed; the rest, refused during a rebalance or unanswered, is tried again."""
@@ -298,15 +347,27 @@ class Ingest:
         deadline = time.monotonic() + POSITION_SECONDS
         while True:
             try:
-                positions = resume_positions(consumer, partitions, from_zero=self._connection.embedded)
+                ids = self._ids.ask(tp.topic for tp in partitions)
+                if self._registry is not None:
+                    self._registry.register(ids, self._stop)
+                self._topic_ids.update(ids)
+                positions = resume_positions(
+                    consumer, partitions, from_zero=self._connection.embedded, counts=self._of_this_topic
+                )
                 for tp in consumer.committed(partitions, timeout=10.0):
-                    self._clock.restore((tp.topic, tp.partition), read_clock(tp.metadata))
+                    clock = read_clock(tp.metadata) if self._of_this_topic(tp) else None
+                    self._clock.restore((tp.topic, tp.partition), clock)
                 return positions
             except KafkaException as exc:
                 if time.monotonic() > deadline or self._stop.is_set():
                     raise
                 self._errors.passing(exc.args[0], what="positions")
                 time.sleep(0.2)
+
+    def _of_this_topic(self, committed: TopicPartition) -> bool:
+        """Whether an offset was committed of the topic that is there; what older versions committed is taken to be."""
+        id_ = self._topic_ids.get(committed.topic)
+        return decode(committed.metadata).get("topic", id_) == id_
 
     def _on_revoke(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         self._drain()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -55,13 +55,18 @@ def first_offset(consumer: Any, tp: TopicPartition, *, timeout_s: float = 10.0) 
 
 
 def resume_positions(
-    consumer: Any, partitions: Sequence[TopicPartition], *, from_zero: bool = False, timeout_s: float = 10.0
+    consumer: Any,
+    partitions: Sequence[TopicPartition],
+    *,
+    from_zero: bool = False,
+    counts: Callable[[TopicPartition], bool] = lambda _: True,
+    timeout_s: float = 10.0,
 ) -> list[TopicPartition]:
     """Committed positions of just assigned partitions, each checked; for `consumer.assign` or `incremental_assign`.
 
     A partition without a commit starts at the oldest message there is: that is a new reader, not a loss. With
     `from_zero` it starts at 0 and must find it: for logs read whole, and for every reader on an embedded broker, which
-    removes messages by size only.
+    removes messages by size only. A commit that does not count, which its metadata tells, is as none.
 
     Raises:
         DataLossError: a committed position cannot be served.
@@ -71,7 +76,7 @@ def resume_positions(
     for tp in consumer.committed([TopicPartition(p.topic, p.partition) for p in partitions], timeout=timeout_s):
         if tp.error is not None:
             raise KafkaException(tp.error)  # a KafkaError itself cannot be caught as an exception
-        offset = tp.offset
+        offset = tp.offset if counts(tp) else -1
         if offset < 0 and not from_zero:
             offset = consumer.get_watermark_offsets(tp, timeout=timeout_s, cached=False)[0]
         else:

@@ -35,6 +35,7 @@ from stream.kafka.client import Connection
 from stream.kafka.consumer_errors import ConsumerErrors
 from stream.kafka.offset_committer import OffsetCommitter
 from stream.kafka.patience import patiently
+from stream.raw_topics.registry import RawTopics
 from stream.scenarios.feed import ScenarioFeed
 from stream.serve.back_fill_watch import BackFillWatch
 from stream.serve.embedding_topics import EmbeddingTopics
@@ -61,6 +62,7 @@ class ServeTail:
         feed: the scenarios to be served; closed at the end of `run`.
         state: kept by the tail from now on; `feed` reports to its board.
         snapshots: of this broker's identity.
+        raw_topics: which there are; closed at the end of `run`. None: an embedded broker's are never made anew.
         on_scenarios: called whenever scenarios came, went or changed, after the catalog did.
         on_registry: called with the position in the registry, everything below which is reflected in the catalog.
         wall_ms: milliseconds since the epoch.
@@ -75,6 +77,7 @@ class ServeTail:
         state: ServeState,
         snapshots: SnapshotStore,
         *,
+        raw_topics: RawTopics | None = None,
         snapshot_interval_seconds: float = 30.0,
         on_scenarios: Callable[[], object] = lambda: None,
         on_registry: Callable[[int], object] = lambda _: None,
@@ -85,6 +88,7 @@ class ServeTail:
         self._connection = connection
         self._topics = topics
         self._feed = feed
+        self._raw_topics = raw_topics
         self._tracker = state.pending
         self._on_scenarios = on_scenarios
         self._on_registry = on_registry
@@ -118,6 +122,8 @@ class ServeTail:
         snapshotter = self._indexes.snapshotter
         with ExitStack() as closing:
             closing.callback(self._feed.close)
+            if self._raw_topics is not None:
+                closing.callback(self._raw_topics.close)
             reading = self._connection.consumer(self._topics.group_serve, **_READING)
             closing.callback(reading.close)
             serve = OffsetCommitter(self._connection, self._topics.group_serve)
@@ -139,6 +145,8 @@ class ServeTail:
     def _start(self, consumer: Any, freshness: OffsetCommitter, stop: threading.Event) -> None:
         """S0 to S2: what to serve, where to read, and how far until ready."""
         self._feed.load(stop)
+        if self._raw_topics is not None:
+            self._raw_topics.load(stop)
         if stop.is_set():
             return
         wanted = self._feed.wanted()
@@ -189,6 +197,8 @@ class ServeTail:
 
     def _follow_scenarios(self, consumer: Any) -> None:
         """S0, from the start on."""
+        if self._raw_topics is not None:
+            self._raw_topics.poll()
         heard = self._feed.poll()
         if heard.scenarios:
             for dropped in self._indexes.adopt(consumer, self._feed.wanted()):

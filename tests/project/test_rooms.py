@@ -22,13 +22,15 @@ ROOMS = {
     "stream/events": "stream store/base",
     "stream/kafka": "stream store/base",
     "stream/token_log": "stream/kafka store/base store/buffer",
-    "stream/ingest": "stream stream/events stream/kafka store/base",
+    "stream/raw_topics": "stream stream/kafka store/base",
+    "stream/ingest": "stream stream/events stream/kafka stream/raw_topics store/base",
     "stream/processor": "stream stream/events stream/kafka stream/token_log store/base store/buffer",
     "stream/replay": "stream stream/events store/base",
     "stream/dead_letters": "stream stream/events stream/kafka stream/replay store/base",
     "stream/scenarios": "stream stream/kafka store/base store/records store/index",
     "stream/lag": "stream stream/kafka stream/scenarios store/base store/records",
-    "stream/serve": "stream stream/events stream/kafka stream/scenarios store/base store/records store/index",
+    "stream/serve": "stream stream/events stream/kafka stream/raw_topics stream/scenarios store/base store/records"
+    " store/index",
     "encoder/model": "store/base store/records store/buffer",
     "encoder/forward": "encoder/model store/base store/records store/buffer",
     "encoder/worker": "encoder/model encoder/forward stream stream/kafka stream/token_log store/base store/records"
@@ -51,6 +53,7 @@ WHOLE = {"deploy/run", "deploy/operate", "deploy/demo", "deploy/benches", "deplo
 
 # Rules of the domain: bytes, clocks and verdicts in, decisions out.
 PURE = (
+    "stream/commit_metadata.py",
     *(f"stream/{name}.py" for name in ("broker_properties", "clock", "rejection", "dead_letter", "topics")),
     "stream/events",
     "stream/ingest/in_flight.py",
@@ -63,6 +66,7 @@ PURE = (
     "deploy/run/supervision.py",
 )
 IMPURE = (
+    "stream/commit_metadata.py",
     "confluent_kafka",
     "faust",
     "aiokafka",

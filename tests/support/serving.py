@@ -61,6 +61,7 @@ class Serving:
         self.ready = threading.Event()
         self.ready.set()
         self.offset = 0
+        self.sources: dict[str, str] = {}
         self.service = Service(
             ServeSettings(**settings),
             self.catalog,
@@ -68,17 +69,25 @@ class Serving:
             lag,
             self.ready,
             self.board,
+            source_of=lambda topic: self.sources.get(topic, topic),
         )
         self.app = create_app(self.service)
         self.client = Client(self.app)
 
     def add(
-        self, user: str, vector: Any = None, *, scenario: str = "churn", covered: int = 0, model: str = "m"
+        self,
+        user: str,
+        vector: Any = None,
+        *,
+        scenario: str = "churn",
+        covered: int = 0,
+        model: str = "m",
+        source: str = "raw:0",
     ) -> None:
         self.offset += 1
         values = np.random.default_rng(self.offset).standard_normal(128) if vector is None else np.asarray(vector)
         record = EmbeddingRecord(
-            user, scenario, model, 1, 2, 3, values.astype(np.float32), {"raw:0": covered}, {"bill": 2}
+            user, scenario, model, 1, 2, 3, values.astype(np.float32), {source: covered}, {"bill": 2}
         )
         self.catalog[scenario].index.apply([Entry(0, self.offset, user, record.pack(), 1)], now_ms=1)
 

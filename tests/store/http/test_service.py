@@ -99,6 +99,19 @@ def test_min_offset_waits_for_a_user_nobody_knows_yet(serving: Serving) -> None:
     assert response.status_code == 200
 
 
+def test_min_offset_means_the_topic_that_is_there(serving: Serving) -> None:
+    """A3: of a raw topic that was made anew, offsets of the old one answered at once."""
+    serving.add("anna", covered=1000)
+    path = "/v1/users/anna/embeddings/churn?timeout_ms=0&min_offset="
+    assert serving.client.get(path + "raw:0:5").status_code == 200
+    serving.sources["raw"] = "raw#0123abcd"
+    assert serving.client.get(path + "raw:0:5").status_code == 409
+    serving.add("anna", covered=5, source="raw#0123abcd:0")
+    for name in ("raw", "raw%230123abcd"):
+        assert serving.client.get(f"{path}{name}:0:5").status_code == 200
+        assert serving.client.get(f"{path}{name}:0:6").status_code == 409
+
+
 @pytest.mark.parametrize("user", ["anna", "nobody"])
 def test_min_offset_not_reached_is_409_with_what_is_covered(serving: Serving, user: str) -> None:
     serving.add("anna", covered=1)

@@ -90,6 +90,7 @@ class World:
         form = dead_letter(
             Rejection(made["code"], "why"), made["key"], value, made["topic"], made["source"], n,
             max_bytes=RESERVED_BYTES + made.get("max_value_bytes", 1 << 20), headers=TRACE,
+            source_name=made.get("name"),
         )  # fmt: skip
         self.producer.produce(
             self.topics.dead_letters, form.value, key=form.key, headers=form.headers, partition=partition
@@ -266,6 +267,16 @@ def test_an_event_with_the_same_id_that_arrived_meanwhile_wins(world: World) -> 
     assert [(e.event_id, e.numbers) for e in world.events()] == [("x", (2.0,)), ("x", (1.0,))]
     _, outcomes = world.buffers("buffer")
     assert (outcomes["applied"], outcomes["conflicting"]) == (1, 1)
+
+
+def test_letters_of_a_topic_made_anew_are_others(world: World) -> None:
+    """A3: the same place, the same bytes, another event: another id."""
+    value = event(3, event_id=...)
+    world.letter(3, value)
+    world.letter(3, value, name=f"{world.shop}#0123abcd")
+    assert world.replay().replayed == 2
+    ids = [json.loads(m.value())["event_id"] for m in world.read(world.shop)]
+    assert sorted(ids) == [f"{world.shop}#0123abcd/0/3", f"{world.shop}/0/3"]
 
 
 def test_letters_go_back_in_source_order_with_key_and_partition(world: World) -> None:

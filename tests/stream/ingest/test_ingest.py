@@ -21,9 +21,11 @@ from deploy.brokers.process import EmbeddedBroker
 from deploy.run.spawn import Spawn
 from store.base import logs
 from store.base.settings import ModalitySettings
-from stream.clock import read_clock, write_clock
+from stream.clock import read_clock
+from stream.commit_metadata import decode
 from stream.dead_letter import DeadLetterHeaders, source_headers
 from stream.events.event import Event, unpack
+from stream.ingest.in_flight import RawPosition
 from stream.ingest.ingest import Ingest
 from stream.kafka import pacing
 from stream.kafka.client import Connection
@@ -278,7 +280,10 @@ def test_the_stream_clock_survives_a_restart(start_embedded: Start) -> None:
 
 @pytest.mark.parametrize("clock", [None, 0, 5, 2**62])
 def test_clock_metadata_round_trip(clock: int | None) -> None:
-    assert read_clock(write_clock(clock)) == clock
+    for topic in (None, "hs/+abm5RKyYSWRc+jwbOA"):
+        position = RawPosition(7, clock, topic)
+        assert read_clock(position.metadata) == clock
+        assert decode(position.metadata).get("topic") == topic
 
 
 @pytest.mark.parametrize("metadata", [None, "", "x", "clock=", "clock=-1", "clock=1e3", "clock=²"])

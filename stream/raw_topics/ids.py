@@ -1,0 +1,78 @@
+"""Which topic it is that has a name: a topic deleted and made anew has another id."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+
+from stream.kafka.client import Connection
+
+ANSWER_SECONDS = 10.0
+LOOK_SECONDS = 2.0
+"""Between two looks."""
+_NONE = "AAAAAAAAAAAAAAAAAAAAAA"
+"""What a broker before Kafka 2.8 says."""
+
+
+class TopicIds:
+    """Asks the broker. For one thread. An embedded broker has no ids, and no way to delete a topic."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._admin = None if connection.embedded else connection.admin()
+        self._asked: dict[str, Future[Any]] = {}
+        self._look_at = 0.0
+
+    def ask(self, topics: Iterable[str], *, timeout_s: float = ANSWER_SECONDS) -> dict[str, str]:
+        """{topic: id}, without topics that are not there or have none.
+
+        Raises:
+            KafkaException: the broker does not answer, or does not tell.
+        """
+        if self._admin is None or not (names := sorted(set(topics))):
+            return {}
+        return _ids(self._admin.describe_topics(TopicCollection(names), request_timeout=timeout_s), 2 * timeout_s)
+
+    def look(self, topics: Iterable[str]) -> dict[str, str]:
+        """The same without waiting, every LOOK_SECONDS: what was asked by an earlier call; {} while nothing is new.
+
+        Raises:
+            KafkaException: as `ask`.
+        """
+        if self._asked:
+            if not all(answer.done() for answer in self._asked.values()):
+                return {}
+            asked, self._asked = self._asked, {}
+            return _ids(asked, 0)
+        if self._admin is not None and time.monotonic() >= self._look_at and (names := sorted(set(topics))):
+            self._look_at = time.monotonic() + LOOK_SECONDS
+            self._asked = self._admin.describe_topics(TopicCollection(names), request_timeout=ANSWER_SECONDS)
+        return {}
+
+    def close(self) -> None:
+        """Wait for what was asked: an answer to a client that is gone may end the process."""
+        for answer in self._asked.values():
+            answer.exception(2 * ANSWER_SECONDS)
+        self._asked = {}
+
+
+def _ids(answers: dict[str, Future[Any]], timeout_s: float) -> dict[str, str]:
+    found: dict[str, str] = {}
+    failure: BaseException | None = None
+    for topic, answer in answers.items():
+        try:
+            id_ = str(answer.result(timeout_s).topic_id)
+        except TimeoutError:
+            failure = KafkaException(KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001
+        except KafkaException as exc:
+            if exc.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                failure = exc
+        else:
+            if id_ != _NONE:
+                found[topic] = id_
+    if failure is not None:
+        raise failure
+    return found
