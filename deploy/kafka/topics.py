@@ -48,7 +48,7 @@ def ensure(connection: Connection, specs: Iterable[TopicSpec], *, replication_fa
             log.info(logs.TOPIC_CREATED, topic=name, partitions=wanted[name].partitions)
         there = _wait_until_listed(connection, wanted)
     ours = [spec for spec in wanted.values() if spec.ours and spec.name not in created]
-    faults = [fault for spec in ours for fault in _partition_faults(connection, spec, there[spec.name])]
+    faults = _partition_faults(connection, ours, there)
     if not connection.embedded:
         faults += _config_faults(connection, ours)
     if faults:
@@ -74,17 +74,39 @@ def _wait_until_listed(connection: Connection, names: Iterable[str]) -> dict[str
     return there
 
 
-def _partition_faults(connection: Connection, spec: TopicSpec, partitions: int) -> list[str]:
-    if partitions == spec.partitions:
+def check_partitions(connection: Connection, specs: Iterable[TopicSpec]) -> None:
+    """That those of ours which exist have the partitions they must have: a user's key maps by their number.
+
+    Raises:
+        TopicError: as `ensure`. BrokerError: no answer.
+    """
+    there = _partitions(connection)
+    if faults := _partition_faults(connection, [s for s in specs if s.ours and s.name in there], there):
+        raise TopicError("\n".join(faults), action="mend each as its line says, then start again")
+
+
+def _partition_faults(connection: Connection, specs: Sequence[TopicSpec], there: Mapping[str, int]) -> list[str]:
+    wrong = [spec for spec in specs if there[spec.name] != spec.partitions]
+    if not wrong:
         return []
-    line = f"{spec.name} has {partitions} partitions, kafka.partitions is {spec.partitions}: "
-    if connection.embedded:
-        return [line + "restart the embedded broker"]
-    # adding partitions is no way out: a user's key would map to another partition than its history
-    return [
-        f"{line}set kafka.partitions = {partitions}, or start over with another kafka.topic_prefix and data_dir "
-        "and replay the source"
-    ]
+    most = max(spec.partitions for spec in specs)
+    counts = {there[spec.name] for spec in specs if spec.partitions == most}
+    faults = []
+    for spec in wrong:
+        partitions = there[spec.name]
+        line = f"{spec.name} has {partitions} partitions, kafka.partitions is {spec.partitions}: "
+        if connection.embedded:
+            way = "restart the embedded broker"
+        elif len(counts) == 1:
+            way = f"all topics have: set kafka.partitions = {partitions}"
+        else:
+            # no setting mends it: users would map to another partition than their history
+            way = (
+                "its partitions were changed, and Kafka cannot take any away: start over with another "
+                "kafka.topic_prefix and store.data_dir, and replay the source"
+            )
+        faults.append(line + way)
+    return faults
 
 
 def _config_faults(connection: Connection, specs: Sequence[TopicSpec]) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from deploy import brokers
+from deploy.kafka.topics import check_partitions
 from deploy.run.ready import clear_ready, ready_path, write_ready
 from deploy.settings.config import Settings
 from store.base import logs, metrics
@@ -45,6 +46,7 @@ def run_role(role: str, settings: Settings, *, instance: str, stop: threading.Ev
 
     Raises:
         ConfigError: no such role, or it would let others in without a token.
+        TopicError: somebody has changed the partitions of our topics.
         AnchorstreamError: what the role cannot go on with.
     """
     if role not in ROLES:
@@ -73,6 +75,7 @@ def run_role(role: str, settings: Settings, *, instance: str, stop: threading.Ev
     try:
         connection = brokers.connect(settings, waiting=waiting).named(f"anchorstream-{role}-{instance}")
         topics = Topics(settings.kafka)
+        check_partitions(connection, topics.specs(settings.modalities, settings.scenarios))
         ROLES[role](Context(settings, connection, topics, data_dir / role / instance, stop, on_ready))
     finally:
         clear_ready(ready)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
-from confluent_kafka.admin import NewTopic
+from confluent_kafka.admin import NewPartitions, NewTopic
 
 from deploy.brokers.local import LocalKafka
 from deploy.kafka import topics
@@ -57,8 +59,31 @@ def test_each_difference_has_a_line_and_a_command(connection: Connection, topic_
     assert first.startswith(f"{policy} has cleanup.policy=delete: kafka-configs.sh --bootstrap-server")
     assert f"--topic {policy} --add-config cleanup.policy=compact" in first
     assert "min.compaction" not in first
-    assert second.startswith(f"{count} has 5 partitions, kafka.partitions is 2: set kafka.partitions = 5")
+    assert second.startswith(f"{count} has 5 partitions, kafka.partitions is 2: its partitions were changed")
+    assert "kafka.topic_prefix" in second
     assert missing in connection.metadata().topics
+
+
+def test_a_setting_is_advised_only_where_it_mends(connection: Connection, topic_prefix: str) -> None:
+    """E13: with `kafka.partitions` raised to what `events` had been given, users were parted from their history."""
+    specs = [TopicSpec(f"{topic_prefix}.{name}", 2) for name in ("events", "tokens")]
+    one = TopicSpec(f"{topic_prefix}.one", 1)
+    topics.ensure(connection, [*specs, one])
+    topics.check_partitions(connection, [*specs, one, TopicSpec(f"{topic_prefix}.absent", 2)])
+    wrong = [TopicSpec(spec.name, 3) for spec in specs]
+    with pytest.raises(TopicError) as caught:
+        topics.check_partitions(connection, [*wrong, one])
+    assert caught.value.detail.count("set kafka.partitions = 2") == 2
+    admin = connection.admin()
+    admin.create_partitions([NewPartitions(specs[0].name, 5)])[specs[0].name].result(10)
+    until = time.monotonic() + 10
+    while len(connection.metadata().topics[specs[0].name].partitions) < 5 and time.monotonic() < until:
+        time.sleep(0.05)
+    for configured in (2, 5):
+        with pytest.raises(TopicError) as caught:
+            topics.check_partitions(connection, [*(TopicSpec(spec.name, configured) for spec in specs), one])
+        assert "set kafka.partitions" not in caught.value.detail
+        assert "replay the source" in caught.value.detail
 
 
 def test_the_producers_topics_are_theirs(connection: Connection, topic_prefix: str) -> None:
