@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from store.base import logs
 from store.base.settings import ModalityKind, ModalitySettings
 from store.buffer.changes import Changes, Outcomes
 from store.buffer.encoded_event import EncodedEvent
-from store.buffer.layout import expiry_key, parse_expiry_key, unpack_id
+from store.buffer.layout import expiry_key, parse_expiry_key
 from store.buffer.rows import Summary, modality_prefix, unpack_summary
-from store.buffer.summary import Totals, add_up, number_width
+from store.buffer.summary import Totals, VectorTable, add_up, number_width
 from store.buffer.window_update import EventWindow, Outcome, Row, TabularWindow, WindowUpdate
 
 SWEEP_ROWS = 2000
 """Most rows one batch removes by expiry alone (and most index entries it looks at)."""
 _SWEEP_CHUNK = 256
-
-log = logs.get(__name__)
 
 
 class Reader(Protocol):
@@ -98,41 +95,48 @@ class EventBatch:
         self._swept: set[tuple[str, str]] = set()
         self._lowest_put: dict[str, int] = {}
         self._sweep_left = False
+        self._vectors = VectorTable((), rules.dim)
 
     def apply(self, events: Sequence[EncodedEvent]) -> None:
-        """Judge the events in order; each sees what those before it did."""
-        self._load_touched(events)
-        rules, updates, outcomes = self._rules, self._updates, self._outcomes
-        stream_time = self._stream_time
-        floors = {name: rules.floor(name, stream_time) for name in rules.modalities}
-        step_end = (stream_time // rules.granularity_ms + 1) * rules.granularity_ms
-        for event in events:
-            update = updates[event.user_id, event.modality]
-            floor = floors[event.modality]
-            if update.floor != floor:
-                update.expire(floor)
-            outcome = update.known(event)
-            if outcome is None:
-                if event.ts > stream_time:
-                    stream_time = event.ts
-                    if stream_time >= step_end:
-                        floors = {name: rules.floor(name, stream_time) for name in rules.modalities}
-                        step_end = (stream_time // rules.granularity_ms + 1) * rules.granularity_ms
-                        update.expire(floors[event.modality])
-                outcome = update.add(event)
-            elif outcome is Outcome.CONFLICTING:
-                log.debug(logs.EVENT_CONFLICTING, user=logs.user(event.user_id), event_id=event.event_id,
-                          source=event.source, source_offset=event.source_offset)  # fmt: skip
-            update.totals.cover(event.source, event.source_offset, event.ingested_at)
-            update.covered = True
-            outcomes[outcome] = outcomes.get(outcome, 0) + 1
+        """Judge the events as if one by one in order: each sees what those before it did.
+
+        Windows do not depend on each other, only on the stream time, and on that only when it passes into the next
+        step of the granularity. So all events of one step are judged window by window.
+        """
+        windows = self._load_touched(events)
+        rules = self._rules
+        floors, step_end = self._step()
+        times = [event.ts for event in events]
+        at, latest = 0, max(times, default=0)
+        while at < len(events):
+            end = len(events)
+            if latest >= step_end:
+                end = next((i for i in range(at, end) if times[i] >= step_end), end)
+            for key, touched in (windows if end - at == len(events) else _by_window(events[at:end])).items():
+                newest = self._updates[key].judge(touched, floors[key[1]], self._outcomes)
+                self._stream_time = max(self._stream_time, newest)
+            at = end
+            if end < len(events):
+                event, at = events[end], end + 1
+                update, modality = self._updates[event.user_id, event.modality], event.modality
+                if update.floor != floors[modality]:
+                    update.expire(floors[modality])
+                if not update.known(event):
+                    self._stream_time = event.ts
+                    floors, step_end = self._step()
+                update.judge([event], floors[modality], self._outcomes)
         arrivals = []
-        for (_, modality), update in updates.items():
+        for (_, modality), update in self._updates.items():
             if update.floor != floors[modality]:
                 update.expire(floors[modality])
             arrivals.append(update.finish())
-        add_up(arrivals, rules.dim)
-        self._stream_time = stream_time
+        self._vectors = add_up(arrivals, rules.dim)
+
+    def _step(self) -> tuple[dict[str, int], int]:
+        """Floors per modality at the stream time, and from which time on they are higher."""
+        granularity = self._rules.granularity_ms
+        floors = {name: self._rules.floor(name, self._stream_time) for name in self._rules.modalities}
+        return floors, (self._stream_time // granularity + 1) * granularity
 
     def sweep(self, limit: int = SWEEP_ROWS) -> None:
         """Take out expired rows of windows that no event touched, at most about `limit`."""
@@ -167,7 +171,7 @@ class EventBatch:
             if not update.covered:
                 continue
             prefix = self._prefixes[user_id, modality]
-            gone, new = update.rows()
+            gone, new = update.rows(self._vectors)
             deletes += [(key, None) for key in gone]
             puts += new
             ids += update.ids()
@@ -215,8 +219,7 @@ class EventBatch:
         if not update.covered:
             del self._updates[window]
             update.expire(floor)
-            add_up([update.finish()], self._rules.dim)
-            gone, _ = update.rows()
+            gone, _ = update.rows(add_up([update.finish()], self._rules.dim))
             if not update.occupied and self._rules.due(modality, update.totals, occupied=False) < floor:
                 dropped, due = self._drop_others(user_id, modality, floor)
             if gone or dropped or relog:
@@ -264,36 +267,32 @@ class EventBatch:
         self._expiry_puts.append(expiry_key(modality, due, user_id))
         self._lowest_put[modality] = min(due, self._lowest_put.get(modality, due))
 
-    def _load_touched(self, events: Sequence[EncodedEvent]) -> None:
-        """Read the summaries and ids that the events need, with two multi-gets."""
+    def _load_touched(self, events: Sequence[EncodedEvent]) -> dict[tuple[str, str], list[EncodedEvent]]:
+        """Read the summaries and ids that the events need, with two multi-gets. Returns the events by window."""
         prefixes, shapes = self._prefixes, self._rules.shapes
-        wanted: dict[tuple[str, str], list[EncodedEvent]] = {}
-        for event in events:
-            touched = wanted.get((event.user_id, event.modality))
-            if touched is None:
-                wanted[event.user_id, event.modality] = touched = []
-            touched.append(event)
+        wanted = _by_window(events)
         keys: list[bytes] = []
-        owners: list[tuple[tuple[str, str], str]] = []
+        owners: list[tuple[tuple[str, str], bytes]] = []
         for key, touched in wanted.items():
             shape = shapes.get(key[1])
             if shape is None:
                 raise ValueError(f"modality {key[1]!r} is not configured")
             prefix = prefixes[key] = modality_prefix(*key)
             if shape[0]:
-                for event in touched:
-                    keys.append(prefix + event.event_id.encode())
-                    owners.append((key, event.event_id))
-        ids: dict[tuple[str, str], dict[str, tuple[int, int] | None]] = {}
-        for (key, event_id), value in zip(owners, self._reader.ids(keys) if keys else [], strict=True):
+                names = [event.event_id.encode() for event in touched]
+                keys += [prefix + name for name in names]
+                owners += [(key, name) for name in names]
+        ids: dict[tuple[str, str], dict[bytes, bytes | None]] = {}
+        for (key, name), value in zip(owners, self._reader.ids(keys) if keys else [], strict=True):
             if value is not None:
-                ids.setdefault(key, {})[event_id] = unpack_id(value)
+                ids.setdefault(key, {})[name] = value
         self._load(list(wanted), ids, {key: len(touched) for key, touched in wanted.items()}, new=True)
+        return wanted
 
     def _load(
         self,
         keys: list[tuple[str, str]],
-        ids: dict[tuple[str, str], dict[str, tuple[int, int] | None]],
+        ids: dict[tuple[str, str], dict[bytes, bytes | None]],
         expected: Mapping[tuple[str, str], int],
         *,
         new: bool,
@@ -325,3 +324,14 @@ class EventBatch:
             self._updates[key] = update
             if packed is not None and update.occupied:  # else its entry may be later, see `_drop_others`
                 self._old_due[key] = rules.due(key[1], totals, occupied=True)
+
+
+def _by_window(events: Sequence[EncodedEvent]) -> dict[tuple[str, str], list[EncodedEvent]]:
+    """Events by (user, modality), in order within each."""
+    windows: dict[tuple[str, str], list[EncodedEvent]] = {}
+    for event in events:
+        touched = windows.get(key := (event.user_id, event.modality))
+        if touched is None:
+            windows[key] = touched = []
+        touched.append(event)
+    return windows

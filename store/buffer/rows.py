@@ -8,7 +8,7 @@
     event   = u8 format | u8 n | u64 digest | n × f4 numbers (NaN = missing) | dim × f2 vector
     field   = u8 format | u8 n | u64 digest | u64 ts_ms | u16 len(event_id) | event_id | n × f4 | dim × f2
               (a field set to null keeps its row with n = 0 and no vector, so that an older value cannot return)
-    summary = msgpack array, see `Summary`
+    summary = msgpack array of the fields of `SummaryRow`, in their order
 
 Integers are big-endian (the default key order is then: user, modality, time), vectors little-endian.
 """
@@ -16,9 +16,10 @@ Integers are big-endian (the default key order is then: user, modality, time), v
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
-import msgpack
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -82,6 +83,20 @@ class Summary(NamedTuple):
     vector_sum: Vector32
     number_sums: tuple[int, ...]
     number_counts: tuple[int, ...]
+    covers: dict[str, int]
+    ingested_at: int
+
+
+class SummaryRow(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    """A summary as it is written; the fields of `Summary`. vector: dim × f4. covers: in the order of its keys."""
+
+    format: int
+    rows: int
+    oldest: int
+    newest: int
+    vector: bytes
+    sums: list[int]
+    counts: list[int]
     covers: dict[str, int]
     ingested_at: int
 
@@ -152,21 +167,17 @@ def unpack_event(value: bytes) -> EventRow:
     return EventRow(digest, np.frombuffer(value, "<f4", n, at), np.frombuffer(value, "<f2", -1, at + 4 * n))
 
 
-def pack_event_head(digest: int, numbers: int) -> bytes:
-    """First bytes of an event row; its numbers and its vector follow. For packing many (see `pack_event`)."""
-    return _HEAD.pack(FORMAT, numbers, digest)
+def event_head(numbers: int) -> bytes:
+    """First bytes of an event row with so many numbers; its digest (u64), numbers and vector follow."""
+    return bytes((FORMAT, numbers))
 
 
-def event_numbers(value: bytes) -> tuple[float, ...]:
-    """Numbers of a packed event row. Raises ValueError on another format."""
-    _check(value[0])
-    return struct.unpack_from(f"<{value[1]}f", value, _HEAD.size)
-
-
-def event_vector(value: bytes) -> bytes:
-    """Vector of a packed event row, little-endian float16. Raises ValueError on another format."""
-    _check(value[0])
-    return value[_HEAD.size + 4 * value[1] :]
+def event_parts(value: bytes) -> tuple[bytes, bytes]:
+    """(numbers, vector) of a packed event row, little-endian f4 and f2. Raises ValueError on another format."""
+    if value[0] != FORMAT:
+        _check(value[0])
+    cut = 10 + 4 * value[1]
+    return value[10:cut], value[cut:]
 
 
 def pack_field(row: FieldRow) -> bytes:
@@ -188,27 +199,42 @@ def unpack_field(value: bytes) -> FieldRow:
 
 def pack_summary(row: Summary) -> bytes:
     """Bytes of a summary row; equal summaries give equal bytes."""
-    return msgpack.packb(  # type: ignore[no-any-return]
-        (
-            FORMAT,
-            row.rows,
-            row.oldest,
-            row.newest,
-            np.asarray(row.vector_sum, "<f4").tobytes(),
-            row.number_sums,
-            row.number_counts,
-            dict(sorted(row.covers.items())),
+    vector = np.asarray(row.vector_sum, "<f4").tobytes()
+    covers = dict(sorted(row.covers.items()))
+    return _encode(
+        SummaryRow(
+            FORMAT, row.rows, row.oldest, row.newest, vector, list(row.number_sums), list(row.number_counts), covers,
             row.ingested_at,
         )
-    )
+    )  # fmt: skip
 
 
 def unpack_summary(value: bytes) -> Summary:
     """Inverse of `pack_summary`. Raises ValueError on another format."""
-    fmt, rows, oldest, newest, total, sums, counts, covers, ingested_at = msgpack.unpackb(value)
-    _check(fmt)
-    vector = np.frombuffer(total, "<f4")
-    return Summary(rows, oldest, newest, vector, tuple(sums), tuple(counts), covers, ingested_at)
+    row = decode_summary(_decode, value)
+    vector = np.frombuffer(row.vector, "<f4")
+    return Summary(
+        row.rows, row.oldest, row.newest, vector, tuple(row.sums), tuple(row.counts), row.covers, row.ingested_at
+    )
+
+
+def decode_summary(decode: Callable[[bytes], _Row], value: bytes) -> _Row:
+    """A summary row by the decoder of `SummaryRow` or of a class made from it. Raises ValueError on another format."""
+    try:
+        row = decode(value)
+    except msgspec.ValidationError:
+        found = msgspec.msgpack.decode(value)
+        if isinstance(found, list) and found and isinstance(found[0], int):
+            _check(found[0])
+        raise
+    if row.format != FORMAT:
+        _check(row.format)
+    return row
+
+
+_Row = TypeVar("_Row", bound=SummaryRow)
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(SummaryRow).decode
 
 
 def newer_log(detail: str) -> StateError:

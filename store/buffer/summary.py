@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
-import msgpack
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from store.base.settings import ModalityKind, ModalitySettings
-from store.buffer.rows import FORMAT, Summary, Vector16, Vector32, unpack_summary
+from store.buffer.rows import FORMAT, Summary, SummaryRow, Vector16, Vector32, decode_summary, event_parts
 
 VECTOR_STEP = 2.0**-14
 """Vectors are multiples of this."""
 NUMBER_SCALE = 1 << 16
 """Fixed point of signed logs."""
 _FEW = 8
-"""Windows up to which one numpy call per vector is cheaper than preparing one for all."""
+"""Windows, or rows of numbers, up to which one call for each is cheaper than preparing one for all."""
 _INF = math.inf
 _log1p = math.log1p
 
@@ -39,6 +39,15 @@ def signed_log(number: float) -> int | None:
     if -_INF < number < 0:
         return -round(_log1p(-number) * NUMBER_SCALE)
     return None
+
+
+def signed_logs(numbers: Vector32) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """`signed_log` of many, 0 where there is no number, and where there is one. `math.log1p`, since numpy's may differ
+    from it in the last bit."""
+    present = np.isfinite(numbers)
+    values = np.where(present, numbers, 0.0).astype(np.float64)
+    logs = np.fromiter(map(_log1p, np.abs(values).ravel().tolist()), np.float64, values.size).reshape(values.shape)
+    return np.copysign(np.rint(logs * NUMBER_SCALE), values).astype(np.int64), present
 
 
 def _grid() -> NDArray[np.bool_]:
@@ -58,72 +67,40 @@ def on_grid(vectors: bytes) -> bool:
     return not np.count_nonzero(_OFF_GRID.take(np.frombuffer(vectors, _U2)))
 
 
-class Totals:
-    """A summary being changed. Not thread-safe."""
-
-    __slots__ = ("_array", "_vector", "counts", "covers", "ingested_at", "newest", "oldest", "rows", "sums")
-
-    def __init__(self, vector: bytes, width: int) -> None:
-        self.rows = 0
-        self.oldest = 0
-        self.newest = 0
-        self.sums = [0] * width
-        self.counts = [0] * width
-        self.covers: dict[str, int] = {}
-        self.ingested_at = 0
-        self._vector = vector
-        self._array: Vector32 | None = None  # in place of `_vector` once rows were added one by one
+class Totals(SummaryRow, gc=False):
+    """A summary row being changed. Not thread-safe."""
 
     @classmethod
-    def empty(cls, dim: int, width: int) -> Totals:
+    def empty(cls, dim: int, width: int) -> Self:
         """Nothing yet."""
-        return cls(bytes(4 * dim), width)
+        return cls(FORMAT, 0, 0, 0, bytes(4 * dim), [0] * width, [0] * width, {}, 0)
 
     @classmethod
     def of(cls, packed: bytes, width: int) -> Totals | None:
         """The totals in a summary row; None if it counts another number of numbers (the configuration changed)."""
-        fmt, rows, oldest, newest, vector, sums, counts, covers, ingested_at = msgpack.unpackb(packed)
-        if fmt != FORMAT:
-            unpack_summary(packed)  # raises with the reason
-        if len(sums) != width:
-            return None
-        self = cls(vector, 0)
-        self.rows, self.oldest, self.newest, self.sums, self.counts = rows, oldest, newest, sums, counts
-        self.covers, self.ingested_at = covers, ingested_at
-        return self
-
-    @property
-    def vector(self) -> bytes:
-        """The vector sum, float32 (dim,), little-endian."""
-        if self._array is not None:
-            self._vector, self._array = self._array.astype(_F4, copy=False).tobytes(), None
-        return self._vector
-
-    @vector.setter
-    def vector(self, value: bytes) -> None:
-        self._vector, self._array = value, None
+        found = decode_summary(_decode, packed)
+        return found if len(found.sums) == width else None
 
     def add(self, vector: Vector16, numbers: Sequence[float]) -> None:
         """Count one row in. Does not touch oldest and newest."""
         self.rows += 1
-        total = self._own()
-        np.add(total, vector, out=total)
+        self.shift([vector], ())
         self.count_numbers(numbers, 1)
 
     def remove(self, vector: Vector16, numbers: Sequence[float]) -> None:
         """Count one row out: the exact inverse of `add`."""
         self.rows -= 1
-        total = self._own()
-        np.subtract(total, vector, out=total)
+        self.shift((), [vector])
         self.count_numbers(numbers, -1)
 
-    def shift(self, arrived: Sequence[bytes], departed: Sequence[bytes]) -> None:
-        """Add and subtract vectors, little-endian float16; nothing else changes."""
-        total = self._own()
-        for vector in arrived:
-            np.add(total, np.frombuffer(vector, _F2), total)
+    def shift(self, arrived: Sequence[Vector16], departed: Sequence[Vector16]) -> None:
+        """Add and subtract vectors; nothing else changes."""
+        total = np.frombuffer(self.vector, _F4).astype(np.float32)
         for vector in departed:
-            np.subtract(total, np.frombuffer(vector, _F2), total)
+            np.subtract(total, vector, total)
+        for vector in arrived:
+            np.add(total, vector, total)
+        self.vector = total.astype(_F4, copy=False).tobytes()
 
     def count_numbers(self, numbers: Sequence[float], sign: int) -> None:
         """Count the numbers of one row in (1) or out (-1)."""
@@ -160,55 +137,133 @@ class Totals:
 
     def pack(self) -> bytes:
         """The summary row's bytes: those of store/buffer/rows.py::pack_summary."""
-        covers = self.covers if len(self.covers) < 2 else dict(sorted(self.covers.items()))
-        return msgpack.packb(  # type: ignore[no-any-return]
-            (FORMAT, self.rows, self.oldest, self.newest, self.vector, self.sums, self.counts, covers, self.ingested_at)
-        )
+        if len(self.covers) > 1:
+            self.covers = dict(sorted(self.covers.items()))
+        return _encode(self)
 
-    def _own(self) -> Vector32:
-        if self._array is None:
-            self._array = np.frombuffer(self._vector, _F4).astype(np.float32)
-        return self._array
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Totals).decode
 
 
 class Arrivals(NamedTuple):
-    """Rows that come and go in one window: vectors as little-endian float16 bytes."""
+    """Rows that come to one window, as vectors and numbers, and packed event rows that leave it."""
 
     totals: Totals
-    arrived: list[bytes]
+    vectors: list[Vector16]
+    numbers: list[Vector32]
     departed: list[bytes]
 
 
-def add_up(changes: Sequence[Arrivals], dim: int) -> None:
-    """Bring the vector sums of many windows up to date: few vectors one by one, many in one pass over them all.
+class VectorTable:
+    """The distinct vectors among those of a batch: checked, converted and packed once, however many rows share one.
+
+    array: float32 (distinct, dim).
+    """
+
+    def __init__(self, vectors: Sequence[Vector16], dim: int) -> None:
+        """
+        Raises:
+            ValueError: a vector is not on the grid, or not of dimension `dim`.
+        """
+        self._vectors = {id(vector): vector for vector in vectors}  # held, so that no id is given away
+        distinct = self._vectors.values()
+        packed = b"".join([np.asarray(vector, _F2).tobytes() for vector in distinct])
+        if set(map(len, distinct)) - {dim}:
+            raise ValueError(f"vectors must have {dim} values")
+        if not on_grid(packed):
+            raise ValueError("vectors must be multiples of 2**-14 within [-1, 1]")
+        size = 2 * dim
+        self._packed = {key: packed[i * size : (i + 1) * size] for i, key in enumerate(self._vectors)}
+        self._row_of = {key: i for i, key in enumerate(self._vectors)}
+        self.array: Vector32 = np.frombuffer(packed, _F2).reshape(-1, dim).astype(np.float32)
+
+    def rows(self, vectors: Sequence[Vector16]) -> NDArray[np.intp]:
+        """Where each of these is in `array`."""
+        row_of = self._row_of
+        return np.array([row_of[id(vector)] for vector in vectors], np.intp)
+
+    def packed(self, vector: Vector16) -> bytes:
+        """Little-endian float16."""
+        return self._packed[id(vector)]
+
+
+def add_up(changes: Sequence[Arrivals], dim: int) -> VectorTable:
+    """Bring sums and counts of many windows up to date: few rows one by one, many in one pass over them all.
+
+    Returns:
+        The vectors that came.
 
     Raises:
         ValueError: an arriving vector is not on the grid, or not of dimension `dim`. Nothing may be committed.
     """
-    changes = [change for change in changes if change.arrived or change.departed]
-    arrived = b"".join([vector for change in changes for vector in change.arrived])
-    if len(arrived) != 2 * dim * sum([len(change.arrived) for change in changes]):
-        raise ValueError(f"vectors must have {dim} values")
-    if not on_grid(arrived):
-        raise ValueError("vectors must be multiples of 2**-14 within [-1, 1]")
+    changes = [change for change in changes if change.vectors or change.departed]
+    arrived = [vector for change in changes for vector in change.vectors]
+    table = VectorTable(arrived, dim)
+    departed = [event_parts(value) for change in changes for value in change.departed]
+    gone = np.frombuffer(b"".join([vector for _, vector in departed]), _F2).reshape(-1, dim)
+    came = np.array([len(change.vectors) for change in changes], np.intp)
+    went = np.array([len(change.departed) for change in changes], np.intp)
     if len(changes) <= _FEW:
-        for totals, came, went in changes:
-            totals.shift(came, went)
-        return
-    sums = np.frombuffer(b"".join([change.totals.vector for change in changes]), "<f4").reshape(-1, dim).copy()
-    for step, groups in ((np.add, [c.arrived for c in changes]), (np.subtract, [c.departed for c in changes])):
-        lengths = np.array([len(group) for group in groups])
-        busy = np.flatnonzero(lengths)
-        if busy.size:
-            flat = arrived if step is np.add else b"".join([vector for group in groups for vector in group])
-            rows = np.frombuffer(flat, "<f2").reshape(-1, dim).astype(np.float32)
-            starts = np.cumsum(lengths)[busy] - lengths[busy]
-            sums[busy] = step(sums[busy], rows[starts])
-            if len(rows) > len(busy):  # the few windows with more than one
-                more = busy[lengths[busy] > 1]
-                rest = np.delete(rows, starts, axis=0)
-                starts = np.cumsum(lengths[more] - 1) - (lengths[more] - 1)
-                sums[more] = step(sums[more], np.add.reduceat(rest, starts, axis=0))
-    size, packed = 4 * dim, sums.tobytes()
-    for i, change in enumerate(changes):
-        change.totals.vector = packed[i * size : (i + 1) * size]
+        start = 0
+        for change, count in zip(changes, went.tolist(), strict=True):
+            change.totals.shift(change.vectors, list(gone[start : start + count]))
+            start += count
+    else:
+        sums = np.frombuffer(b"".join([change.totals.vector for change in changes]), _F4).reshape(-1, dim).copy()
+        # first what goes: no sum on the way is one of more than 1000 vectors
+        _step(sums, gone.astype(np.float32), np.arange(len(gone)), went, np.subtract)
+        _step(sums, table.array, table.rows(arrived), came, np.add)
+        size, packed = 4 * dim, sums.tobytes()
+        for i, change in enumerate(changes):
+            change.totals.vector = packed[i * size : (i + 1) * size]
+    _count(changes, [change.numbers for change in changes], 1)
+    parts, start = [numbers for numbers, _ in departed], 0
+    rows = []
+    for count in went.tolist():
+        rows.append([np.frombuffer(numbers, _F4) for numbers in parts[start : start + count]])
+        start += count
+    _count(changes, rows, -1)
+    return table
+
+
+def _step(sums: Vector32, table: Vector32, rows: NDArray[np.intp], counts: NDArray[np.intp], step: np.ufunc) -> None:
+    """Add or subtract (`step`) rows of `table`: the first counts[0] of `rows` to sums[0], the next to sums[1], …"""
+    order = np.argsort(-counts, kind="stable")
+    ends = np.cumsum(counts)[order]
+    counts = counts[order]
+    starts = ends - counts
+    sorted_sums, descending, level = sums[order], -counts, 0
+    # the first row of each window that has one, then the second, …
+    while (busy := int(np.searchsorted(descending, -level))) > _FEW:
+        some = sorted_sums[:busy]
+        step(some, table[rows[starts[:busy] + level]], some)
+        level += 1
+    for i in range(busy):
+        total = sorted_sums[i]
+        step(total, table[rows[starts[i] + level : ends[i]]].sum(axis=0), total)
+    sums[order] = sorted_sums
+
+
+def _count(changes: Sequence[Arrivals], numbers: Sequence[Sequence[Vector32]], sign: int) -> None:
+    """Count rows of numbers in (1) or out (-1): numbers[i] are those of changes[i]."""
+    widths: dict[int, list[tuple[Totals, Sequence[Vector32]]]] = {}
+    for change, rows in zip(changes, numbers, strict=True):
+        if rows and (width := len(change.totals.sums)):
+            widths.setdefault(width, []).append((change.totals, rows))
+    for width, windows in widths.items():
+        flat = [row for _, rows in windows for row in rows]
+        if len(flat) <= _FEW or set(map(len, flat)) != {width}:
+            for totals, rows in windows:
+                for row in rows:
+                    totals.count_numbers(row.tolist(), sign)
+            continue
+        logs, present = signed_logs(np.concatenate(flat).reshape(-1, width))
+        counts = [len(rows) for _, rows in windows]
+        starts = np.cumsum([0, *counts[:-1]])
+        sums = (sign * np.add.reduceat(logs, starts)).tolist()
+        there = (sign * np.add.reduceat(present.astype(np.int64), starts)).tolist()
+        for (totals, _), more, n in zip(windows, sums, there, strict=True):
+            for i in range(width):
+                totals.sums[i] += more[i]
+                totals.counts[i] += n[i]

@@ -7,17 +7,19 @@ batches begin and end, which is what makes applying a batch again after a crash 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from heapq import heappop, heappush
 from typing import Protocol
 
+from store.base import logs
 from store.base.errors import StateError
 from store.buffer.encoded_event import EncodedEvent, EncodedField
 from store.buffer.layout import pack_id
-from store.buffer.rows import FieldRow, event_numbers, event_vector, pack_event_head, pack_field, unpack_field
-from store.buffer.summary import Arrivals, Totals
+from store.buffer.rows import FieldRow, event_head, pack_field, unpack_field
+from store.buffer.summary import Arrivals, Totals, VectorTable
 
+log = logs.get(__name__)
 _NEVER = -1 << 62
 READ_AHEAD = 256
 """Most rows read at once while old ones are taken out."""
@@ -50,12 +52,16 @@ class WindowUpdate(Protocol):
     floor: int
     """Older events have expired."""
 
-    def known(self, event: EncodedEvent) -> Outcome | None:
-        """The outcome if it needs no judging (DUPLICATE or CONFLICTING: the window holds the event's id), else None."""
+    def known(self, event: EncodedEvent) -> bool:
+        """Whether the event needs no judging, and so does not move the stream time."""
         ...
 
-    def add(self, event: EncodedEvent) -> Outcome:
-        """Judge an event that is not known."""
+    def judge(self, events: Sequence[EncodedEvent], floor: int, tally: dict[Outcome, int]) -> int:
+        """Judge events in order, all under one floor, and cover them. Counts their outcomes in `tally`.
+
+        Returns:
+            The newest time of those that were not `known`; -1 if all were.
+        """
         ...
 
     def expire(self, floor: int) -> None:
@@ -68,12 +74,15 @@ class WindowUpdate(Protocol):
         ...
 
     def finish(self) -> Arrivals:
-        """Bring `totals` up to date but for the vectors returned, which `add_up` adds. Called once, at the end."""
+        """Bring `totals` up to date but for what is returned, which `add_up` adds. Called once, at the end."""
         ...
 
-    def rows(self) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
-        """(keys to delete, rows to put). A row that came and went within the batch is among the deletes:
-        an earlier attempt at this batch may have sent it."""
+    def rows(self, vectors: VectorTable) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
+        """(keys to delete, rows to put). A row that came and went within the batch is among the deletes: an earlier
+        attempt at this batch may have sent it.
+
+        vectors: of the batch's arrivals.
+        """
         ...
 
     def ids(self) -> list[Row]:
@@ -90,10 +99,10 @@ class EventWindow:
         max_events: int,
         totals: Totals,
         scan: Scan,
-        ids: dict[str, tuple[int, int] | None],
+        ids: dict[bytes, bytes | None],
         expected: int,
     ) -> None:
-        """expected: about how many rows will come, and so go: read ahead."""
+        """ids: entries of the id index by event id. expected: about how many rows will come, and so go: read ahead."""
         self.totals = totals
         self.covered = False
         self.floor = _NEVER
@@ -106,45 +115,66 @@ class EventWindow:
         self._ahead: deque[tuple[bytes, bytes]] = deque()  # rows on disk, oldest first
         self._next = totals.oldest.to_bytes(8, "big")  # where reading goes on: skips the tombstones before it
         self._chunk = expected + 1
-        self._added: dict[bytes, EncodedEvent] = {}
+        self._added: dict[bytes, tuple[EncodedEvent, bytes]] = {}  # with its entry of the id index
         self._heap: list[bytes] = []
         self._removed: list[bytes] = []
         self._departed: list[bytes] = []
         self._ids = ids
-        self._changed_ids: dict[str, bytes | None] = {}
-        self._packed: list[tuple[bytes, bytes]] = []
+        self._changed_ids: dict[bytes, bytes | None] = {}
 
     @property
     def occupied(self) -> bool:
         return self.totals.rows > 0
 
-    def known(self, event: EncodedEvent) -> Outcome | None:
-        seen = self._ids.get(event.event_id)
-        if seen is None:
-            return None
-        return Outcome.DUPLICATE if seen == (event.ts, event.digest) else Outcome.CONFLICTING
+    def known(self, event: EncodedEvent) -> bool:
+        """Whether the window holds its id: it is a duplicate, or conflicting."""
+        return self._ids.get(event.event_id.encode()) is not None
 
-    def add(self, event: EncodedEvent) -> Outcome:
-        totals, ts = self.totals, event.ts
-        if ts > totals.newest:
-            totals.newest = ts
-        if ts < self.floor:
-            return Outcome.EXPIRED
-        event_id = event.event_id
-        rest = ts.to_bytes(8, "big") + event_id.encode()
-        if totals.rows >= self._max:
-            head = self._head()
-            if rest < head:
-                return Outcome.EVICTED
-            self._pop(head)
-        self._added[rest] = event
-        heappush(self._heap, rest)
-        totals.rows += 1
-        self._ids[event_id] = (ts, event.digest)
-        self._changed_ids[event_id] = pack_id(ts, event.digest)
-        if totals.rows == 1 or (self._oldest is not None and ts < self._oldest):
-            self._oldest = ts
-        return Outcome.APPLIED
+    def judge(self, events: Sequence[EncodedEvent], floor: int, tally: dict[Outcome, int]) -> int:
+        if self.floor != floor:
+            self.expire(floor)
+        totals, ids, changed, added, heap = self.totals, self._ids, self._changed_ids, self._added, self._heap
+        covers, ingested_at, most = totals.covers, totals.ingested_at, self._max
+        newest, applied = -1, 0
+        for event in events:
+            ts, source, offset = event.ts, event.source, event.source_offset
+            if offset > covers.get(source, -1):
+                covers[source] = offset
+            if event.ingested_at > ingested_at:
+                ingested_at = event.ingested_at
+            name, entry = event.event_id.encode(), pack_id(ts, event.digest)
+            if (seen := ids.get(name)) is not None:
+                outcome = Outcome.DUPLICATE if seen == entry else Outcome.CONFLICTING
+                if outcome is Outcome.CONFLICTING:
+                    _log_conflict(event)
+                tally[outcome] = tally.get(outcome, 0) + 1
+                continue
+            if ts > newest:
+                newest = ts
+            if ts < floor:
+                tally[Outcome.EXPIRED] = tally.get(Outcome.EXPIRED, 0) + 1
+                continue
+            rest = entry[:8] + name
+            if totals.rows >= most:
+                head = self._head()
+                if rest < head:
+                    tally[Outcome.EVICTED] = tally.get(Outcome.EVICTED, 0) + 1
+                    continue
+                self._pop(head)
+            added[rest] = event, entry
+            heappush(heap, rest)
+            totals.rows += 1
+            ids[name] = changed[name] = entry
+            if totals.rows == 1 or (self._oldest is not None and ts < self._oldest):
+                self._oldest = ts
+            applied += 1
+        if newest > totals.newest:
+            totals.newest = newest
+        totals.ingested_at = ingested_at
+        self.covered = True
+        if applied:
+            tally[Outcome.APPLIED] = tally.get(Outcome.APPLIED, 0) + applied
+        return newest
 
     def expire(self, floor: int) -> None:
         self.floor = floor
@@ -163,28 +193,20 @@ class EventWindow:
             totals.oldest = 0
         else:
             totals.oldest = int.from_bytes(self._head()[:8], "big") if self._oldest is None else self._oldest
-        arrived, departed, prefix = [], [], self._key_prefix
-        counted = bool(totals.sums)
-        for rest, event in self._added.items():
-            numbers = event.numbers
-            vector = event.vector.tobytes()
-            arrived.append(vector)
-            if counted:
-                totals.count_numbers(numbers.tolist(), 1)
-            head = pack_event_head(event.digest, len(numbers))
-            self._packed.append((prefix + rest, head + numbers.tobytes() + vector))
-        for value in self._departed:
-            if counted:
-                totals.count_numbers(event_numbers(value), -1)
-            departed.append(event_vector(value))
-        return Arrivals(totals, arrived, departed)
+        arrived = [event for event, _ in self._added.values()]
+        return Arrivals(totals, [e.vector for e in arrived], [e.numbers for e in arrived], self._departed)
 
-    def rows(self) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
-        prefix = self._key_prefix
-        return [prefix + rest for rest in self._removed if rest not in self._added], self._packed
+    def rows(self, vectors: VectorTable) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
+        prefix, added, packed = self._key_prefix, self._added, vectors.packed
+        puts = [
+            (prefix + rest, b"".join((event_head(len(e.numbers)), entry[8:], e.numbers.tobytes(), packed(e.vector))))
+            for rest, (e, entry) in added.items()
+        ]
+        return [prefix + rest for rest in self._removed if rest not in added], puts
 
     def ids(self) -> list[Row]:
-        return [(self._prefix + name.encode(), value) for name, value in self._changed_ids.items()]
+        prefix = self._prefix
+        return [(prefix + name, entry) for name, entry in self._changed_ids.items()]
 
     def _head(self) -> bytes:
         """(ts, event id) of the oldest row."""
@@ -213,9 +235,8 @@ class EventWindow:
             self._stored -= 1
         self.totals.rows -= 1
         self._removed.append(head)
-        event_id = head[8:].decode()
-        self._ids[event_id] = None
-        self._changed_ids[event_id] = None
+        name = head[8:]
+        self._ids[name] = self._changed_ids[name] = None
         self._oldest = None
 
 
@@ -239,16 +260,36 @@ class TabularWindow:
     def occupied(self) -> bool:
         return bool(self._fields)
 
-    def known(self, event: EncodedEvent) -> Outcome | None:
+    def known(self, event: EncodedEvent) -> bool:
+        return self._known(event) is not None
+
+    def judge(self, events: Sequence[EncodedEvent], floor: int, tally: dict[Outcome, int]) -> int:
+        newest = -1
+        for event in events:
+            if self.floor != floor:
+                self.expire(floor)
+            outcome = self._known(event)
+            if outcome is None:
+                newest = max(newest, event.ts)
+                outcome = self._add(event)
+            elif outcome is Outcome.CONFLICTING:
+                _log_conflict(event)
+            elif outcome is Outcome.EVICTED:
+                self.totals.newest = max(self.totals.newest, event.ts)
+            self.totals.cover(event.source, event.source_offset, event.ingested_at)
+            tally[outcome] = tally.get(outcome, 0) + 1
+        self.covered = True
+        return newest
+
+    def _known(self, event: EncodedEvent) -> Outcome | None:
         """A duplicate if no field would change and at least one holds this very event.
 
         An event without fields changes nothing. It does not move the stream time, which a restore finds in the rows.
         """
         if not event.fields:
-            self.totals.newest = max(self.totals.newest, event.ts)
             return Outcome.EVICTED
         found, changes = False, False
-        for field in event.fields or ():
+        for field in event.fields:
             row = self._fields.get(field.name)
             if row is not None and row.event_id == event.event_id:
                 if (row.ts, row.digest) != (event.ts, field.digest):
@@ -258,7 +299,8 @@ class TabularWindow:
                 changes = changes or row is None or (event.ts, event.event_id) > (row.ts, row.event_id)
         return Outcome.DUPLICATE if found and not changes else None
 
-    def add(self, event: EncodedEvent) -> Outcome:
+    def _add(self, event: EncodedEvent) -> Outcome:
+        """Judge an event that is not known."""
         if event.ts > self.totals.newest:
             self.totals.newest = event.ts
         if event.ts < self.floor:
@@ -276,16 +318,12 @@ class TabularWindow:
     def finish(self) -> Arrivals:
         totals = self.totals
         totals.reset_rows()
-        arrived = []
-        for row in self._fields.values():
-            if row.vector.size:
-                totals.rows += 1
-                totals.count_numbers(row.numbers.tolist(), 1)
-                arrived.append(row.vector.tobytes())
+        arrived = [row for row in self._fields.values() if row.vector.size]
+        totals.rows = len(arrived)
         totals.oldest = min((row.ts for row in self._fields.values()), default=0)
-        return Arrivals(totals, arrived, [])
+        return Arrivals(totals, [row.vector for row in arrived], [row.numbers for row in arrived], [])
 
-    def rows(self) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
+    def rows(self, vectors: VectorTable) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
         prefix, fields = self._key_prefix, self._fields
         deletes = [prefix + name.encode() for name in self._touched if name not in fields]
         return deletes, [(prefix + name.encode(), pack_field(fields[name])) for name in self._touched if name in fields]
@@ -310,6 +348,11 @@ class TabularWindow:
             oldest = sorted(self._fields, key=lambda name: (self._fields[name].ts, self._fields[name].event_id, name))
             for name in oldest[:excess]:
                 self._drop(name)
+
+
+def _log_conflict(event: EncodedEvent) -> None:
+    log.debug(logs.EVENT_CONFLICTING, user=logs.user(event.user_id), event_id=event.event_id,
+              source=event.source, source_offset=event.source_offset)  # fmt: skip
 
 
 def _scan_all(scan: Scan, prefix: bytes) -> list[tuple[bytes, bytes]]:

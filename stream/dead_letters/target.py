@@ -119,8 +119,8 @@ class Targets:
     def _pack(self, letter: RefusedEvent, value: bytes | None) -> Target | Left:
         """A message of `events` that the processor refused; its key is empty and its partition the user's."""
         try:
-            modalities = {event.modality for event in unpack(value or b"").events}
-        except (ValueError, TypeError) as exc:
+            modalities = set(unpack(value or b"").modalities)
+        except ValueError as exc:
             return Left(ErrorCode.INVALID_PACK, quote(str(exc)))
         if unknown := modalities - self._modalities.keys():
             return Left(ErrorCode.UNKNOWN_MODALITY, f"{quote(min(unknown))} is not configured")

@@ -1,23 +1,32 @@
 """The canonical event and its packs: what travels in the `events` topic.
 
-A message of `events` is one pack: up to `ingest.pack_events` events of users of one partition, in arrival order,
-as msgpack `[version, now_ms, [event, …]]`. Its key is empty and its partition explicit (murmur2 of `user_id`).
-Packing is why the processor is not bound by Faust's cost per message (docs/adr/0002).
+A message of `events` is one pack: up to `ingest.pack_events` events of users of one partition, in arrival order. Its
+key is empty and its partition explicit (murmur2 of `user_id`). Packing is why the processor is not bound by Faust's
+cost per message (docs/adr/0002). A pack is a msgpack array, the fields of `Pack` in their order; the first is the
+version, one byte, so that the second byte of a message says how to read it:
+
+    v2  [2, now, modalities, sources, modality_of, source_of, user_ids, times, event_ids, texts, numbers, fields,
+         offsets, produced_at, ingested_at]
+    v1  [1, now, [event, …]], each event an array of the fields of `Event`: read, no longer written
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence, Sized
+from typing import Annotated, Self
 
-import msgpack
+import msgspec
 
-VERSION = 1
+VERSION = 2
 
 FieldValue = str | float | None
+Numbers = tuple[float | None, ...]
+Time = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""Milliseconds since the epoch, as the token buffer's keys hold them."""
+_Index = Annotated[int, msgspec.Meta(ge=0)]
 
 
-class Event(NamedTuple):
+class Event(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """One accepted event.
 
     ts: event time, ms. text: rendered by the modality's template. numbers: as configured, None = missing.
@@ -29,10 +38,10 @@ class Event(NamedTuple):
 
     user_id: str
     modality: str
-    ts: int
+    ts: Time
     event_id: str
     text: str
-    numbers: tuple[float | None, ...]
+    numbers: Numbers
     fields: dict[str, FieldValue] | None
     source_topic: str
     source_partition: int
@@ -46,45 +55,116 @@ class Event(NamedTuple):
         return f"{self.source_topic}:{self.source_partition}"
 
 
-class Pack(NamedTuple):
-    """Events of one message. `now` is the stream's clock when they were accepted, ms."""
+class Pack(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """Events of one message, in columns: what `Event` says of one of them stands at the same place in each.
 
+    now: the stream's clock when they were accepted, ms. modalities, sources: those that occur, sources as (topic,
+    partition); modality_of, source_of: places in them, per event. fields: None if no event has any.
+    """
+
+    version: int
     now: int
-    events: list[Event]
+    modalities: list[str]
+    sources: list[tuple[str, int]]
+    modality_of: list[_Index]
+    source_of: list[_Index]
+    user_ids: list[str]
+    times: list[Time]
+    event_ids: list[str]
+    texts: list[str]
+    numbers: list[Numbers]
+    fields: list[dict[str, FieldValue] | None] | None
+    offsets: list[int]
+    produced_at: list[int]
+    ingested_at: list[int]
+
+    @classmethod
+    def of(cls, now: int, events: Sequence[Event]) -> Self:
+        """The same events in columns."""
+        modalities: dict[str, int] = {}
+        sources: dict[tuple[str, int], int] = {}
+        modality_of = [modalities.setdefault(event.modality, len(modalities)) for event in events]
+        source_of = [sources.setdefault((e.source_topic, e.source_partition), len(sources)) for e in events]
+        fields = [event.fields for event in events]
+        return cls(
+            VERSION,
+            now,
+            list(modalities),
+            list(sources),
+            modality_of,
+            source_of,
+            [event.user_id for event in events],
+            [event.ts for event in events],
+            [event.event_id for event in events],
+            [event.text for event in events],
+            [event.numbers for event in events],
+            None if fields.count(None) == len(fields) else fields,
+            [event.source_offset for event in events],
+            [event.produced_at for event in events],
+            [event.ingested_at for event in events],
+        )
+
+    def __len__(self) -> int:
+        """Number of events."""
+        return len(self.user_ids)
+
+    @property
+    def events(self) -> list[Event]:
+        """The same events one by one."""
+        fields_of = self.fields or [None] * len(self)
+        source_of = [self.sources[place] for place in self.source_of]
+        columns = zip(
+            self.user_ids, self.modality_of, self.times, self.event_ids, self.texts, self.numbers, fields_of,
+            source_of, self.offsets, self.produced_at, self.ingested_at,
+            strict=True,
+        )  # fmt: skip
+        return [
+            Event(
+                user, self.modalities[m], ts, name, text, numbers, fields, topic, partition, offset, produced, ingested
+            )
+            for user, m, ts, name, text, numbers, fields, (topic, partition), offset, produced, ingested in columns
+        ]
 
 
 def pack(now: int, events: Sequence[Event]) -> bytes:
     """Bytes of one message of `events`."""
-    return msgpack.packb((VERSION, now, events))  # type: ignore[no-any-return]
+    return _encode(Pack.of(now, events))
 
 
 def unpack(value: bytes) -> Pack:
-    """Inverse of `pack`. Raises ValueError on another version or anything that is not a pack."""
+    """Inverse of `pack`; also reads v1. Every part has its type, every column an entry for each event.
+
+    Raises:
+        ValueError: another version, or anything that is not a pack.
+    """
     try:
-        version, now, rows = msgpack.unpackb(value, use_list=False)
-    except (ValueError, TypeError, msgpack.UnpackException) as exc:
-        raise ValueError("not an event pack") from exc
-    if version != VERSION:
-        raise ValueError(f"event pack v{version}; this version reads v{VERSION}")
-    return Pack(now, [Event(*row) for row in rows])
+        if value[:2] == _V2:
+            return _whole(_decode(value))
+        if value[:2] == _V1:
+            _, now, events = _decode_v1(value)
+            return Pack.of(now, events)
+    except msgspec.DecodeError as exc:
+        raise ValueError(f"not an event pack: {exc}") from exc
+    if len(value) > 1 and value[:1] in _ARRAYS and VERSION < value[1] < 0x80:
+        raise ValueError(f"event pack v{value[1]}; this version reads v1 and v{VERSION}")
+    raise ValueError("not an event pack")
 
 
-def check_types(events: Iterable[Event]) -> None:
-    """Raise TypeError unless every part has its type. One expression per event: this runs for each."""
-    for user_id, modality, ts, event_id, text, numbers, fields, topic, partition, offset, _, ingested_at in events:
-        if not (
-            user_id.__class__ is modality.__class__ is event_id.__class__ is text.__class__ is topic.__class__ is str
-            and ts.__class__ is partition.__class__ is offset.__class__ is ingested_at.__class__ is int
-            and numbers.__class__ is tuple
-            and (fields is None or fields.__class__ is dict)
-            and 0 <= ts < 2**63
-        ):
-            raise TypeError("an event's part has the wrong type")
-        for number in numbers:
-            if number.__class__ is not float and number is not None:
-                raise TypeError("a number is not a float")
-        if fields is not None and not all(
-            name.__class__ is str and (value is None or value.__class__ in (str, float))
-            for name, value in fields.items()
-        ):
-            raise TypeError("a field is neither text nor number")
+def _whole(found: Pack) -> Pack:
+    columns: tuple[Sized, ...] = (
+        found.modality_of, found.source_of, found.times, found.event_ids, found.texts, found.numbers, found.offsets,
+        found.produced_at, found.ingested_at,
+    )  # fmt: skip
+    n = len(found)
+    if {*map(len, columns), n if found.fields is None else len(found.fields)} != {n}:
+        raise ValueError("not an event pack: its columns differ in length")
+    if n and (max(found.modality_of) >= len(found.modalities) or max(found.source_of) >= len(found.sources)):
+        raise ValueError("not an event pack: a modality or source is not in it")
+    return found
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Pack).decode
+_decode_v1 = msgspec.msgpack.Decoder(tuple[int, int, list[Event]]).decode
+_V1, _V2 = b"\x93\x01", b"\x9f\x02"
+_ARRAYS = frozenset(bytes((0x90 + n,)) for n in range(2, 16))

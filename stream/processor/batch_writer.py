@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from functools import partial
+from itertools import islice
 
 from confluent_kafka import TopicPartition
 
@@ -27,6 +28,8 @@ from store.base.stop import AnyOf, Stopped, obey
 from store.buffer.changes import Changes
 from store.buffer.encoded_event import EncodedEvent
 from stream.dead_letter import DeadLetterHeaders
+from stream.events.event import Pack
+from stream.kafka.gc_pause import gc_paused
 from stream.kafka.pacing import SafeProducer
 from stream.kafka.positions import check_position, first_offset
 from stream.kafka.rebalance import Rebalance
@@ -107,13 +110,15 @@ class BatchWriter:
         """
         fault.point("processor.1")
         started = time.monotonic()
-        batches = self._read(messages, revoked)
-        fault.point("processor.2")
-        changes = [
-            (partition, partition.buffer.prepare(events, source_offset=last)) for partition, events, last in batches
-        ]
-        fault.point("processor.3")
-        self._write(changes)
+        fresh = self._fresh(messages, revoked)
+        with gc_paused():
+            batches = self._encode(fresh)
+            fault.point("processor.2")
+            changes = [
+                (partition, partition.buffer.prepare(events, source_offset=last)) for partition, events, last in batches
+            ]
+            fault.point("processor.3")
+            self._write(changes)
         count = sum(len(events) for _, events, _ in batches)
         metrics.BATCH_SECONDS.labels("processor").observe(time.monotonic() - started)
         metrics.BATCH_EVENTS.labels("processor").observe(count)
@@ -135,38 +140,43 @@ class BatchWriter:
             else:
                 partition.close()
 
-    def _read(
+    def _fresh(
         self, messages: Sequence[Message], revoked: threading.Event
-    ) -> list[tuple[Partition, list[EncodedEvent], int]]:
-        """Step 2: (partition, encoded events, last offset), without what is already durable."""
+    ) -> list[tuple[Partition, Sequence[Message]]]:
+        """Open the partitions; their messages without what is already durable."""
         began = time.monotonic()
         by_partition: dict[int, list[Message]] = {}
         for message in messages:
             by_partition.setdefault(message.partition, []).append(message)
-        events = []
-        slices = []
-        for number, fresh in by_partition.items():
+        out: list[tuple[Partition, Sequence[Message]]] = []
+        for number, found in by_partition.items():
             partition = self._open(number, began, revoked)
-            fresh = [m for m in fresh if m.offset > partition.buffer.source_offset]
-            if not fresh:
-                continue
-            if fresh[0].offset > self._next[number]:
-                self._look_into_gap(number, self._next[number], fresh[0].offset)
-            contents = read_packs(fresh, self._topic, self._config.buffers.modalities)
+            if fresh := [m for m in found if m.offset > partition.buffer.source_offset]:
+                if fresh[0].offset > self._next[number]:
+                    self._look_into_gap(number, self._next[number], fresh[0].offset)
+                out.append((partition, fresh))
+        return out
+
+    def _encode(
+        self, fresh: Sequence[tuple[Partition, Sequence[Message]]]
+    ) -> list[tuple[Partition, list[EncodedEvent], int]]:
+        """Step 2: (partition, encoded events, last offset)."""
+        packs: list[Pack] = []
+        lengths = []
+        for partition, messages in fresh:
+            contents = read_packs(messages, self._topic, self._config.buffers.modalities)
             for letter in contents.refused:
                 metrics.EVENTS_DEAD_LETTERED.labels(DeadLetterHeaders.decode(letter.headers).error).inc()
                 self._producer.produce(self._config.topics.dead_letters, letter.value, letter.key, -1, letter.headers)
             if contents.refused:
-                log.warning(logs.EVENT_DEAD_LETTERED, partition=number, packs=len(contents.refused))
-            slices.append((partition, len(contents.events), fresh[-1].offset))
-            events += contents.events
-        encoded = encode_events(events, self._encoder)
-        batches = []
-        at = 0
-        for partition, length, last in slices:
-            batches.append((partition, encoded[at : at + length], last))
-            at += length
-        return batches
+                log.warning(logs.EVENT_DEAD_LETTERED, partition=partition.number, packs=len(contents.refused))
+            packs += contents.packs
+            lengths.append(contents.events)
+        encoded = iter(encode_events(packs, self._encoder))
+        return [
+            (partition, list(islice(encoded, length)), messages[-1].offset)
+            for (partition, messages), length in zip(fresh, lengths, strict=True)
+        ]
 
     def _write(self, batch: Sequence[tuple[Partition, Changes]]) -> None:
         """Steps 4 and 5."""

@@ -1,4 +1,4 @@
-"""Messages of `events` → events, and dead letters for what ingest cannot have written under this configuration."""
+"""Messages of `events` → packs, and dead letters for what ingest cannot have written under this configuration."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import NamedTuple
 
 from store.base.settings import ModalityKind, ModalitySettings
 from stream.dead_letter import DeadLetter, dead_letter
-from stream.events.event import Event, check_types, pack, unpack
+from stream.events.event import Event, Pack, pack, unpack
 from stream.processor.faust_app import Message
 from stream.rejection import ErrorCode, Rejection, quote
 
 
 class Contents(NamedTuple):
-    """What some messages held, in order."""
+    """What some messages held, in order. events: how many there are in `packs`."""
 
-    events: list[Event]
+    packs: list[Pack]
+    events: int
     refused: list[DeadLetter]
 
 
@@ -26,27 +27,39 @@ def read_packs(messages: Sequence[Message], topic: str, modalities: Mapping[str,
         topic: name of the `events` topic, for the dead letters.
         modalities: the configured ones.
     """
-    events: list[Event] = []
+    packs: list[Pack] = []
     refused: list[DeadLetter] = []
     forms = {
         name: (None if m.kind is ModalityKind.TABULAR else len(m.numbers)) for name, m in modalities.items()
     }  # how many numbers an event has
     for message in messages:
         try:
-            now, found = unpack(message.value)
-            check_types(found)
-        except (ValueError, TypeError) as exc:  # wrong bytes, wrong shape, wrong types
+            found = unpack(message.value)
+        except ValueError as exc:  # wrong bytes, wrong shape, wrong types
             why = Rejection(ErrorCode.INVALID_PACK, quote(str(exc)))
             refused.append(dead_letter(why, None, message.value, topic, message.partition, message.offset))
             continue
-        for event in found:
-            if forms.get(event.modality, -1) == (len(event.numbers) if event.fields is None else None):
-                events.append(event)
-            else:
+        of = [forms.get(name, -1) for name in found.modalities]
+        if _forms(found) != [of[place] for place in found.modality_of]:
+            kept = []
+            for event in found.events:
+                if forms.get(event.modality, -1) == (len(event.numbers) if event.fields is None else None):
+                    kept.append(event)
+                    continue
                 why = _refusal(event, known=event.modality in modalities)
-                key, value = event.user_id.encode(), pack(now, [event])
+                key, value = event.user_id.encode(), pack(found.now, [event])
                 refused.append(dead_letter(why, key, value, topic, message.partition, message.offset))
-    return Contents(events, refused)
+            found = Pack.of(found.now, kept)
+        packs.append(found)
+    return Contents(packs, sum(map(len, packs)), refused)
+
+
+def _forms(found: Pack) -> list[int | None]:
+    """How many numbers each event has; None = tabular."""
+    widths: list[int | None] = list(map(len, found.numbers))
+    if found.fields is None:
+        return widths
+    return [width if own is None else None for width, own in zip(widths, found.fields, strict=True)]
 
 
 def _refusal(event: Event, *, known: bool) -> Rejection:

@@ -9,7 +9,7 @@ from confluent_kafka import TopicPartition
 
 from store.base import logs
 from store.index.freshness import AcceptedEvent, PendingEvents
-from stream.events.event import Event, check_types, unpack
+from stream.events.event import Pack, unpack
 from stream.kafka.offset_committer import Offsets
 from stream.kafka.positions import resume_positions
 from stream.topics import Topics
@@ -63,20 +63,27 @@ class EventsFeed:
         for message in messages:
             partition, offset = message.partition(), message.offset()
             try:
-                events = unpack(message.value()).events
-                check_types(events)
-                accepted = [
-                    AcceptedEvent(e.user_id, e.source, e.source_offset, believable(e), e.ingested_at)
-                    for e in events
-                    if e.modality in self._modalities
-                ]
-            except (ValueError, TypeError) as exc:
+                accepted = self._accepted(unpack(message.value()))
+            except ValueError as exc:
                 # the processor sends it to dead-letters, so nothing will ever cover it
                 log.warning(logs.RECORD_REFUSED, topic=self.topic, partition=partition, offset=offset, detail=str(exc))
                 accepted = []
             live = offset >= self.ends[partition]
             fresh += self._tracker.observe(partition, offset, accepted, sample=live)
         return fresh
+
+    def _accepted(self, pack: Pack) -> list[AcceptedEvent]:
+        sources = [f"{topic}:{partition}" for topic, partition in pack.sources]
+        known = [modality in self._modalities for modality in pack.modalities]
+        columns = zip(
+            pack.user_ids, pack.modality_of, pack.source_of, pack.offsets, pack.produced_at, pack.ingested_at,
+            strict=True,
+        )  # fmt: skip
+        return [
+            AcceptedEvent(user, sources[source], offset, believable(produced_at, ingested_at), ingested_at)
+            for user, modality, source, offset, produced_at, ingested_at in columns
+            if known[modality]
+        ]
 
     def skip_to(self, reached: Offsets) -> None:
         """What was read without a message to tell: ends and gaps."""
@@ -95,10 +102,9 @@ class EventsFeed:
         log.info(what, topic=self.topic, pending_events=len(self._tracker))
 
 
-def believable(event: Event) -> int:
+def believable(produced_at: int, ingested_at: int) -> int:
     """`produced_at`, or 0 for a timestamp that is not the time of producing: freshness counts from no such moment.
 
     A producer may write anything there: the event's own time of years ago, seconds instead of milliseconds, nothing.
     """
-    delay = event.ingested_at - event.produced_at
-    return event.produced_at if -CLOCKS_APART_MS <= delay <= MAX_INGEST_DELAY_MS else 0
+    return produced_at if -CLOCKS_APART_MS <= ingested_at - produced_at <= MAX_INGEST_DELAY_MS else 0

@@ -18,7 +18,7 @@ from store.buffer.rows import KIND_EVENT, KIND_SUMMARY, Summary, parse_key, unpa
 from store.buffer.summary import number_width
 from store.buffer.window import ModalityWindow, UserWindow
 from stream.clock import EventClock
-from stream.events.event import Event
+from stream.events.event import Event, Pack
 from stream.events.validate import Validator
 from stream.kafka.partitioner import partition_of
 from stream.processor.encode_events import encode_events
@@ -97,7 +97,7 @@ def expected(
     for of_partition in events:
         granularity = int(settings.processor.expiry_granularity_seconds * 1000)
         model = BufferModel(settings.modalities, texts.dim, granularity)
-        model.batch(encode_events(of_partition, texts))
+        model.batch(encode_events([Pack.of(0, of_partition)], texts))
         for user, window in windows_of(model.rows(), settings.modalities).items():
             out[user] = Expected(window, users.encode_from_scratch([window], scenarios)[0])
     return out

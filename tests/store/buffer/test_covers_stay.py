@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
 from store.base.settings import ModalitySettings
 from store.buffer.resources import BufferResources
@@ -40,7 +41,7 @@ def test_an_event_late_by_two_windows_stays_covered_until_its_user_goes(tmp_path
     assert buffer.window("u").covers == {"app:0": 3, "bill:0": 7}
     # somebody else moves the stream on: first the rows go, then, two windows later, all of the user at once
     for day, covers in ((20_400, {"app:0": 3, "bill:0": 7}), (20_481, {})):
-        apply(buffer, event("bill", day, day)._replace(user_id="other"))
+        apply(buffer, replace(event("bill", day, day), user_id="other"))
         apply(buffer)
         assert buffer.window("u").covers == covers
     assert list(buffer.users()) == ["other"]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from store.base.settings import MAX_EVENTS_LIMIT
-from store.buffer.summary import NUMBER_SCALE, Totals, on_grid, signed_log
+from store.buffer.rows import EventRow, Vector16, Vector32, pack_event
+from store.buffer.summary import NUMBER_SCALE, Arrivals, Totals, add_up, on_grid, signed_log, signed_logs
 
 
 def test_the_largest_window_is_exact() -> None:
@@ -57,3 +60,72 @@ def test_signed_logs_are_fixed_point(number: float, log: float) -> None:
 @pytest.mark.parametrize("missing", [math.nan, math.inf, -math.inf])
 def test_what_is_not_a_number_is_missing(missing: float) -> None:
     assert signed_log(missing) is None
+
+
+bits = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=40)
+
+
+@given(bits)
+def test_signed_logs_of_many_are_those_of_each(patterns: list[int]) -> None:
+    """Every float32 there is: infinities, NaN, denormals, both zeros."""
+    numbers = np.array(patterns, np.uint32).view(np.float32)
+    logs, present = signed_logs(numbers.reshape(-1, 1))
+    one_by_one = [signed_log(number) for number in numbers.tolist()]
+    assert [
+        log if there else None for (log,), (there,) in zip(logs.tolist(), present.tolist(), strict=True)
+    ] == one_by_one
+    assert not logs[~present].any()
+
+
+_RNG = np.random.default_rng(3)
+_VECTORS: list[Vector16] = list((_RNG.integers(-16384, 16385, (6, 8)) // 8 * 8 / 16384).astype(np.float16))
+
+
+def _numbers(width: int, seed: int) -> Vector32:
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=width) * 10.0 ** rng.integers(-6, 30)
+    return np.where(rng.random(width) < 0.2, np.nan, values).astype(np.float32)
+
+
+row = st.tuples(st.integers(0, 5), st.integers(0, 3), st.integers(0, 2**32))
+window = st.tuples(st.integers(0, 3), st.lists(row, max_size=12), st.lists(row, max_size=12))
+
+
+@given(st.lists(window, max_size=14))
+def test_many_windows_at_once_equal_row_by_row(windows: list[tuple[int, list[Any], list[Any]]]) -> None:
+    """Shared vectors, windows without rows, rows with other numbers than are configured now."""
+    changes, expected = [], []
+    for width, arrived, departed in windows:
+        came = [(_VECTORS[v], _numbers(k, seed)) for v, k, seed in arrived]
+        went = [(_VECTORS[v], _numbers(k, seed)) for v, k, seed in departed]
+        slow, fast = Totals.empty(8, width), Totals.empty(8, width)
+        for totals in (slow, fast):
+            for vector, numbers in went:
+                totals.add(vector, numbers.tolist())
+        for vector, numbers in went:
+            slow.remove(vector, numbers.tolist())
+        for vector, numbers in came:
+            slow.add(vector, numbers.tolist())
+        fast.rows = slow.rows
+        rows = [pack_event(EventRow(0, numbers, vector)) for vector, numbers in went]
+        changes.append(Arrivals(fast, [v for v, _ in came], [n for _, n in came], rows))
+        expected.append(slow)
+    table = add_up(changes, 8)
+    assert [change.totals.pack() for change in changes] == [totals.pack() for totals in expected]
+    assert all(table.packed(vector) == vector.tobytes() for change in changes for vector in change.vectors)
+
+
+counts = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=3)
+
+
+@given(
+    st.tuples(st.integers(0, 2**16), st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1)),
+    st.binary(max_size=70_000), counts, counts,
+    st.dictionaries(st.text(max_size=40), st.integers(-1, 2**63 - 1), max_size=20), st.integers(0, 2**63 - 1),
+)  # fmt: skip
+def test_a_summary_is_the_msgpack_array_it_always_was(
+    head: tuple[int, int, int], vector: bytes, sums: list[int], numbers: list[int], covers: dict[str, int], at: int
+) -> None:
+    packed = Totals(1, *head, vector, sums, numbers, covers, at).pack()
+    assert packed == msgpack.packb((1, *head, vector, sums, numbers, dict(sorted(covers.items())), at))
+    assert msgpack.packb(msgpack.unpackb(packed)) == packed

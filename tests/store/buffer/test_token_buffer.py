@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from store.base.errors import StateError
 from store.buffer.encoded_event import EncodedEvent
@@ -258,7 +259,7 @@ def test_a_vector_off_the_grid_is_refused(opened: Open, bad: Any) -> None:
     """Exact summaries rest on it."""
     good = event("u", "a", 1000, "e")
     with pytest.raises(ValueError, match="vectors must"):
-        opened().prepare([good._replace(vector=bad)], source_offset=0)
+        opened().prepare([replace(good, vector=bad)], source_offset=0)
 
 
 def test_an_unknown_modality_is_refused(opened: Open) -> None:

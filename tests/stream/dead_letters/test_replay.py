@@ -185,7 +185,7 @@ class World:
                 resources=BufferResources.create(block_cache_bytes=8 << 20, write_buffer_bytes=4 << 20),
             )  # fmt: skip
             for n, message in enumerate(m for m in self.read(self.topics.events) if m.partition() == partition):
-                events = encode_events(unpack(message.value()).events, encoder)
+                events = encode_events([unpack(message.value())], encoder)
                 buffer.commit(buffer.prepare(events, source_offset=n), log_offset=0)
             outcomes.update(buffer.outcomes._asdict())
             for key, value in buffer.rows():

@@ -5,17 +5,20 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
 from confluent_kafka import KafkaError
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import astuple, replace
 
 from store.base.errors import BrokerError, DataLossError
 from store.base.settings import ModalityKind, ModalitySettings
+from store.buffer.encoded_event import EncodedEvent
 from store.buffer.rows import EventRow, pack_event, unpack_event
 from stream.dead_letter import RESERVED_BYTES, dead_letter
-from stream.events.event import Event, FieldValue, pack, unpack
+from stream.events.event import Event, FieldValue, Pack, pack, unpack
 from stream.events.packing import packs
 from stream.ingest.in_flight import InFlight, RawPosition
 from stream.kafka.consumer_errors import ConsumerErrors
@@ -28,7 +31,7 @@ from tests.support.hash_encoder import HashEncoder
 
 def event(i: int = 0, *, text: str = "text", modality: str = "click", **changes: Any) -> Event:
     made = Event(f"u{i}", modality, 1000 + i, f"e{i}", text, (1.0, None), None, "raw", 0, i, 1, 2)
-    return made._replace(**changes)
+    return replace(made, **changes)
 
 
 @given(st.lists(st.integers(0, 4000), max_size=60), st.integers(1, 20), st.integers(200, 8000))
@@ -103,11 +106,11 @@ def test_events_of_a_modality_that_is_configured_otherwise_are_refused() -> None
     narrow, good = event(2)._replace(numbers=(1.0,)), event(3)
     messages = [Message(0, 5, pack(5, [field, narrow, good]))]
     contents = read_packs(messages, "events", CONFIGURED)
-    assert contents.events == [good]
+    assert [e for p in contents.packs for e in p.events] == [good]
     assert [dict(letter.headers)["error"] for letter in contents.refused] == [b"modality_changed"] * 2
     tabular = {"click": ModalitySettings(topic="c", kind=ModalityKind.TABULAR)}
     contents = read_packs(messages, "events", tabular)
-    assert contents.events == [field]
+    assert [e for p in contents.packs for e in p.events] == [field]
     assert [unpack(letter.value or b"").events for letter in contents.refused] == [[narrow], [good]]
 
 
@@ -119,7 +122,8 @@ def test_packs_are_read_back_and_the_rest_is_refused() -> None:
         Message(1, 9, pack(5, [stranger, event(4)])),
     ]
     contents = read_packs(messages, "events", CONFIGURED)
-    assert contents.events == [*good, event(4)]
+    assert [e for p in contents.packs for e in p.events] == [*good, event(4)]
+    assert contents.events == 3
     first, second = contents.refused
     assert (first.value, dict(first.headers)["error"]) == (b"rubbish", b"invalid_pack")
     assert dict(first.headers)["source_offset"] == b"8"
@@ -129,21 +133,22 @@ def test_packs_are_read_back_and_the_rest_is_refused() -> None:
 @given(st.integers(0, 11), st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary())
 def test_a_pack_with_a_wrong_part_is_refused_or_harmless(place: int, value: Any) -> None:
     """Whatever stands in an event's place, what is accepted can be encoded."""
-    parts: list[Any] = list(event())
+    parts: list[Any] = list(astuple(event()))
     parts[place] = value
     try:
-        packed = pack(5, [Event(*parts)])
-    except (OverflowError, UnicodeEncodeError):  # no msgpack at all
+        packed = [pack(5, [Event(*parts)]), msgpack.packb((1, 5, [parts]))]
+    except (OverflowError, UnicodeEncodeError, TypeError):  # no msgpack at all, or no key of `sources`
         return
-    contents = read_packs([Message(0, 0, packed)], "events", CONFIGURED)
-    assert len(contents.events) + len(contents.refused) == 1
-    encode_events(contents.events, HashEncoder())
+    for value in packed:
+        contents = read_packs([Message(0, 0, value)], "events", CONFIGURED)
+        assert contents.events + len(contents.refused) == 1
+        encode_events(contents.packs, HashEncoder())
 
 
 @given(st.binary(max_size=100))
 def test_no_bytes_in_events_raise(value: bytes) -> None:
     contents = read_packs([Message(0, 0, value)], "events", CONFIGURED)
-    assert len(contents.refused) == 1 or contents.events == []
+    assert len(contents.refused) == 1 or contents.events == 0
 
 
 def test_encoding_keeps_order_and_encodes_each_text_once() -> None:
@@ -156,7 +161,7 @@ def test_encoding_keeps_order_and_encodes_each_text_once() -> None:
 
     fields: dict[str, FieldValue] = {"age": 41.0, "city": "Rome", "gone": None}
     events = [event(1), event(2), event(3, text="other"), event(4, text="", numbers=(), fields=fields)]
-    encoded = encode_events(events, Counting())
+    encoded = encode_events([Pack.of(0, events[:1]), Pack.of(0, events[1:])], Counting())
     assert seen == [["text", "other", "age", "city: Rome"]]
     assert [e.event_id for e in encoded] == ["e1", "e2", "e3", "e4"]
     assert encoded[0].vector.tobytes() == encoded[1].vector.tobytes() != encoded[2].vector.tobytes()
@@ -168,11 +173,15 @@ def test_encoding_keeps_order_and_encodes_each_text_once() -> None:
     assert row.digest == encoded[0].digest
 
 
+def encode(events: list[Event]) -> list[EncodedEvent]:
+    return encode_events([Pack.of(0, events)], HashEncoder())
+
+
 def test_digest_tells_contents_apart_and_ignores_where_they_came_from() -> None:
-    one, again = encode_events([event(1), event(1, source_offset=99, ingested_at=7)], HashEncoder())
+    one, again = encode([event(1), event(1, source_offset=99, ingested_at=7)])
     assert one.digest == again.digest
     changed = [event(1, text="y"), event(1, ts=5), event(1, numbers=(2.0, None)), event(1, numbers=(None, 1.0))]
-    assert len({e.digest for e in encode_events([event(1), *changed], HashEncoder())}) == 5
+    assert len({e.digest for e in encode([event(1), *changed])}) == 5
     assert 0 <= digest("x") < 2**64
     assert digest(1.0) != digest(None) != digest("None")
 

@@ -14,8 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 from confluent_kafka import TopicPartition
+from msgspec.structs import replace
 
 from deploy.brokers.local import LocalKafka
 from deploy.brokers.process import EmbeddedBroker
@@ -27,7 +29,7 @@ from store.buffer.partition_buffers import PartitionBuffers
 from store.buffer.resources import BufferResources
 from store.buffer.token_buffer import TokenBuffer
 from store.buffer.view import BufferView
-from stream.events.event import Event, pack
+from stream.events.event import Event, Pack, pack
 from stream.kafka.client import Connection
 from stream.kafka.partitioner import partition_of
 from stream.processor.encode_events import encode_events
@@ -69,7 +71,7 @@ def make_events(seed: int, count: int) -> list[Event]:
         event = Event(user, modality, ts, name, text, numbers, fields, f"raw.{modality}", 0, i, ts, ts + 5)
         events.append(event)
         if rng.random() < 0.1:
-            events.append(event._replace(source_offset=count + i))
+            events.append(replace(event, source_offset=count + i))
     return events
 
 
@@ -134,7 +136,7 @@ class Bench:
         """The buffer on disk, and one made from `tokens` alone, hold what the model says, byte for byte."""
         for partition, events in sent.items():
             model = BufferModel(MODALITIES, HashEncoder().dim, HOUR_MS)
-            outcomes = Counter(model.batch(encode_events(events, HashEncoder())))
+            outcomes = Counter(model.batch(encode_events([Pack.of(NOW, events)], HashEncoder())))
             expected = model.rows()
             for path in (self.data_dir / "processor", tmp_path / "from log"):
                 buffer = self.open(path, partition)
@@ -179,8 +181,9 @@ def test_events_end_in_the_buffer_and_in_the_log(embedded: Bench, tmp_path: Path
 def test_foreign_messages_go_to_dead_letters_and_stop_nothing(embedded: Bench, tmp_path: Path) -> None:
     events = make_events(2, 200)
     producer = embedded.connection.producer()
-    stranger = events[0]._replace(modality="smell")
-    foreign = [b"", b"{}", b"\xc1", pack(NOW, [("u", "click")]), pack(NOW, [events[0]._replace(ts="x")])]  # type: ignore[arg-type, list-item]
+    stranger = replace(events[0], modality="smell")
+    short, mistyped = msgpack.packb((1, NOW, [("u", "click")])), pack(NOW, [replace(events[0], ts="x")])
+    foreign = [b"", b"{}", b"\xc1", short, mistyped]
     for value in [*foreign, pack(NOW, [stranger])]:
         producer.produce(embedded.topics.events, value, partition=0)
     producer.flush(20)
@@ -308,7 +311,7 @@ def test_two_processors_share_the_partitions_and_survive_one_being_killed(kafka:
         wait_until(kafka.done, "the rest, by the survivor")
     for partition, own in sent.items():
         model = BufferModel(MODALITIES, HashEncoder().dim, HOUR_MS)
-        model.batch(encode_events(own, HashEncoder()))
+        model.batch(encode_events([Pack.of(NOW, own)], HashEncoder()))
         buffer = kafka.open(tmp_path / "from log", partition)
         restore(kafka.connection, kafka.topics.tokens, partition, buffer)
         while (left := buffer.prepare([], source_offset=0)).sweep_rows or left.sweep_left:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from stream.events.event import Event
 from stream.serve.events_feed import believable
 
 NOW = 1_790_000_000_000
@@ -25,4 +24,4 @@ NOW = 1_790_000_000_000
 )
 def test_a_timestamp_that_is_not_the_time_of_producing_is_no_beginning(produced_at: int, expected: int) -> None:
     """E15, B17."""
-    assert believable(Event("u", "bill", NOW, "e", "", (), None, "raw", 0, 0, produced_at, NOW)) == expected
+    assert believable(produced_at, NOW) == expected

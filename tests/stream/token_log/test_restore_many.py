@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from confluent_kafka.admin import NewTopic
+from msgspec.structs import replace
 
 from deploy.brokers.local import LocalKafka
 from store.base.settings import ModalitySettings
@@ -157,7 +158,7 @@ def test_many_rows_are_restored(kafka_broker: LocalKafka, topic_prefix: str, tmp
     )
     assert again.outcomes.duplicate == users // 20, "the id index has what is there,"
     assert again.outcomes.applied == users // 40, "and not what was dropped"
-    later = event(0, 0)._replace(ts=START_MS + 31 * 86_400_000, event_id="later")
+    later = replace(event(0, 0), ts=START_MS + 31 * 86_400_000, event_id="later")
     buffer.commit(buffer.prepare([later], source_offset=1), log_offset=buffer.log_offset)
     swept = 0
     while (changes := buffer.prepare([], source_offset=1)).sweep_left or changes.sweep_rows:
