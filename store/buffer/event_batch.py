@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Protocol
 
 from store.base.settings import ModalityKind, ModalitySettings
@@ -272,19 +273,23 @@ class EventBatch:
         prefixes, shapes = self._prefixes, self._rules.shapes
         wanted = _by_window(events)
         keys: list[bytes] = []
-        owners: list[tuple[tuple[str, str], bytes]] = []
+        names: list[bytes] = []
+        owners: list[tuple[str, str]] = []
         for key, touched in wanted.items():
             shape = shapes.get(key[1])
             if shape is None:
                 raise ValueError(f"modality {key[1]!r} is not configured")
             prefix = prefixes[key] = modality_prefix(*key)
             if shape[0]:
-                names = [event.event_id.encode() for event in touched]
-                keys += [prefix + name for name in names]
-                owners += [(key, name) for name in names]
+                names += (own := [event.event_id.encode() for event in touched])
+                keys += [prefix + name for name in own]
+                owners += repeat(key, len(own))
         ids: dict[tuple[str, str], dict[bytes, bytes | None]] = {}
-        for (key, name), value in zip(owners, self._reader.ids(keys) if keys else [], strict=True):
-            if value is not None:
+        values = self._reader.ids(keys) if keys else []
+        if values.count(None) != len(values):
+            for key, name, value in zip(owners, names, values, strict=True):
+                if value is None:
+                    continue
                 ids.setdefault(key, {})[name] = value
         self._load(list(wanted), ids, {key: len(touched) for key, touched in wanted.items()}, new=True)
         return wanted

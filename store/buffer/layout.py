@@ -60,6 +60,8 @@ _MSGPACK_MAP = 0x8
 _U64 = struct.Struct(">Q")
 _OUTCOMES = struct.Struct(">5Q")
 _ID = struct.Struct(">QQ")
+pack_id = _ID.pack
+"""pack_id(ts, digest): value of `ids`. Its halves are also parts of the event's row key and row."""
 _MARK = struct.Struct(">QQ?")
 
 
@@ -175,11 +177,6 @@ def parse_expiry_key(key: bytes) -> ExpiryKey:
     """Inverse of `expiry_key`."""
     at = 1 + key[0]
     return ExpiryKey(key[1:at].decode(), _U64.unpack_from(key, at)[0], key[at + 8 :].decode())
-
-
-def pack_id(ts: int, digest: int) -> bytes:
-    """Value of `ids`."""
-    return _ID.pack(ts, digest)
 
 
 def unpack_id(value: bytes) -> tuple[int, int]:

@@ -37,6 +37,10 @@ _U64 = struct.Struct(">Q")
 _U16 = struct.Struct(">H")
 
 
+EVENT_HEADS = tuple(bytes((FORMAT, numbers)) for numbers in range(256))
+"""First bytes of an event row by how many numbers it has; its digest (u64), numbers and vector follow."""
+
+
 class RowKey(NamedTuple):
     """A parsed key. `ts` is 0 and `name` empty where the kind has none; `name` = event id or field name."""
 
@@ -165,11 +169,6 @@ def unpack_event(value: bytes) -> EventRow:
     _check(fmt)
     at = _HEAD.size
     return EventRow(digest, np.frombuffer(value, "<f4", n, at), np.frombuffer(value, "<f2", -1, at + 4 * n))
-
-
-def event_head(numbers: int) -> bytes:
-    """First bytes of an event row with so many numbers; its digest (u64), numbers and vector follow."""
-    return bytes((FORMAT, numbers))
 
 
 def event_parts(value: bytes) -> tuple[bytes, bytes]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 import msgspec
 import numpy as np
@@ -146,19 +146,27 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Totals).decode
 
 
+class Row(Protocol):
+    """Of an event or a field: its vector, float16 (dim,), and its numbers, float32 (k,)."""
+
+    @property
+    def vector(self) -> Vector16: ...
+    @property
+    def numbers(self) -> Vector32: ...
+
+
 class Arrivals(NamedTuple):
-    """Rows that come to one window, as vectors and numbers, and packed event rows that leave it."""
+    """Rows that come to one window, and packed event rows that leave it."""
 
     totals: Totals
-    vectors: list[Vector16]
-    numbers: list[Vector32]
-    departed: list[bytes]
+    rows: Sequence[Row]
+    departed: Sequence[bytes]
 
 
 class VectorTable:
     """The distinct vectors among those of a batch: checked, converted and packed once, however many rows share one.
 
-    array: float32 (distinct, dim).
+    array: float32 (distinct, dim). By a vector's `id`: row_of, where it is in it; packed, little-endian float16.
     """
 
     def __init__(self, vectors: Sequence[Vector16], dim: int) -> None:
@@ -166,26 +174,16 @@ class VectorTable:
         Raises:
             ValueError: a vector is not on the grid, or not of dimension `dim`.
         """
-        self._vectors = {id(vector): vector for vector in vectors}  # held, so that no id is given away
-        distinct = self._vectors.values()
-        packed = b"".join([np.asarray(vector, _F2).tobytes() for vector in distinct])
-        if set(map(len, distinct)) - {dim}:
+        self._vectors = dict(zip(map(id, vectors), vectors, strict=True))  # held, so that no id is given away
+        packed = b"".join([vector.astype(_F2, copy=False).tobytes() for vector in self._vectors.values()])
+        if not set(map(len, self._vectors.values())) <= {dim}:
             raise ValueError(f"vectors must have {dim} values")
         if not on_grid(packed):
             raise ValueError("vectors must be multiples of 2**-14 within [-1, 1]")
         size = 2 * dim
-        self._packed = {key: packed[i * size : (i + 1) * size] for i, key in enumerate(self._vectors)}
-        self._row_of = {key: i for i, key in enumerate(self._vectors)}
+        self.packed = {key: packed[i * size : (i + 1) * size] for i, key in enumerate(self._vectors)}
+        self.row_of = dict(zip(self._vectors, range(len(self._vectors)), strict=True))
         self.array: Vector32 = np.frombuffer(packed, _F2).reshape(-1, dim).astype(np.float32)
-
-    def rows(self, vectors: Sequence[Vector16]) -> NDArray[np.intp]:
-        """Where each of these is in `array`."""
-        row_of = self._row_of
-        return np.array([row_of[id(vector)] for vector in vectors], np.intp)
-
-    def packed(self, vector: Vector16) -> bytes:
-        """Little-endian float16."""
-        return self._packed[id(vector)]
 
 
 def add_up(changes: Sequence[Arrivals], dim: int) -> VectorTable:
@@ -197,43 +195,39 @@ def add_up(changes: Sequence[Arrivals], dim: int) -> VectorTable:
     Raises:
         ValueError: an arriving vector is not on the grid, or not of dimension `dim`. Nothing may be committed.
     """
-    changes = [change for change in changes if change.vectors or change.departed]
-    arrived = [vector for change in changes for vector in change.vectors]
+    changes = [change for change in changes if change.rows or change.departed]
+    arrived = [row.vector for change in changes for row in change.rows]
     table = VectorTable(arrived, dim)
-    departed = [event_parts(value) for change in changes for value in change.departed]
-    gone = np.frombuffer(b"".join([vector for _, vector in departed]), _F2).reshape(-1, dim)
-    came = np.array([len(change.vectors) for change in changes], np.intp)
-    went = np.array([len(change.departed) for change in changes], np.intp)
+    departed = [[event_parts(value) for value in change.departed] for change in changes]
     if len(changes) <= _FEW:
-        start = 0
-        for change, count in zip(changes, went.tolist(), strict=True):
-            change.totals.shift(change.vectors, list(gone[start : start + count]))
-            start += count
+        for change, rows in zip(changes, departed, strict=True):
+            change.totals.shift([row.vector for row in change.rows], [np.frombuffer(v, _F2) for _, v in rows])
     else:
         sums = np.frombuffer(b"".join([change.totals.vector for change in changes]), _F4).reshape(-1, dim).copy()
         # first what goes: no sum on the way is one of more than 1000 vectors
-        _step(sums, gone.astype(np.float32), np.arange(len(gone)), went, np.subtract)
-        _step(sums, table.array, table.rows(arrived), came, np.add)
+        gone = np.frombuffer(b"".join([vector for rows in departed for _, vector in rows]), _F2).reshape(-1, dim)
+        _step(sums, gone.astype(np.float32), np.arange(len(gone)), [len(rows) for rows in departed], np.subtract)
+        came = np.array([table.row_of[key] for key in map(id, arrived)], np.intp)
+        _step(sums, table.array, came, [len(change.rows) for change in changes], np.add)
         size, packed = 4 * dim, sums.tobytes()
         for i, change in enumerate(changes):
             change.totals.vector = packed[i * size : (i + 1) * size]
-    _count(changes, [change.numbers for change in changes], 1)
-    parts, start = [numbers for numbers, _ in departed], 0
-    rows = []
-    for count in went.tolist():
-        rows.append([np.frombuffer(numbers, _F4) for numbers in parts[start : start + count]])
-        start += count
-    _count(changes, rows, -1)
+    totals = [change.totals for change in changes]
+    _count(totals, [[row.numbers for row in change.rows] for change in changes], 1)
+    _count(totals, [[np.frombuffer(numbers, _F4) for numbers, _ in rows] for rows in departed], -1)
     return table
 
 
-def _step(sums: Vector32, table: Vector32, rows: NDArray[np.intp], counts: NDArray[np.intp], step: np.ufunc) -> None:
+def _step(sums: Vector32, table: Vector32, rows: NDArray[np.intp], counts: Sequence[int], step: np.ufunc) -> None:
     """Add or subtract (`step`) rows of `table`: the first counts[0] of `rows` to sums[0], the next to sums[1], …"""
-    order = np.argsort(-counts, kind="stable")
-    ends = np.cumsum(counts)[order]
-    counts = counts[order]
-    starts = ends - counts
-    sorted_sums, descending, level = sums[order], -counts, 0
+    if not rows.size:
+        return
+    many = np.array(counts)
+    order = np.argsort(-many, kind="stable")
+    ends = np.cumsum(many)[order]
+    descending = -many[order]
+    starts = ends + descending
+    sorted_sums, level = sums[order], 0
     # the first row of each window that has one, then the second, …
     while (busy := int(np.searchsorted(descending, -level))) > _FEW:
         some = sorted_sums[:busy]
@@ -245,25 +239,24 @@ def _step(sums: Vector32, table: Vector32, rows: NDArray[np.intp], counts: NDArr
     sums[order] = sorted_sums
 
 
-def _count(changes: Sequence[Arrivals], numbers: Sequence[Sequence[Vector32]], sign: int) -> None:
-    """Count rows of numbers in (1) or out (-1): numbers[i] are those of changes[i]."""
+def _count(totals: Sequence[Totals], numbers: Sequence[Sequence[Vector32]], sign: int) -> None:
+    """Count rows of numbers in (1) or out (-1): numbers[i] are those of totals[i]."""
     widths: dict[int, list[tuple[Totals, Sequence[Vector32]]]] = {}
-    for change, rows in zip(changes, numbers, strict=True):
-        if rows and (width := len(change.totals.sums)):
-            widths.setdefault(width, []).append((change.totals, rows))
+    for one, rows in zip(totals, numbers, strict=True):
+        if rows and one.sums:
+            widths.setdefault(len(one.sums), []).append((one, rows))
     for width, windows in widths.items():
         flat = [row for _, rows in windows for row in rows]
         if len(flat) <= _FEW or set(map(len, flat)) != {width}:
-            for totals, rows in windows:
+            for one, rows in windows:
                 for row in rows:
-                    totals.count_numbers(row.tolist(), sign)
+                    one.count_numbers(row.tolist(), sign)
             continue
-        logs, present = signed_logs(np.concatenate(flat).reshape(-1, width))
-        counts = [len(rows) for _, rows in windows]
-        starts = np.cumsum([0, *counts[:-1]])
+        logs, present = signed_logs(np.frombuffer(b"".join(flat), _F4).reshape(-1, width))  # type: ignore[arg-type]
+        starts = np.cumsum([0, *[len(rows) for _, rows in windows[:-1]]])
         sums = (sign * np.add.reduceat(logs, starts)).tolist()
-        there = (sign * np.add.reduceat(present.astype(np.int64), starts)).tolist()
-        for (totals, _), more, n in zip(windows, sums, there, strict=True):
+        counts = (sign * np.add.reduceat(present.astype(np.int64), starts)).tolist()
+        for (one, _), more, n in zip(windows, sums, counts, strict=True):
             for i in range(width):
-                totals.sums[i] += more[i]
-                totals.counts[i] += n[i]
+                one.sums[i] += more[i]
+                one.counts[i] += n[i]

@@ -16,7 +16,7 @@ from store.base import logs
 from store.base.errors import StateError
 from store.buffer.encoded_event import EncodedEvent, EncodedField
 from store.buffer.layout import pack_id
-from store.buffer.rows import FieldRow, event_head, pack_field, unpack_field
+from store.buffer.rows import EVENT_HEADS, FieldRow, pack_field, unpack_field
 from store.buffer.summary import Arrivals, Totals, VectorTable
 
 log = logs.get(__name__)
@@ -193,15 +193,15 @@ class EventWindow:
             totals.oldest = 0
         else:
             totals.oldest = int.from_bytes(self._head()[:8], "big") if self._oldest is None else self._oldest
-        arrived = [event for event, _ in self._added.values()]
-        return Arrivals(totals, [e.vector for e in arrived], [e.numbers for e in arrived], self._departed)
+        return Arrivals(totals, [event for event, _ in self._added.values()], self._departed)
 
     def rows(self, vectors: VectorTable) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
         prefix, added, packed = self._key_prefix, self._added, vectors.packed
-        puts = [
-            (prefix + rest, b"".join((event_head(len(e.numbers)), entry[8:], e.numbers.tobytes(), packed(e.vector))))
-            for rest, (e, entry) in added.items()
-        ]
+        puts = []
+        for rest, (event, entry) in added.items():
+            numbers = event.numbers.tobytes()
+            value = b"".join((EVENT_HEADS[len(numbers) >> 2], entry[8:], numbers, packed[id(event.vector)]))
+            puts.append((prefix + rest, value))
         return [prefix + rest for rest in self._removed if rest not in added], puts
 
     def ids(self) -> list[Row]:
@@ -321,7 +321,7 @@ class TabularWindow:
         arrived = [row for row in self._fields.values() if row.vector.size]
         totals.rows = len(arrived)
         totals.oldest = min((row.ts for row in self._fields.values()), default=0)
-        return Arrivals(totals, [row.vector for row in arrived], [row.numbers for row in arrived], [])
+        return Arrivals(totals, arrived, ())
 
     def rows(self, vectors: VectorTable) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
         prefix, fields = self._key_prefix, self._fields

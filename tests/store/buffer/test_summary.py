@@ -108,11 +108,12 @@ def test_many_windows_at_once_equal_row_by_row(windows: list[tuple[int, list[Any
             slow.add(vector, numbers.tolist())
         fast.rows = slow.rows
         rows = [pack_event(EventRow(0, numbers, vector)) for vector, numbers in went]
-        changes.append(Arrivals(fast, [v for v, _ in came], [n for _, n in came], rows))
+        arrivals = [EventRow(0, numbers, vector) for vector, numbers in came]
+        changes.append(Arrivals(fast, arrivals, rows))
         expected.append(slow)
     table = add_up(changes, 8)
     assert [change.totals.pack() for change in changes] == [totals.pack() for totals in expected]
-    assert all(table.packed(vector) == vector.tobytes() for change in changes for vector in change.vectors)
+    assert all(table.packed[id(row.vector)] == row.vector.tobytes() for change in changes for row in change.rows)
 
 
 counts = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=3)
