@@ -272,15 +272,18 @@ class EventBatch:
         """Read the summaries and ids that the events need, with two multi-gets. Returns the events by window."""
         prefixes, shapes = self._prefixes, self._rules.shapes
         wanted = _by_window(events)
+        for key in wanted:
+            if key[1] not in shapes:
+                raise ValueError(f"modality {key[1]!r} is not configured")
+            prefixes[key] = modality_prefix(*key)
+        # in key order: then RocksDB finds, and puts, each key beside the one before
+        wanted = {key: wanted[key] for key in sorted(wanted, key=prefixes.__getitem__)}
         keys: list[bytes] = []
         names: list[bytes] = []
         owners: list[tuple[str, str]] = []
         for key, touched in wanted.items():
-            shape = shapes.get(key[1])
-            if shape is None:
-                raise ValueError(f"modality {key[1]!r} is not configured")
-            prefix = prefixes[key] = modality_prefix(*key)
-            if shape[0]:
+            prefix = prefixes[key]
+            if shapes[key[1]][0]:
                 names += (own := [event.event_id.encode() for event in touched])
                 keys += [prefix + name for name in own]
                 owners += repeat(key, len(own))

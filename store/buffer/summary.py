@@ -163,6 +163,10 @@ class Arrivals(NamedTuple):
     departed: Sequence[bytes]
 
 
+def _arriving(change: Arrivals) -> int:
+    return len(change.rows)
+
+
 class VectorTable:
     """The distinct vectors among those of a batch: checked, converted and packed once, however many rows share one.
 
@@ -195,7 +199,8 @@ def add_up(changes: Sequence[Arrivals], dim: int) -> VectorTable:
     Raises:
         ValueError: an arriving vector is not on the grid, or not of dimension `dim`. Nothing may be committed.
     """
-    changes = [change for change in changes if change.rows or change.departed]
+    # those to which most rows come first, as `_step` wants them
+    changes = sorted([c for c in changes if c.rows or c.departed], key=_arriving, reverse=True)
     arrived = [row.vector for change in changes for row in change.rows]
     table = VectorTable(arrived, dim)
     departed = [[event_parts(value) for value in change.departed] for change in changes]
@@ -203,7 +208,7 @@ def add_up(changes: Sequence[Arrivals], dim: int) -> VectorTable:
         for change, rows in zip(changes, departed, strict=True):
             change.totals.shift([row.vector for row in change.rows], [np.frombuffer(v, _F2) for _, v in rows])
     else:
-        sums = np.frombuffer(b"".join([change.totals.vector for change in changes]), _F4).reshape(-1, dim).copy()
+        sums = np.frombuffer(bytearray().join([change.totals.vector for change in changes]), _F4).reshape(-1, dim)
         # first what goes: no sum on the way is one of more than 1000 vectors
         gone = np.frombuffer(b"".join([vector for rows in departed for _, vector in rows]), _F2).reshape(-1, dim)
         _step(sums, gone.astype(np.float32), np.arange(len(gone)), [len(rows) for rows in departed], np.subtract)
@@ -223,20 +228,21 @@ def _step(sums: Vector32, table: Vector32, rows: NDArray[np.intp], counts: Seque
     if not rows.size:
         return
     many = np.array(counts)
-    order = np.argsort(-many, kind="stable")
-    ends = np.cumsum(many)[order]
-    descending = -many[order]
-    starts = ends + descending
-    sorted_sums, level = sums[order], 0
+    ends = np.cumsum(many)
+    falling = not np.any(many[1:] > many[:-1])
+    if not falling:
+        order = np.argsort(-many, kind="stable")
+        many, ends, unsorted, sums = many[order], ends[order], sums, sums[order]
+    starts, descending, level = ends - many, -many, 0
     # the first row of each window that has one, then the second, …
     while (busy := int(np.searchsorted(descending, -level))) > _FEW:
-        some = sorted_sums[:busy]
+        some = sums[:busy]
         step(some, table[rows[starts[:busy] + level]], some)
         level += 1
     for i in range(busy):
-        total = sorted_sums[i]
-        step(total, table[rows[starts[i] + level : ends[i]]].sum(axis=0), total)
-    sums[order] = sorted_sums
+        step(sums[i], table[rows[starts[i] + level : ends[i]]].sum(axis=0), sums[i])
+    if not falling:
+        unsorted[order] = sums
 
 
 def _count(totals: Sequence[Totals], numbers: Sequence[Sequence[Vector32]], sign: int) -> None:

@@ -134,7 +134,7 @@ class EventWindow:
         if self.floor != floor:
             self.expire(floor)
         totals, ids, changed, added, heap = self.totals, self._ids, self._changed_ids, self._added, self._heap
-        covers, ingested_at, most = totals.covers, totals.ingested_at, self._max
+        covers, ingested_at, rows, most = totals.covers, totals.ingested_at, totals.rows, self._max
         newest, applied = -1, 0
         for event in events:
             ts, source, offset = event.ts, event.source, event.source_offset
@@ -155,19 +155,21 @@ class EventWindow:
                 tally[Outcome.EXPIRED] = tally.get(Outcome.EXPIRED, 0) + 1
                 continue
             rest = entry[:8] + name
-            if totals.rows >= most:
+            if rows >= most:
                 head = self._head()
                 if rest < head:
                     tally[Outcome.EVICTED] = tally.get(Outcome.EVICTED, 0) + 1
                     continue
                 self._pop(head)
+                rows -= 1
             added[rest] = event, entry
             heappush(heap, rest)
-            totals.rows += 1
+            rows += 1
             ids[name] = changed[name] = entry
-            if totals.rows == 1 or (self._oldest is not None and ts < self._oldest):
+            if rows == 1 or (self._oldest is not None and ts < self._oldest):
                 self._oldest = ts
             applied += 1
+        totals.rows = rows
         if newest > totals.newest:
             totals.newest = newest
         totals.ingested_at = ingested_at

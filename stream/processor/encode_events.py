@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
-from itertools import accumulate, repeat
+from itertools import accumulate, chain, repeat
 from typing import Protocol
 
 import msgspec
@@ -78,7 +78,7 @@ def digest(content: object) -> int:
 
 def _numbers(rows: Sequence[Numbers]) -> Sequence[Vector32]:
     """Each row as float32, None as NaN: views of one array, since making an array costs more than the event."""
-    flat = np.array([number for row in rows for number in row], np.float32)
+    flat = np.array(list(chain.from_iterable(rows)), np.float32)
     widths = set(map(len, rows))
     if len(widths) == 1:
         return list(flat.reshape(len(rows), widths.pop()))
