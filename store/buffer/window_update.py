@@ -93,6 +93,11 @@ class WindowUpdate(Protocol):
 class EventWindow:
     """A rolling window of events: the newest `max_events` by (ts, event id). Keeps track of the oldest only."""
 
+    __slots__ = (
+        "_added", "_ahead", "_changed_ids", "_chunk", "_departed", "_heap", "_ids", "_key_prefix", "_max", "_next",
+        "_oldest", "_prefix", "_removed", "_scan", "_stored", "covered", "floor", "totals",
+    )  # fmt: skip
+
     def __init__(
         self,
         prefix: bytes,
