@@ -82,6 +82,7 @@ class BoundedConnection(H11Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._phase: tuple[str, int] = ("", 0)
         self._since = 0.0
+        self._answered = 0
         self._answer_deadline: float | None = None
         self._lingers = False
 
@@ -119,6 +120,7 @@ class BoundedConnection(H11Protocol):
             self._raw.close()
 
     def on_response_complete(self) -> None:
+        self._answered += 1
         super().on_response_complete()
         if self._idle() and not self.transport.is_closing():
             self._shared.waiting.setdefault(self)
@@ -164,7 +166,7 @@ class BoundedConnection(H11Protocol):
             phase = "head"
         else:
             phase = "body" if self.conn.their_state is h11.SEND_BODY else ""
-        if self._phase != (found := (phase, id(self.cycle))):
+        if self._phase != (found := (phase, self._answered)):
             self._phase, self._since = found, now if self._phase[0] else self._since
         waited = now - self._since
         if self._answer_deadline is not None and now > self._answer_deadline:

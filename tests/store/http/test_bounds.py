@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -160,6 +161,15 @@ def test_a_head_that_does_not_come_is_not_waited_for(serving: Serving) -> None:
         dripping.join()
         assert (status, problem["code"]) == (408, "request_timeout")
         assert raw.ended()
+
+
+def test_a_connection_that_keeps_asking_lives_on(serving: Serving) -> None:
+    """Each request has its own time, whatever memory its objects take over from the one before."""
+    with listening(serving.app, head_seconds=4.0) as url, Raw(url) as raw:
+        end = time.monotonic() + 6.0
+        while time.monotonic() < end:
+            raw.send(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            assert raw.answer()[0] == 200
 
 
 def test_a_refused_body_that_drips_does_not_keep_the_connection(serving: Serving) -> None:
