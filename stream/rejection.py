@@ -41,6 +41,8 @@ class ErrorCode(StrEnum):
     """`ts` is more than `ingest.max_future_seconds` ahead of the wall clock."""
     TS_TOO_OLD = "ts_too_old"
     """`ts` lies before the modality's window (or, replaying history, over `ingest.max_age_days` ago)."""
+    TS_AHEAD_OF_STREAM = "ts_ahead_of_stream"
+    """Replaying history: `ts` is more than `ingest.max_ahead_days` ahead of its partition's stream, and few agree."""
     INVALID_FIELD = "invalid_field"
     """A field the config names has a value of the wrong kind: a number must be a finite JSON number or null, a text
     field a scalar; a tabular field's name must have 1 to 128 characters."""

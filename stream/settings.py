@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated
 
@@ -57,12 +58,21 @@ class IngestSettings(Section):
     """Events further ahead of the wall clock are refused."""
     max_age_days: Annotated[float, Field(gt=0)] = 7300.0
     """With `clock = "stream"`: events older than this by the wall clock are refused whatever the stream's time."""
+    max_ahead_days: Annotated[float, Field(gt=0)] | None = None
+    """With `clock = "stream"`: events further ahead of their partition's newest are refused, unless 32 in a row agree.
+    One wrong time stamp can make the window forget no more than this. None = a third of the shortest window."""
     max_event_bytes: Annotated[int, Field(ge=256, le=900_000)] = 65_536
     """Larger messages are refused."""
     batch_messages: Annotated[int, Field(ge=1, le=100_000)] = 2000
     """Most raw messages read at once."""
     pack_events: Annotated[int, Field(ge=1, le=4096)] = 64
     """At most this many events of one partition travel in one message of the `events` topic."""
+
+    def max_ahead_ms(self, windows_ms: Iterable[int]) -> int:
+        """`max_ahead_days` in milliseconds. windows_ms: of all modalities."""
+        if self.max_ahead_days is not None:
+            return int(self.max_ahead_days * 86_400_000)
+        return min(windows_ms) // 3
 
 
 class ProcessorSettings(Section):

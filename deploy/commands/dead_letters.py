@@ -111,6 +111,10 @@ def replay_letters(
     topic: Annotated[str | None, Parameter(help="Only from this raw topic.")] = None,
     limit: Annotated[int | None, Parameter(validator=Number(gte=1), help="Send at most this many.")] = None,
     again: Annotated[bool, Parameter(negative="", help="Also those that were replayed before.")] = False,
+    reset_clock: Annotated[
+        bool,
+        Parameter(negative="", help="Let the clocks of their raw partitions begin anew; ingest must not run."),
+    ] = False,
     dry_run: Annotated[bool, Parameter(negative="", help="Do everything but send.")] = False,
     timeout: Annotated[
         float, Parameter(validator=Number(gt=0), help="Seconds in which the script may neither read nor answer.")
@@ -144,7 +148,7 @@ def replay_letters(
             stop=stop,
             on_progress=lambda what, done, of: bar.update(done / max(of, 1), f"{what}: {done:,} of {of:,}"),
         )
-        tally = replay.run(Choice(error, topic, limit, again), mender=script, dry_run=dry_run)
+        tally = replay.run(Choice(error, topic, limit, again, reset_clock), mender=script, dry_run=dry_run)
     _show(tally, dry_run=dry_run, as_json=common.json)
     if tally.interrupted:
         return 130
@@ -165,6 +169,7 @@ def _show(tally: LetterTally, *, dry_run: bool, as_json: bool) -> None:
                 "left": dict(tally.left.most_common()),
                 "first_left": shown,
                 "not_reached": tally.not_reached,
+                "clocks_reset": tally.clocks_reset,
                 "seconds": round(tally.seconds, 3),
                 "interrupted": tally.interrupted,
             }
@@ -181,6 +186,7 @@ def _show(tally: LetterTally, *, dry_run: bool, as_json: bool) -> None:
             "replayed before": tally.already,
             "left": tally.left.total(),
             "not reached": tally.not_reached,
+            **({"clocks reset": tally.clocks_reset} if tally.clocks_reset else {}),
         }
     )
 

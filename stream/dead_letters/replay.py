@@ -20,22 +20,20 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import Any, Protocol
+from typing import Protocol
 
-from confluent_kafka import KafkaException, TopicPartition
-
-from store.base.errors import BrokerError, ScriptError
+from store.base.errors import ScriptError
 from store.base.settings import ModalitySettings
 from store.base.stop import Stopped, obey
-from stream.clock import EventClock, read_clock
 from stream.dead_letter import REPLAYED
+from stream.dead_letters.ingest_clock import forget_clocks, read_clocks
 from stream.dead_letters.lines import Answer
 from stream.dead_letters.order import Group, LetterOrder, Place
 from stream.dead_letters.replay_marks import pack_replay_marks
 from stream.dead_letters.target import LEFT, REMOVED, SKIPPED, Left, Target, Targets
 from stream.kafka.client import Connection
 from stream.kafka.pacing import SafeProducer
-from stream.settings import Clock, IngestSettings
+from stream.settings import IngestSettings
 from stream.topics import Topics
 
 BATCH_LETTERS = 1000
@@ -66,7 +64,7 @@ class LetterTally:
 
     matched: by error and topic. already: replayed before and passed over. replayed: acknowledged and marked (dry run:
     would be sent). left: by code, see LEFT and stream/rejection.py. shown: the first of these, (letter id, why).
-    interrupted: `stop` was set before the last letter.
+    interrupted: `stop` was set before the last letter. clocks_reset: of how many raw partitions.
     """
 
     matched: int = 0
@@ -76,6 +74,7 @@ class LetterTally:
     shown: list[tuple[str, Left]] = field(default_factory=list)
     seconds: float = 0.0
     interrupted: bool = False
+    clocks_reset: int = 0
 
     def leave(self, letter_id: str, why: Left) -> None:
         """A letter stays."""
@@ -96,12 +95,14 @@ class LetterTally:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which letters. error, source_topic: None = any. limit: send at most so many. again: also those done before."""
+    """Which letters. error, source_topic: None = any. limit: send at most so many. again: also those done before.
+    reset_clock: their raw partitions' clocks begin anew."""
 
     error: str | None = None
     source_topic: str | None = None
     limit: int | None = None
     again: bool = False
+    reset_clock: bool = False
 
 
 class DeadLetterReplay:
@@ -172,7 +173,13 @@ class DeadLetterReplay:
         self._tally.matched = order.matched
         self._tally.already = 0 if choice.again else order.replayed
         partitions = self._partitions()
-        clock = self._clock([s for s in order.sources() if s[1] < partitions.get(s[0], 0)])
+        sources = [s for s in order.sources() if s[1] < partitions.get(s[0], 0)]
+        group = self._topics.group_ingest
+        if choice.reset_clock and not dry_run:
+            self._tally.clocks_reset = forget_clocks(self._connection, group, sources)
+        clock = read_clocks(
+            self._connection, group, self._settings, self._modalities, [] if choice.reset_clock else sources
+        )
         targets = Targets(self._topics, self._modalities, self._settings, partitions, clock)
         if not dry_run:
             self._producer = self._open()
@@ -240,23 +247,6 @@ class DeadLetterReplay:
     def _partitions(self) -> dict[str, int]:
         found = self._connection.metadata(timeout_s=_TIMEOUT_SECONDS).topics
         return {name: len(topic.partitions) for name, topic in found.items() if topic.error is None}
-
-    def _clock(self, sources: list[tuple[str, int]]) -> EventClock:
-        """Ingest's clock as it committed it."""
-        clock = EventClock(self._settings.clock, int(self._settings.max_age_days * 86_400_000))
-        if self._settings.clock is Clock.STREAM and sources:
-            consumer: Any = self._connection.consumer(self._topics.group_ingest)
-            try:
-                for tp in consumer.committed([TopicPartition(*s) for s in sources], timeout=_TIMEOUT_SECONDS):
-                    clock.restore((tp.topic, tp.partition), read_clock(tp.metadata))
-            except KafkaException as exc:
-                raise BrokerError(
-                    f"the committed offsets of {self._topics.group_ingest} cannot be read: {exc.args[0].str()}",
-                    action="check that the broker runs (`anchorstream doctor`) and lets this user read the group",
-                ) from exc
-            finally:
-                consumer.close()
-        return clock
 
 
 def _as_it_is(groups: Iterator[Group]) -> Mended:

@@ -15,7 +15,7 @@ from typing import Any
 
 from store.base.settings import ModalityKind, ModalitySettings
 from store.base.template import Template
-from stream.clock import EventClock
+from stream.clock import EventClock, Place, Source
 from stream.events.decode import decode
 from stream.events.event import Event, FieldValue
 from stream.events.event_id import derived_id
@@ -27,6 +27,7 @@ MAX_TEXT_CHARS = 2000
 RESERVED = frozenset({"event_id", "user_id", "ts", "modality"})
 
 _MAX_TS = 2**63
+_DAY_MS = 86_400_000
 _MAX_F4 = 3.4028235e38
 _NUMBERS = (float, int)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -72,6 +73,9 @@ class Validator:
     ) -> Event | Rejection:
         """Judge one raw message and, if it is accepted, advance the clock.
 
+        TS_AHEAD_OF_STREAM is a verdict on what is known by now: where enough that follow agree, the clock moves
+        (stream/ingest/judge.py).
+
         Args:
             value: its bytes. topic, partition, offset: where it lay. produced_at: its timestamp, ms.
             wall_ms: the wall clock, ms.
@@ -105,14 +109,27 @@ class Validator:
             raise Refused(ErrorCode.UNKNOWN_MODALITY, f"{quote(name)}; on topic {topic}: {allowed}")
         return known[name]
 
-    def _ts(self, raw: dict[str, Any], rules: _Rules, source: tuple[str, int], wall_ms: int) -> int:
+    def _ts(self, raw: dict[str, Any], rules: _Rules, source: Source, wall_ms: int) -> int:
         ts = parse_ts(raw.get("ts"))
         if ts > wall_ms + self._max_future_ms:
             raise Refused(ErrorCode.TS_IN_FUTURE, f"{(ts - wall_ms) / 1000:.0f} s ahead of the wall clock")
-        oldest = self._clock.oldest(source, rules.window_ms, wall_ms)
-        if ts < oldest:
-            raise Refused(ErrorCode.TS_TOO_OLD, f"{(oldest - ts) / 1000:.0f} s before the window of {rules.name}")
+        place = self._clock.place(source, ts, rules.window_ms, wall_ms)
+        if place is not Place.FITS:
+            raise self._misplaced(place, source, ts, rules, wall_ms)
         return ts
+
+    def _misplaced(self, place: Place, source: Source, ts: int, rules: _Rules, wall_ms: int) -> Refused:
+        if place is Place.TOO_OLD:
+            oldest = self._clock.oldest(source, rules.window_ms, wall_ms)
+            return Refused(ErrorCode.TS_TOO_OLD, f"{(oldest - ts) / 1000:.0f} s before the window of {rules.name}")
+        newest, bound = self._clock.get(source), self._clock.max_ahead_ms / _DAY_MS
+        if newest is None:
+            return Refused(ErrorCode.TS_AHEAD_OF_STREAM, f"{source[0]}:{source[1]} has no time yet")
+        ahead = (ts - newest) / _DAY_MS
+        return Refused(
+            ErrorCode.TS_AHEAD_OF_STREAM,
+            f"{ahead:.1f} days ahead of {source[0]}:{source[1]}; at most {bound:.4g} (ingest.max_ahead_days)",
+        )
 
 
 class _Rules:

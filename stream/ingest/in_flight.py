@@ -11,21 +11,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from stream.clock import Source
+from stream.clock import ClockState, Source, clock_fields
 from stream.commit_metadata import encode
 
 
 class RawPosition(NamedTuple):
-    """Where a raw partition is read on, the stream's clock there (None before its first event), and the topic's id."""
+    """Where a raw partition is read on, the stream's clock there, and the topic's id."""
 
     next_offset: int
-    clock: int | None
+    clock: ClockState = ClockState()
     topic_id: str | None = None
 
     @property
     def metadata(self) -> str:
         """Of the committed offset."""
-        return encode({"clock": self.clock, "topic": self.topic_id})
+        return encode({**clock_fields(self.clock), "topic": self.topic_id})
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """Ingest: raw topics → validated, packed events in `events`; what is refused goes to `dead-letters`.
 
     1  read      a batch of raw messages
-    2  judge     each is an Event or a Rejection (stream/events/validate.py)
+    2  judge     each is an Event or a Rejection (judge.py); what is ahead of its stream waits for what follows
     3  send      events packed per partition to `events`, rejections with their original bytes to `dead-letters`
     4  commit    the batch's offsets, once the broker has acknowledged all of 3 for it and for every batch before
 
@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
+from itertools import chain
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -22,13 +23,14 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from store.base import logs, metrics
 from store.base.settings import ModalitySettings
 from store.base.stop import Stopped, obey
-from stream.clock import EventClock, Source, read_clock
+from stream.clock import ClockState, EventClock, Source, read_clock
 from stream.commit_metadata import decode
 from stream.dead_letter import dead_letter
 from stream.events.event import Event
 from stream.events.packing import packs
 from stream.events.validate import Validator
 from stream.ingest.in_flight import InFlight, InFlightBatch, RawPosition
+from stream.ingest.judge import Judge
 from stream.kafka.client import Connection
 from stream.kafka.consumer_errors import ConsumerErrors
 from stream.kafka.pacing import SafeProducer
@@ -48,6 +50,8 @@ LOG_INTERVAL_SECONDS = 1.0
 DRAIN_SECONDS = 30.0
 READ_SECONDS = 0.01
 IDLE_SECONDS = 0.2
+QUIET_SECONDS = 3.0
+"""At the end of a partition; then what is held of it is decided."""
 POSITION_SECONDS = 30.0
 METADATA_MS = 5_000
 """Between two looks at the raw topics' partitions."""
@@ -74,11 +78,11 @@ class Ingest:
         self._settings = settings
         self._on_ready = on_ready
         self._wall = wall
-        self._clock = EventClock(settings.clock, int(settings.max_age_days * 86_400_000))
+        self._clock = EventClock.of(settings, modalities)
         self._ids = TopicIds(connection)
         self._topic_ids: dict[str, str] = {}
         self._registry = None if connection.embedded else RawTopics(connection, topics, topics.group_ingest)
-        self._validator = Validator(modalities, settings, self._clock, self._source_of)
+        self._judge = Judge(Validator(modalities, settings, self._clock, self._source_of), self._clock)
         self._in_flight = InFlight()
         self._assigned: set[Source] = set()
         self._ready = False
@@ -88,6 +92,7 @@ class Ingest:
         self._committing = False
         self._done: dict[Source, RawPosition] = {}
         self._read_to: dict[Source, int] = {}
+        self._ended: dict[Source, tuple[int, float]] = {}
         self._refusals_logged_at = -LOG_INTERVAL_SECONDS
         self._refused: Counter[str] = Counter()
         self._errors = ConsumerErrors(topics.group_ingest)
@@ -141,15 +146,17 @@ class Ingest:
         """Steps 1 to 4 for one batch."""
         self._look_at_topics()
         messages, ended = self._read()
-        if messages:
+        quiet = self._quiet(messages)
+        if messages or quiet:
             started = time.monotonic()
             try:
-                self._process(messages)
+                self._process(messages, list(quiet))
             except Stopped:
                 return  # the unsealed batch keeps its offsets from being committed: it will be read again
             metrics.BATCH_SECONDS.labels("ingest").observe(time.monotonic() - started)
             metrics.BATCH_EVENTS.labels("ingest").observe(len(messages))
-        self._pass_over(ended)
+        self._wait_at(ended)
+        self._pass_over(ended | quiet)
         self._producer.check()
         while len(self._in_flight) >= MAX_IN_FLIGHT and not self._stop.is_set():
             self._producer.poll(0.01)
@@ -180,27 +187,44 @@ class Ingest:
 
     def _pass_over(self, ended: Mapping[Source, int]) -> None:
         """Offsets without a message, up to the end, are done once all before them is."""
-        beyond = {s: end for s, end in ended.items() if s in self._assigned and end > self._read_to.get(s, end)}
+        beyond = {
+            source: end
+            for source, end in ended.items()
+            if source in self._assigned
+            and end > self._read_to.get(source, end)
+            and self._judge.first_held(source) is None
+        }
         if beyond:
             self._in_flight.open().seal({s: self._position(s, end) for s, end in beyond.items()})
             self._read_to.update(beyond)
 
-    def _process(self, messages: Sequence[Any]) -> None:
-        """Steps 2 and 3."""
+    def _wait_at(self, ended: Mapping[Source, int]) -> None:
+        """More may come there that decides what is held."""
+        now = time.monotonic()
+        for source, end in ended.items():
+            if self._judge.first_held(source) is not None:
+                self._ended.setdefault(source, (end, now))
+
+    def _quiet(self, messages: Sequence[Any]) -> dict[Source, int]:
+        """Ends of the partitions where no more has come for a while."""
+        if not self._ended:
+            return {}
+        for message in messages:
+            self._ended.pop((message.topic(), message.partition()), None)
+        now = time.monotonic()
+        quiet = [source for source, (_, since) in self._ended.items() if now >= since + QUIET_SECONDS]
+        return {source: self._ended.pop(source)[0] for source in quiet}
+
+    def _process(self, messages: Sequence[Any], concluded: Sequence[Source]) -> None:
+        """Steps 2 and 3. concluded: partitions of which no more is to be waited for."""
         wall_ms = int(self._wall() * 1000)
         batch = self._in_flight.open()
-        ends: dict[Source, int] = {}
         accepted: dict[int, list[Event]] = {}
         counts: Counter[str] = Counter()
         refused: Counter[str] = Counter()
         partitions = self._topics.partitions
-        for message in messages:
-            topic, partition, offset = message.topic(), message.partition(), message.offset()
-            ends[topic, partition] = offset + 1
-            kind, produced_at = message.timestamp()
-            result = self._validator.validate(
-                message.value(), topic, partition, offset, produced_at if kind else wall_ms, wall_ms
-            )
+        verdicts = (self._judge.judge(messages, wall_ms), *(self._judge.conclude(s, wall_ms) for s in concluded))
+        for message, result in chain.from_iterable(verdicts):
             if isinstance(result, Rejection):
                 refused[result.code] += 1
                 self._send_dead_letter(batch, result, message)
@@ -212,8 +236,9 @@ class Ingest:
             for value in packs(now, events, self._settings.pack_events):
                 batch.sent()
                 self._producer.produce(self._topics.events, value, partition=partition, on_delivery=batch.on_delivery)
-        self._read_to.update(ends)
-        batch.seal({source: self._position(source, end) for source, end in ends.items()})
+        self._read_to.update({(message.topic(), message.partition()): message.offset() + 1 for message in messages})
+        sources = {*concluded, *((message.topic(), message.partition()) for message in messages)}
+        batch.seal({source: self._position(source, self._read_to[source]) for source in sources})
         self._resume()
         self._count(counts, refused)
 
@@ -261,8 +286,11 @@ class Ingest:
         }
         return [TopicPartition(*s, p.next_offset, metadata=p.metadata) for s, p in self._done.items()]
 
-    def _position(self, source: Source, next_offset: int) -> RawPosition:
-        return RawPosition(next_offset, self._clock.get(source), self._topic_ids.get(source[0]))
+    def _position(self, source: Source, read_to: int) -> RawPosition:
+        """Where a reader that starts anew judges all that is not decided."""
+        held = self._judge.first_held(source)
+        next_offset = read_to if held is None else held
+        return RawPosition(next_offset, self._judge.state(source), self._topic_ids.get(source[0]))
 
     def _source_of(self, topic: str) -> str:
         return topic if self._registry is None else self._registry.sources.get(topic, topic)
@@ -355,8 +383,8 @@ class Ingest:
                     consumer, partitions, from_zero=self._connection.embedded, counts=self._of_this_topic
                 )
                 for tp in consumer.committed(partitions, timeout=10.0):
-                    clock = read_clock(tp.metadata) if self._of_this_topic(tp) else None
-                    self._clock.restore((tp.topic, tp.partition), clock)
+                    state = read_clock(tp.metadata) if self._of_this_topic(tp) else ClockState()
+                    self._judge.restore((tp.topic, tp.partition), state)
                 return positions
             except KafkaException as exc:
                 if time.monotonic() > deadline or self._stop.is_set():
@@ -374,7 +402,11 @@ class Ingest:
         self._on_lost(consumer, partitions)
 
     def _on_lost(self, consumer: Any, partitions: list[TopicPartition]) -> None:
-        self._assigned.difference_update((tp.topic, tp.partition) for tp in partitions)
+        for tp in partitions:
+            source = (tp.topic, tp.partition)
+            self._assigned.discard(source)
+            self._judge.forget(source)
+            self._ended.pop(source, None)
         consumer.incremental_unassign(partitions)
         log.info(logs.PARTITIONS_REVOKED, partitions=[f"{tp.topic}:{tp.partition}" for tp in partitions])
 

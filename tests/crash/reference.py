@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -20,12 +21,13 @@ from store.buffer.window import ModalityWindow, UserWindow
 from stream.clock import EventClock
 from stream.events.event import Event, Pack
 from stream.events.validate import Validator
+from stream.ingest.judge import Judge
 from stream.kafka.partitioner import partition_of
 from stream.processor.encode_events import encode_events
 from stream.rejection import Rejection
-from stream.settings import Clock
 from tests.models.buffer_model import BufferModel
 from tests.support.behaviour import Message
+from tests.support.raw_message import RawMessage
 
 
 class Expected(NamedTuple):
@@ -81,13 +83,17 @@ def expected(
     """
     events: list[list[Event]] = [[] for _ in range(settings.kafka.partitions)]
     wall_ms = time.time_ns() // 1_000_000
-    clock = EventClock(Clock.STREAM, int(settings.ingest.max_age_days * 86_400_000))
-    validator = Validator(settings.modalities, settings.ingest, clock)
+    clock = EventClock.of(settings.ingest, settings.modalities)
+    judge = Judge(Validator(settings.modalities, settings.ingest, clock), clock)
     # in the order of the raw partitions: what is too old depends on that alone (docs/adr/0004)
-    for message, partition, offset in sorted(sent, key=lambda item: (item[0].topic, item[1], item[2])):
-        if message.fate not in ("accepted", "duplicate"):
-            continue
-        event = validator.validate(message.value, message.topic, partition, offset, 0, wall_ms)
+    messages = [
+        RawMessage(message.topic, partition, offset, message.value)
+        for message, partition, offset in sorted(sent, key=lambda item: (item[0].topic, item[1], item[2]))
+        if message.fate in ("accepted", "duplicate")
+    ]
+    sources = {(message.topic(), message.partition()) for message in messages}
+    verdicts = chain(judge.judge(messages, wall_ms), *(judge.conclude(source, wall_ms) for source in sources))
+    for message, event in verdicts:
         if isinstance(event, Rejection):
             assert event.code == "ts_too_old", (message, event)
             continue

@@ -16,6 +16,7 @@ bootstrap_servers = "{bootstrap}"
 partitions = {partitions}
 [ingest]
 clock = "stream"
+max_ahead_days = 90
 [modalities.click]
 topic = "web.click"
 text = "{{page}} from {{referrer}}"

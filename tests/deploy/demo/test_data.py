@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -20,7 +21,9 @@ from deploy.settings.config import Settings, load
 from stream.clock import EventClock
 from stream.events.event import Event
 from stream.events.validate import Validator
+from stream.ingest.judge import Judge
 from stream.replay.replay import Router
+from tests.support.raw_message import RawMessage
 
 LOCAL = ZoneInfo(journey.ZONE)
 WALL_MS = 1_772_366_400_000
@@ -109,7 +112,7 @@ def test_weeks_are_local_weeks(panel: journey.Slice) -> None:
 
 
 def test_texts_repeat(events: list[journey.RawEvent], settings: Settings) -> None:
-    clock = EventClock(settings.ingest.clock, 10**15)
+    clock = EventClock.of(settings.ingest, settings.modalities, lenient=True)
     validator = Validator(settings.modalities, settings.ingest, clock)
     router = Router(settings.modalities, "dead")
     texts: Counter[str] = Counter()
@@ -135,14 +138,18 @@ def test_what_is_planted_is_refused_for_its_reason(
 ) -> None:
     planted = Planted()
     router = Router(settings.modalities, "dead")
-    clock = EventClock(settings.ingest.clock, int(settings.ingest.max_age_days * 86_400_000))
-    validator = Validator(settings.modalities, settings.ingest, clock)
+    clock = EventClock.of(settings.ingest, settings.modalities)
+    judge = Judge(Validator(settings.modalities, settings.ingest, clock), clock)
     seen: set[tuple[str, str]] = set()
     accepted = duplicates = 0
     refused: Counter[str] = Counter()
     sent = list(plant(itertools.islice(events, take), router, planted, now_ms=WALL_MS))
-    for offset, message in enumerate(sent):
-        verdict = validator.validate(message.value, message.topic, 0, offset, WALL_MS, WALL_MS)
+    messages = [RawMessage(message.topic, 0, offset, message.value) for offset, message in enumerate(sent)]
+    verdicts = chain(
+        judge.judge(messages, WALL_MS),
+        *(judge.conclude((topic, 0), WALL_MS) for topic in {m.topic() for m in messages}),
+    )
+    for _, verdict in verdicts:
         if not isinstance(verdict, Event):
             refused[verdict.code] += 1
         elif (verdict.modality, verdict.event_id) in seen:

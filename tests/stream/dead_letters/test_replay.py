@@ -436,6 +436,46 @@ def test_the_stream_clock_is_ingests(world: World) -> None:
     assert [m.partition() for m in world.read(world.shop)] == [0, 1]
 
 
+def test_letters_of_a_poisoned_clock_go_back_once_it_is_reset(world: World) -> None:
+    """A2: every event after a line dated now was too old, and stayed so whatever was replayed."""
+    world.settings = IngestSettings(clock=Clock.STREAM)
+    now = int(time.time() * 1000)
+    old = now - 1000 * DAY_MS
+    with world.ingesting() as wait:  # alone in its partition, so it is believed
+        world.send(world.shop, [(0, b"u", event(1, ts=now))])
+        wait()
+        world.send(world.shop, [(0, b"u", event(n, ts=old + n)) for n in range(40)])
+        wait()
+        assert world.listing().counts == {"ts_too_old": 40}
+        assert world.replay().left == {"ts_too_old": 40}
+        with pytest.raises(BrokerError, match="is ingest still running"):
+            world.replay(reset_clock=True)
+        assert len(world.events()) == 1
+    assert world.replay(reset_clock=True, dry_run=True).clocks_reset == 0
+    report = world.replay(reset_clock=True)
+    assert (report.replayed, report.clocks_reset, report.complete) == (40, 1, True)
+    with world.ingesting() as wait:
+        wait()
+    assert len(world.events()) == 41
+    assert world.listing().counts == {"ts_too_old": 40}, "none came back"
+
+
+def test_letters_that_were_ahead_go_back_once_the_stream_is_there(world: World) -> None:
+    world.settings = IngestSettings(clock=Clock.STREAM)
+    old = int(time.time() * 1000) - 1000 * DAY_MS
+    days = [0, 1, 200, 2, *range(3, 190, 9)]
+    with world.ingesting() as wait:
+        world.send(world.shop, [(0, b"u", event(n, ts=old + day * DAY_MS)) for n, day in enumerate(days[:4])])
+        wait()
+        assert world.listing().counts == {"ts_ahead_of_stream": 1}
+        assert world.replay().left == {"ts_ahead_of_stream": 1}
+        world.send(world.shop, [(0, b"u", event(n, ts=old + day * DAY_MS)) for n, day in enumerate(days[4:], 4)])
+        wait()
+        assert world.replay().replayed == 1
+        wait()
+    assert len(world.events()) == len(days)
+
+
 def test_many_letters_in_portions(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     from stream.dead_letters import order as letter_order
 

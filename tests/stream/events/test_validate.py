@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store.base.settings import ModalitySettings
-from stream.clock import EventClock
+from stream.clock import ClockState, EventClock
 from stream.events.event import Event, pack, unpack
 from stream.events.validate import Validator
 from stream.rejection import ErrorCode, Rejection
@@ -31,7 +31,8 @@ GOOD: dict[str, Any] = {"user_id": "u1", "ts": NOW, "event_id": "e1", "merchant"
 
 
 def validator(clock: Clock = Clock.WALL, **settings: Any) -> Validator:
-    return Validator(MODALITIES, IngestSettings(clock=clock, **settings), EventClock(clock, 7300 * DAY_MS))
+    found = IngestSettings(clock=clock, **settings)
+    return Validator(MODALITIES, found, EventClock.of(found, MODALITIES))
 
 
 def judge(value: bytes | None, topic: str = "bill") -> Event | Rejection:
@@ -203,15 +204,20 @@ def test_tabular_fields() -> None:
 
 
 def test_stream_clock_judges_a_source_by_its_own_newest_event() -> None:
-    rules = validator(Clock.STREAM)
+    settings = IngestSettings(clock=Clock.STREAM)
+    clock = EventClock.of(settings, MODALITIES)
+    rules = Validator(MODALITIES, settings, clock)
+    old = NOW - 2000 * DAY_MS
+    for source in (("bill", 0), ("bill", 1), ("free", 0)):
+        clock.restore(source, ClockState(old))
 
     def at(ts: int, topic: str = "bill", partition: int = 0) -> str:
         result = rules.validate(as_json(GOOD | {"ts": ts}), topic, partition, 0, NOW, NOW)
         return result.code if isinstance(result, Rejection) else "accepted"
 
-    old = NOW - 2000 * DAY_MS
-    assert at(old) == "accepted"
-    assert at(old + 100 * DAY_MS) == "accepted"
+    for days in (29, 58, 87, 100):
+        assert at(old + days * DAY_MS) == "accepted"
+    assert at(old + 131 * DAY_MS) == "ts_ahead_of_stream"
     assert at(old) == "ts_too_old"
     assert at(old + 10 * DAY_MS) == "accepted"
     assert at(old, partition=1) == "accepted", "another partition has its own clock"
@@ -221,8 +227,8 @@ def test_stream_clock_judges_a_source_by_its_own_newest_event() -> None:
 
 
 def test_refused_events_do_not_move_the_clock() -> None:
-    clock = EventClock(Clock.STREAM, 7300 * DAY_MS)
-    rules = Validator(MODALITIES, IngestSettings(clock=Clock.STREAM), clock)
+    clock = EventClock.of(IngestSettings(), MODALITIES)
+    rules = Validator(MODALITIES, IngestSettings(), clock)
     rules.validate(as_json(GOOD | {"amount": "x"}), "bill", 0, 0, NOW, NOW)
     assert clock.get(("bill", 0)) is None
 

@@ -21,17 +21,19 @@ from deploy.brokers.process import EmbeddedBroker
 from deploy.run.spawn import Spawn
 from store.base import logs
 from store.base.settings import ModalitySettings
-from stream.clock import read_clock
-from stream.commit_metadata import decode
+from store.buffer.resources import BufferResources
+from store.buffer.token_buffer import TokenBuffer
+from stream.clock import AGREE, ClockState, read_clock
 from stream.dead_letter import DeadLetterHeaders, source_headers
 from stream.events.event import Event, unpack
-from stream.ingest.in_flight import RawPosition
 from stream.ingest.ingest import Ingest
 from stream.kafka import pacing
 from stream.kafka.client import Connection
 from stream.kafka.partitioner import partition_of
+from stream.processor.encode_events import encode_events
 from stream.settings import Clock, IngestSettings, KafkaSettings
 from stream.topics import Topics
+from tests.support.hash_encoder import HashEncoder
 from tests.support.processes import Role, wait_until
 
 Start = Callable[[dict[str, int]], EmbeddedBroker]
@@ -258,37 +260,98 @@ def test_a_blocked_producer_pauses_reading_and_stop_still_works(
     assert committed <= len(events_of(connection)) < 2500
 
 
+def at_time(ts: int, name: str, topic: str = "shop", partition: int = 0) -> dict[str, Any]:
+    event = {"user_id": "u1", "ts": ts, "event_id": name, "shop": "s", "page": "p"}
+    event |= {"modality": "click"} if topic == "web" else {}
+    return {"topic": topic, "partition": partition, "value": json.dumps(event).encode()}
+
+
+def send_all(connection: Connection, messages: Sequence[dict[str, Any]]) -> None:
+    producer = connection.producer()
+    for message in messages:
+        producer.produce(**message)
+    assert producer.flush(20) == 0
+
+
+def committed_clock(connection: Connection, topic: str, partition: int) -> ClockState:
+    consumer = connection.consumer(TOPICS.group_ingest)
+    (found,) = consumer.committed([TopicPartition(topic, partition)], timeout=5)
+    consumer.close()
+    return read_clock(found.metadata)
+
+
 @pytest.mark.slow
 def test_the_stream_clock_survives_a_restart(start_embedded: Start) -> None:
     connection = start_embedded(NAMES).connection
     old = int(time.time() * 1000) - 1000 * DAY_MS
     settings = IngestSettings(clock=Clock.STREAM)
-
-    def message(ts: int, name: str) -> tuple[str, bytes, bytes]:
-        return "shop", b"u1", json.dumps({"user_id": "u1", "ts": ts, "event_id": name, "shop": "s"}).encode()
-
     with running(connection, settings):
-        send(connection, [message(old, "a"), message(old + 100 * DAY_MS, "b")])
+        send_all(connection, [at_time(old + 9 * i * DAY_MS, f"a{i}") for i in range(6)])
         wait_committed(connection)
     with running(connection, settings):
-        send(connection, [message(old, "late"), message(old + 80 * DAY_MS, "c")])
+        send_all(connection, [at_time(old, "late"), at_time(old + 40 * DAY_MS, "c"), at_time(old + 60 * DAY_MS, "far")])
         wait_committed(connection)
-    assert [e.event_id for e in events_of(connection)] == ["a", "b", "c"]
-    (letter,) = read_to_end(connection, TOPICS.dead_letters)
-    assert dict(letter.headers())["error"] == b"ts_too_old"
+    assert [e.event_id for e in events_of(connection)] == [*(f"a{i}" for i in range(6)), "c"]
+    letters = read_to_end(connection, TOPICS.dead_letters)
+    assert [dict(m.headers())["error"] for m in letters] == [b"ts_too_old", b"ts_ahead_of_stream"]
+    assert committed_clock(connection, "shop", 0) == ClockState(old + 45 * DAY_MS, (old + 60 * DAY_MS,))
 
 
-@pytest.mark.parametrize("clock", [None, 0, 5, 2**62])
-def test_clock_metadata_round_trip(clock: int | None) -> None:
-    for topic in (None, "hs/+abm5RKyYSWRc+jwbOA"):
-        position = RawPosition(7, clock, topic)
-        assert read_clock(position.metadata) == clock
-        assert decode(position.metadata).get("topic") == topic
+@pytest.mark.slow
+def test_one_line_dated_now_moves_no_stream_time(start_embedded: Start, tmp_path: Path) -> None:
+    """A2: at the beginning, in the middle and at the end of each topic, into the token buffer: all events are there."""
+    connection = start_embedded(NAMES).connection
+    now = int(time.time() * 1000)
+    old = now - 3000 * DAY_MS
+    places = [(topic, partition) for topic in ("shop", "web") for partition in range(NAMES[topic])]
+    messages: list[dict[str, Any]] = []
+    poisoned = dict(zip(places, (0, 20, 40, 1, 39), strict=True))
+    for (topic, partition), at in poisoned.items():
+        own = [at_time(old + i * 3_600_000, f"{topic}{partition}.{i}", topic, partition) for i in range(40)]
+        own.insert(at, at_time(now, f"{topic}{partition}.poison", topic, partition))
+        messages += own
+    with running(connection, IngestSettings(clock=Clock.STREAM)):
+        send_all(connection, messages)
+        wait_committed(connection)
+    letters = read_to_end(connection, TOPICS.dead_letters)
+    assert [dict(m.headers())["error"] for m in letters] == [b"ts_ahead_of_stream"] * 5
+    assert all(b".poison" in m.value() for m in letters)
+    buffer = TokenBuffer.open(
+        tmp_path / "buffer",
+        modalities=MODALITIES, encoder_id=HashEncoder().id, dim=HashEncoder().dim, identity=connection.identity,
+        expiry_granularity_ms=1000,
+        resources=BufferResources.create(block_cache_bytes=8 << 20, write_buffer_bytes=4 << 20),
+    )  # fmt: skip
+    for n, message in enumerate(read_to_end(connection, TOPICS.events)):
+        changes = buffer.prepare(encode_events(unpack(message.value()).events, HashEncoder()), source_offset=n)
+        buffer.commit(changes, log_offset=0)
+    assert buffer.outcomes.applied == 200
+    assert buffer.outcomes.expired == 0
+    assert buffer.stream_time == old + 39 * 3_600_000
+    buffer.close()
+    for topic, partition in places:
+        state = committed_clock(connection, topic, partition)
+        assert state.newest == old + 39 * 3_600_000
 
 
-@pytest.mark.parametrize("metadata", [None, "", "x", "clock=", "clock=-1", "clock=1e3", "clock=²"])
-def test_foreign_metadata_is_no_clock(metadata: str | None) -> None:
-    assert read_clock(metadata) is None
+@pytest.mark.slow
+def test_what_is_held_is_not_committed_and_judged_again(start_embedded: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real gap, with a restart in the middle of it: nothing is refused, nothing is missing."""
+    connection = start_embedded(NAMES).connection
+    old = int(time.time() * 1000) - 1000 * DAY_MS
+    before = [at_time(old + i, f"a{i}") for i in range(AGREE)]
+    after = [at_time(old + 200 * DAY_MS + i, f"b{i}") for i in range(AGREE)]
+    settings = IngestSettings(clock=Clock.STREAM)
+    monkeypatch.setattr("stream.ingest.ingest.QUIET_SECONDS", 600.0)
+    marker = {"topic": "shop", "partition": 0, "value": b"{"}
+    with running(connection, settings):
+        send_all(connection, [*before, *after[:10], marker])
+        wait_until(lambda: len(read_to_end(connection, TOPICS.dead_letters)) == 1, "the marker's letter")
+    with running(connection, settings):
+        send_all(connection, after[10:])
+        wait_committed(connection)
+    assert {e.event_id for e in events_of(connection)} == {f"{x}{i}" for x in "ab" for i in range(AGREE)}
+    assert {m.value() for m in read_to_end(connection, TOPICS.dead_letters)} == {b"{"}
 
 
 @pytest.mark.slow

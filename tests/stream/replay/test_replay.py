@@ -72,8 +72,8 @@ def event(user: str = "u1", modality: str | None = "click", ts: object = NOW_MS,
 
 def judge(modalities: dict[str, ModalitySettings], message: Outgoing) -> Event | Rejection:
     """What ingest makes of a message."""
-    clock = EventClock(Clock.STREAM, 200 * 365 * 86_400_000)
-    validator = Validator(modalities, IngestSettings(clock=Clock.STREAM), clock)
+    settings = IngestSettings(clock=Clock.STREAM, max_age_days=200 * 365)
+    validator = Validator(modalities, settings, EventClock.of(settings, modalities, lenient=True))
     return validator.validate(message.value, message.topic, 0, 0, NOW_MS, NOW_MS)
 
 

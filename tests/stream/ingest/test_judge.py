@@ -1,0 +1,191 @@
+"""One time stamp cannot erase everybody; verdicts are a function of the partition's messages. Without a broker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from store.base.settings import ModalitySettings
+from stream.clock import AGREE, ClockState, EventClock
+from stream.events.event import Event
+from stream.events.validate import Validator
+from stream.ingest.judge import Judge
+from stream.rejection import ErrorCode, Rejection
+from stream.settings import Clock, IngestSettings
+from tests.support.raw_message import RawMessage
+
+DAY_MS = 86_400_000
+NOW = 1_760_000_000_000
+OLD = NOW - 3000 * DAY_MS
+SOURCE = ("raw", 0)
+MODALITIES = {"bill": ModalitySettings(topic="raw", text="{shop}", window_days=90)}
+SETTINGS = IngestSettings(clock=Clock.STREAM)
+BOUND_MS = 30 * DAY_MS
+
+
+def new_judge(settings: IngestSettings = SETTINGS) -> Judge:
+    clock = EventClock.of(settings, MODALITIES)
+    return Judge(Validator(MODALITIES, settings, clock), clock)
+
+
+def messages(times: Iterable[int | None]) -> list[RawMessage]:
+    """None: not an event at all."""
+    return [
+        RawMessage(*SOURCE, i, b"{" if ts is None else json.dumps({"user_id": "u", "ts": ts, "shop": "s"}).encode())
+        for i, ts in enumerate(times)
+    ]
+
+
+def verdict(result: Event | Rejection) -> str:
+    return result.code if isinstance(result, Rejection) else "accepted"
+
+
+def verdicts(times: Sequence[int | None]) -> list[str]:
+    """Of each message, when all are there."""
+    judge = new_judge()
+    found = {m.offset(): verdict(result) for m, result in judge.judge(messages(times), NOW)}
+    found |= {m.offset(): verdict(result) for m, result in judge.conclude(SOURCE, NOW)}
+    return [found[i] for i in range(len(times))]
+
+
+history = [OLD + i * 3_600_000 for i in range(100)]
+
+
+@pytest.mark.parametrize("at", [0, 1, 5, 31, 32, 50, 99, 100])
+@pytest.mark.parametrize("ts", [NOW, OLD + 40 * DAY_MS])
+def test_one_line_far_ahead_is_refused_wherever_it_is(at: int, ts: int) -> None:
+    """A2: it set the stream's time; every later event was too old and all other users were erased."""
+    stream = [*history[:at], ts, *history[at:]]
+    expected = ["accepted"] * 101
+    expected[at] = "ts_ahead_of_stream"
+    assert verdicts(stream) == expected
+
+
+@pytest.mark.parametrize("at", [0, 1, 31])
+def test_one_line_far_back_at_the_beginning_is_refused(at: int) -> None:
+    stream = [*history[:at], OLD - 400 * DAY_MS, *history[at:]]
+    found = verdicts(stream)
+    assert found[at] == "ts_too_old"
+    assert found.count("accepted") == 100
+
+
+@pytest.mark.parametrize("n", [2, 3, 15, AGREE - 1])
+def test_a_broken_producer_that_sends_fewer_than_agree_in_a_row(n: int) -> None:
+    stream: list[int] = []
+    for i in range(0, 100, 20):
+        stream += [*history[i : i + 20], *range(NOW - n, NOW)]
+    assert [verdicts(stream)[i] for i, ts in enumerate(stream) if ts < OLD + BOUND_MS] == ["accepted"] * 100
+
+
+def test_a_real_gap_loses_nothing() -> None:
+    later = [ts + 200 * DAY_MS for ts in history]
+    assert set(verdicts([*history, *later])) == {"accepted"}
+    assert set(verdicts([*history, *later[:AGREE]])) == {"accepted"}
+
+
+def test_a_gap_at_whose_other_side_is_little_is_refused_at_the_end() -> None:
+    later = [ts + 200 * DAY_MS for ts in history[: AGREE - 1]]
+    assert verdicts([*history, *later])[100:] == ["ts_ahead_of_stream"] * (AGREE - 1)
+
+
+def test_those_refused_at_the_end_count_when_more_come() -> None:
+    later = messages([ts + 200 * DAY_MS for ts in history[:AGREE]])
+    judge = new_judge()
+    first = [*judge.judge(messages(history), NOW), *judge.judge(later[:20], NOW), *judge.conclude(SOURCE, NOW)]
+    assert [verdict(r) for _, r in first].count("ts_ahead_of_stream") == 20
+    state = judge.state(SOURCE)
+    assert len(state.ahead) == 20
+    again = new_judge()
+    again.restore(SOURCE, state)
+    assert [verdict(r) for _, r in again.judge(later[20:], NOW)] == ["accepted"] * (AGREE - 20)
+
+
+@pytest.mark.parametrize(
+    ("stream", "expected"),
+    [
+        ([NOW], ["accepted"]),
+        ([OLD, NOW], ["accepted", "ts_ahead_of_stream"]),
+        ([NOW, OLD, OLD], ["ts_ahead_of_stream", "accepted", "accepted"]),
+        ([NOW, None, OLD, OLD - 4300 * DAY_MS], ["ts_ahead_of_stream", "invalid_json", "accepted", "ts_too_old"]),
+    ],
+)
+def test_a_partition_with_less_than_agree_begins_at_their_median(stream: list[int | None], expected: list[str]) -> None:
+    assert verdicts(stream) == expected
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_few_events_of_a_long_time_are_all_taken(order: int) -> None:
+    """Forwards all of them; backwards those of the window. None is ahead."""
+    stream = [OLD + i * 20 * DAY_MS for i in range(18)][::order]
+    assert verdicts(stream) == ["accepted"] * (18 if order == 1 else 5) + ["ts_too_old"] * (0 if order == 1 else 13)
+
+
+def test_too_many_bytes_are_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream.ingest.judge.MAX_HELD_BYTES", 200)
+    assert set(verdicts(history)) == {"accepted"}
+    judge = new_judge()
+    assert len(list(judge.judge(messages(history[:10]), NOW))) >= 5
+
+
+times = st.lists(
+    st.none()
+    | st.integers(0, 20).map(lambda d: OLD + d * DAY_MS)
+    | st.sampled_from([OLD - 200 * DAY_MS, OLD + 300 * DAY_MS, OLD + 301 * DAY_MS, NOW]),
+    max_size=90,
+)
+runs = st.lists(st.tuples(times, st.integers(1, 3)), max_size=4).map(lambda parts: [t for p, n in parts for t in p * n])
+
+
+@given(runs, st.data())
+def test_restarts_and_batches_change_no_verdict(stream: list[int | None], data: st.DataObject) -> None:
+    """Read anew at any moment from where it may be committed, with the clock committed there."""
+    expected = verdicts(stream)
+    all_messages = messages(stream)
+    judge = new_judge()
+    found: dict[int, str] = {}
+    at = 0
+    while at < len(stream):
+        end = at + data.draw(st.integers(1, 50))
+        for message, result in judge.judge(all_messages[at:end], NOW):
+            assert found.setdefault(message.offset(), verdict(result)) == verdict(result), "judged as before"
+        at = min(end, len(stream))
+        if data.draw(st.booleans()):
+            held, state = judge.first_held(SOURCE), judge.state(SOURCE)
+            at = at if held is None else held
+            judge = new_judge()
+            judge.restore(SOURCE, state)
+            if at < len(stream):
+                continue
+    found |= {m.offset(): verdict(result) for m, result in judge.conclude(SOURCE, NOW)}
+    assert [found[i] for i in range(len(stream))] == expected
+
+
+@given(runs)
+def test_what_is_held_is_bounded_and_before_it_nothing_is_missing(stream: list[int | None]) -> None:
+    judge = new_judge()
+    decided: set[int] = set()
+    for message in messages(stream):
+        decided |= {m.offset() for m, _ in judge.judge([message], NOW)}
+        first = judge.first_held(SOURCE)
+        read = set(range(message.offset() + 1))
+        assert len(read - decided) < AGREE
+        assert min(read - decided, default=None) == first
+
+
+def test_the_wall_holds_nothing() -> None:
+    judge = new_judge(IngestSettings())
+    assert len(list(judge.judge(messages([NOW, NOW - 80 * DAY_MS]), NOW))) == 2
+    assert not judge.held()
+    assert judge.state(SOURCE) == ClockState(NOW)
+
+
+def test_the_refusal_says_how_far_and_how_to_allow_it() -> None:
+    judge = new_judge()
+    *_, (_, last) = [*judge.judge(messages([*history, NOW]), NOW), *judge.conclude(SOURCE, NOW)]
+    assert isinstance(last, Rejection)
+    assert last.code is ErrorCode.TS_AHEAD_OF_STREAM
+    assert last.detail == "2995.9 days ahead of raw:0; at most 30 (ingest.max_ahead_days)"
