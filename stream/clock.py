@@ -26,6 +26,10 @@ AGREE = 32
 """Events in a row that start a clock, or move it beyond its bound."""
 
 
+RESET_CLOCK = ("anchorstream.clock", b"reset")
+"""Header of a raw message. Where its time is too old for its stream, the stream's clock begins anew with it."""
+
+
 class Place(Enum):
     """Where an event's time lies, seen from its stream's."""
 

@@ -113,7 +113,7 @@ def replay_letters(
     again: Annotated[bool, Parameter(negative="", help="Also those that were replayed before.")] = False,
     reset_clock: Annotated[
         bool,
-        Parameter(negative="", help="Let the clocks of their raw partitions begin anew; ingest must not run."),
+        Parameter(negative="", help="Let the clocks of their raw partitions begin anew with them (clock = stream)."),
     ] = False,
     dry_run: Annotated[bool, Parameter(negative="", help="Do everything but send.")] = False,
     timeout: Annotated[
@@ -169,7 +169,6 @@ def _show(tally: LetterTally, *, dry_run: bool, as_json: bool) -> None:
                 "left": dict(tally.left.most_common()),
                 "first_left": shown,
                 "not_reached": tally.not_reached,
-                "clocks_reset": tally.clocks_reset,
                 "seconds": round(tally.seconds, 3),
                 "interrupted": tally.interrupted,
             }
@@ -186,7 +185,6 @@ def _show(tally: LetterTally, *, dry_run: bool, as_json: bool) -> None:
             "replayed before": tally.already,
             "left": tally.left.total(),
             "not reached": tally.not_reached,
-            **({"clocks reset": tally.clocks_reset} if tally.clocks_reset else {}),
         }
     )
 

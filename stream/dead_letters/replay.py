@@ -20,20 +20,22 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import Protocol
+from typing import Any, Protocol
 
-from store.base.errors import ScriptError
+from confluent_kafka import KafkaException, TopicPartition
+
+from store.base.errors import BrokerError, ScriptError
 from store.base.settings import ModalitySettings
 from store.base.stop import Stopped, obey
+from stream.clock import RESET_CLOCK, EventClock, Source, read_clock
 from stream.dead_letter import REPLAYED
-from stream.dead_letters.ingest_clock import forget_clocks, read_clocks
 from stream.dead_letters.lines import Answer
 from stream.dead_letters.order import Group, LetterOrder, Place
 from stream.dead_letters.replay_marks import pack_replay_marks
 from stream.dead_letters.target import LEFT, REMOVED, SKIPPED, Left, Target, Targets
 from stream.kafka.client import Connection
 from stream.kafka.pacing import SafeProducer
-from stream.settings import IngestSettings
+from stream.settings import Clock, IngestSettings
 from stream.topics import Topics
 
 BATCH_LETTERS = 1000
@@ -64,7 +66,7 @@ class LetterTally:
 
     matched: by error and topic. already: replayed before and passed over. replayed: acknowledged and marked (dry run:
     would be sent). left: by code, see LEFT and stream/rejection.py. shown: the first of these, (letter id, why).
-    interrupted: `stop` was set before the last letter. clocks_reset: of how many raw partitions.
+    interrupted: `stop` was set before the last letter.
     """
 
     matched: int = 0
@@ -74,7 +76,6 @@ class LetterTally:
     shown: list[tuple[str, Left]] = field(default_factory=list)
     seconds: float = 0.0
     interrupted: bool = False
-    clocks_reset: int = 0
 
     def leave(self, letter_id: str, why: Left) -> None:
         """A letter stays."""
@@ -96,7 +97,7 @@ class LetterTally:
 @dataclass(frozen=True, slots=True)
 class Choice:
     """Which letters. error, source_topic: None = any. limit: send at most so many. again: also those done before.
-    reset_clock: their raw partitions' clocks begin anew."""
+    reset_clock: let the clocks of their raw partitions begin anew with them."""
 
     error: str | None = None
     source_topic: str | None = None
@@ -129,6 +130,7 @@ class DeadLetterReplay:
         self._wall = wall
         self._producer: SafeProducer | None = None
         self._sent: list[tuple[Place, ...]] = []
+        self._to_reset: set[Source] = set()
         self._tally = LetterTally()
 
     def run(self, choice: Choice, *, mender: Mender | None = None, dry_run: bool = False) -> LetterTally:
@@ -174,12 +176,8 @@ class DeadLetterReplay:
         self._tally.already = 0 if choice.again else order.replayed
         partitions = self._partitions()
         sources = [s for s in order.sources() if s[1] < partitions.get(s[0], 0)]
-        group = self._topics.group_ingest
-        if choice.reset_clock and not dry_run:
-            self._tally.clocks_reset = forget_clocks(self._connection, group, sources)
-        clock = read_clocks(
-            self._connection, group, self._settings, self._modalities, [] if choice.reset_clock else sources
-        )
+        clock = self._clock([] if choice.reset_clock else sources)
+        self._to_reset = set(sources) if choice.reset_clock else set()
         targets = Targets(self._topics, self._modalities, self._settings, partitions, clock)
         if not dry_run:
             self._producer = self._open()
@@ -214,9 +212,13 @@ class DeadLetterReplay:
                 yield group
 
     def _send(self, group: Group, target: Target) -> None:
+        headers = list(target.headers)
+        if (source := (target.topic, target.partition)) in self._to_reset:
+            self._to_reset.remove(source)
+            headers.append(RESET_CLOCK)
         if self._producer is not None:
             self._producer.produce(
-                target.topic, target.value, target.key, partition=target.partition, headers=list(target.headers) or None
+                target.topic, target.value, target.key, partition=target.partition, headers=headers or None
             )
         self._sent.append(group.places)
         if len(self._sent) >= BATCH_LETTERS:
@@ -247,6 +249,23 @@ class DeadLetterReplay:
     def _partitions(self) -> dict[str, int]:
         found = self._connection.metadata(timeout_s=_TIMEOUT_SECONDS).topics
         return {name: len(topic.partitions) for name, topic in found.items() if topic.error is None}
+
+    def _clock(self, sources: list[tuple[str, int]]) -> EventClock:
+        """Ingest's clock as it committed it."""
+        clock = EventClock.of(self._settings, self._modalities, lenient=True)
+        if self._settings.clock is Clock.STREAM and sources:
+            consumer: Any = self._connection.consumer(self._topics.group_ingest)
+            try:
+                for tp in consumer.committed([TopicPartition(*s) for s in sources], timeout=_TIMEOUT_SECONDS):
+                    clock.restore((tp.topic, tp.partition), read_clock(tp.metadata))
+            except KafkaException as exc:
+                raise BrokerError(
+                    f"the committed offsets of {self._topics.group_ingest} cannot be read: {exc.args[0].str()}",
+                    action="check that the broker runs (`anchorstream doctor`) and lets this user read the group",
+                ) from exc
+            finally:
+                consumer.close()
+        return clock
 
 
 def _as_it_is(groups: Iterator[Group]) -> Mended:

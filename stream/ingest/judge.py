@@ -7,6 +7,8 @@ Of a partition whose clock is the stream's, messages that are ahead are held unt
     the end, for a while            `conclude`: a clock that never began begins, else they are refused
     MAX_HELD_BYTES                  as at the end
 
+The one exception is asked for: a message with the header RESET_CLOCK that is too old takes its stream's clock away.
+
 Whoever commits offsets commits none from the first held message on, so a reader that starts anew judges the same.
 Where the end is not waited at, verdicts are a function of the partition's messages alone (docs/adr/0004).
 """
@@ -17,10 +19,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from store.base import logs
-from stream.clock import ClockState, EventClock, Source
+from stream.clock import RESET_CLOCK, ClockState, EventClock, Source
 from stream.events.event import Event
 from stream.events.validate import Validator
 from stream.rejection import ErrorCode, Rejection
+from stream.settings import Clock
 
 MAX_HELD_BYTES = 8 * 1024 * 1024
 """Of one partition; at most one message more."""
@@ -47,8 +50,11 @@ class Judge:
         self._clock = clock
         self._held: dict[Source, _Held] = {}
 
-    def judge(self, messages: Iterable[Any], wall_ms: int) -> Iterator[Verdict]:
-        """What is decided by these messages, in order within each partition but for what no clock decides."""
+    def judge(self, messages: Iterable[Any], wall_ms: int, *, may_reset: bool = True) -> Iterator[Verdict]:
+        """What is decided by these messages, in order within each partition but for what no clock decides.
+
+        may_reset: heed RESET_CLOCK.
+        """
         validate, held = self._validator.validate, self._held
         for message in messages:
             topic, partition = message.topic(), message.partition()
@@ -58,6 +64,12 @@ class Judge:
             )
             if result.__class__ is Rejection and result.code is ErrorCode.TS_AHEAD_OF_STREAM:
                 yield from self._hold((topic, partition), message, result, wall_ms)
+                continue
+            if may_reset and self._resets(message, result):
+                source = (topic, partition)
+                yield from self._refuse(source)
+                self._clock.restore(source, ClockState())
+                yield from self.judge([message], wall_ms, may_reset=False)
                 continue
             if held and (topic, partition) in held and not self._clock.in_a_row((topic, partition)):
                 yield from self._refuse((topic, partition))
@@ -107,8 +119,16 @@ class Judge:
         if before is not None:
             log.warning(logs.CLOCK_MOVED, source=f"{source[0]}:{source[1]}", before=before, now=self._clock.get(source))
         messages = self._held.pop(source).messages
-        yield from self.judge([message for message, _ in messages], wall_ms)
+        yield from self.judge([message for message, _ in messages], wall_ms, may_reset=False)
         self._clock.settled(source)
+
+    def _resets(self, message: Any, result: Event | Rejection) -> bool:
+        return (
+            result.__class__ is Rejection
+            and result.code is ErrorCode.TS_TOO_OLD
+            and self._clock.mode is Clock.STREAM
+            and RESET_CLOCK in (message.headers() or ())
+        )
 
     def _refuse(self, source: Source) -> Iterator[Verdict]:
         if (held := self._held.pop(source, None)) is not None:

@@ -13,6 +13,7 @@ class RawMessage(NamedTuple):
     at: int
     content: bytes | None
     produced_at: int = 0
+    with_headers: tuple[tuple[str, bytes], ...] = ()
 
     def topic(self) -> str:
         """Raw topic."""
@@ -29,6 +30,10 @@ class RawMessage(NamedTuple):
     def value(self) -> bytes | None:
         """The event's bytes."""
         return self.content
+
+    def headers(self) -> list[tuple[str, bytes]] | None:
+        """None where there are none."""
+        return list(self.with_headers) or None
 
     def timestamp(self) -> tuple[int, int]:
         """As confluent-kafka has it: CREATE_TIME and milliseconds."""

