@@ -161,7 +161,7 @@ def agreed_span(times: Sequence[int], max_ahead_ms: int) -> tuple[int, int]:
 
 
 def clock_fields(state: ClockState) -> dict[str, str | int | None]:
-    """What a committed offset's metadata says of a clock: at most about 450 characters of the 4096 that a broker takes."""
+    """Of a committed offset's metadata: at most about 450 characters of the 4096 that a broker takes."""
     return {"clock": state.newest, "ahead": "+".join(map(str, state.ahead)) or None}
 
 
