@@ -26,13 +26,13 @@ demo: setup ## real households end to end on this machine; ARGS="--exit --json o
 	$(BIN)/anchorstream demo $(ARGS)
 
 test: setup ## all tests but the longest forms of some; real Kafka where Java 17 and Maven are found
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-fast: setup ## without real Kafka, crash and slow tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not kafka and not crash and not slow and not gpu and not long" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not kafka and not crash and not slow and not gpu and not long" $(ARGS)
 
 test-all: setup ## with the longest forms, and ten rounds of random faults
-	CRASH_ROUNDS=10 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "" $(ARGS)
+	CRASH_ROUNDS=10 $(BIN)/python -m pytest -n 2 --dist worksteal -m "" $(ARGS)
 
 check: setup ## ruff and mypy --strict
 	$(BIN)/ruff check .

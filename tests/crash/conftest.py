@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from deploy.settings.config import load
@@ -11,13 +9,6 @@ from encoder.forward.user_encoder import UserEncoder
 from encoder.model.text_encoder import TextEncoder
 from tests.conftest import need_kafka
 from tests.support.behaviour import CONFIG
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Each starts a whole system: one after the other, beside all other tests."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("crash"))
 
 
 @pytest.fixture(autouse=True)
