@@ -34,6 +34,7 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("neighbors", "deploy.commands.neighbors:neighbors", _ASK, "Show the users nearest to one."),
     ("scenarios", "deploy.commands.scenarios:app", _ASK, "Scenarios and how many users each has."),
     ("lag", "deploy.commands.lag:lag", _OPERATE, "How far each role is behind, in messages and seconds."),
+    ("offsets", "deploy.commands.offsets:app", _OPERATE, "Where each group goes on, what is lost to it, and a reset."),
     ("doctor", "deploy.commands.doctor:doctor", _OPERATE, "Check configuration, broker, state, device and weights."),
     ("verify", "deploy.commands.verify:verify", _OPERATE, "Recompute embeddings from stored tokens and compare."),
     ("dead-letters", "deploy.commands.dead_letters:app", _OPERATE, "Refused events: list, show, replay."),

@@ -10,7 +10,9 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from encoder.worker.back_fill import PartitionBackFill
 from encoder.worker.targets import Target, unpack
 from store.base import fault
+from store.base.errors import DataLossError
 from store.buffer.token_buffer import TokenBuffer
+from stream.kafka.positions import REBUILD
 from stream.kafka.rebalance import Rebalance
 from stream.token_log.token_log import LogReader
 
@@ -138,6 +140,13 @@ class Assignments:
             tp = TopicPartition(self._topic, found.partition)
             buffer = buffer_of(found.partition)
             end = self._consumer.get_watermark_offsets(tp, timeout=ANSWER_SECONDS, cached=False)[1]
+            if found.offset > end:  # else nobody would be refreshed until the log is as long
+                raise DataLossError(
+                    f"{self._topic}:{found.partition}: the worker's group has committed {found.offset}, but the topic "
+                    f"ends at {end}: it was deleted and made anew, or the broker lost its disk",
+                    action=f"{REBUILD}; where only the group's offset is wrong, with every worker stopped: "
+                    "`anchorstream offsets reset worker --to earliest`",
+                )
             assignment = self._mine[found.partition] = Assignment(found.partition, buffer, found, end, targets)
             positions.append(self.reader.add(found.partition, buffer, mark_from=assignment.published))
         return positions

@@ -37,6 +37,8 @@ BUFFER_FORMAT = 1
 M_FORMAT, M_ENCODER, M_DIM, M_IDENTITY, M_ROLE = b"format", b"encoder", b"dim", b"identity", b"role"
 M_SOURCE_OFFSET, M_LOG_OFFSET, M_STREAM_TIME = b"source_offset", b"log_offset", b"stream_time"
 M_OWNER, M_OUTCOMES = b"owner", b"outcomes"
+M_SOURCE_TOPIC = b"source_topic"
+"""Id of the topic that `source_offset` counts for; a topic made anew has another."""
 M_RESTORING = b"restoring"
 """A restore by an older version that did not end: the expiry index is not whole."""
 

@@ -94,6 +94,8 @@ class TokenBuffer:
         self.replica = replica
         self.source_offset = database.get_int(layout.M_SOURCE_OFFSET, -1)
         """Last offset of `events` applied, -1 = none."""
+        self.source_topic = (database.meta.get(layout.M_SOURCE_TOPIC) or b"").decode()
+        """Id of the `events` that it counts for; "" = not known."""
         self.log_offset = database.get_int(layout.M_LOG_OFFSET, 0)
         """Next offset of `tokens` to read. On disk a replica's may lie before it, see store/buffer/held_rows.py."""
         self.stream_time = database.get_int(layout.M_STREAM_TIME, 0)
@@ -167,6 +169,17 @@ class TokenBuffer:
     # Steps 3 and 5 of the commit protocol
 
     @_judged
+    def begin_source(self, topic_id: str, source_offset: int) -> None:
+        """From now on `source_offset` counts for this topic, and is this."""
+        batch = self._db.batch()
+        batch.put(layout.M_SOURCE_TOPIC, topic_id.encode(), self._db.h_meta)
+        if source_offset >= 0:
+            batch.put(layout.M_SOURCE_OFFSET, pack_int(source_offset), self._db.h_meta)
+        else:
+            batch.delete(layout.M_SOURCE_OFFSET, self._db.h_meta)
+        self._db.write(batch)
+        self.source_topic, self.source_offset = topic_id, source_offset
+
     def prepare(self, events: Sequence[EncodedEvent], *, source_offset: int, stream_now: int = 0) -> Changes:
         """Step 3: what a batch changes. Reads only; later events of the batch see earlier ones.
 

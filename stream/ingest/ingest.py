@@ -36,7 +36,7 @@ from stream.kafka.consumer_errors import ConsumerErrors
 from stream.kafka.pacing import SafeProducer
 from stream.kafka.partitioner import partition_of
 from stream.kafka.positions import resume_positions
-from stream.raw_topics.ids import TopicIds
+from stream.kafka.topic_ids import TopicIds
 from stream.raw_topics.registry import RawTopics
 from stream.rejection import Rejection
 from stream.settings import IngestSettings
@@ -380,7 +380,11 @@ class Ingest:
                     self._registry.register(ids, self._stop)
                 self._topic_ids.update(ids)
                 positions = resume_positions(
-                    consumer, partitions, from_zero=self._connection.embedded, counts=self._of_this_topic
+                    consumer,
+                    partitions,
+                    group=self._topics.group_ingest,
+                    from_zero=self._connection.embedded,
+                    counts=self._of_this_topic,
                 )
                 for tp in consumer.committed(partitions, timeout=10.0):
                     state = read_clock(tp.metadata) if self._of_this_topic(tp) else ClockState()

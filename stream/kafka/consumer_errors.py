@@ -10,6 +10,7 @@ from confluent_kafka import KafkaError
 
 from store.base import logs
 from store.base.errors import BrokerError, DataLossError
+from stream.kafka.positions import RESETTABLE, reset_command
 
 LOG_INTERVAL_SECONDS = 60.0
 _AUTO_OFFSET_RESET = -140
@@ -49,8 +50,9 @@ class ConsumerErrors:
         if error.code() == _AUTO_OFFSET_RESET:
             raise DataLossError(
                 f"{message.topic()}:{message.partition()}: messages were removed before they were read: {error.str()}",
-                action="replay their source; then set the group's offset: kafka-consumer-groups --group "
-                f"{self._group} --topic {message.topic()} --reset-offsets --to-earliest --execute",
+                action=reset_command(self._group)
+                if self._group.rpartition(".")[2] in RESETTABLE
+                else "nothing: at its next start the role finds out where it can go on, or says what is missing",
             )
         if error.fatal() or error.code() in _FATAL:
             where = f"{message.topic()}: " if message.topic() else ""

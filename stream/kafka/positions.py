@@ -9,13 +9,34 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from store.base.errors import DataLossError
 
+RESETTABLE = ("ingest", "processor", "worker", "freshness")
+"""Readers whose committed offset says where they go on; serve's own commits only tell its lag."""
+REBUILD = (
+    "this log is no longer whole, so nothing can be rebuilt from it: start over with another kafka.topic_prefix and "
+    "store.data_dir, and replay the source"
+)
+"""What is left where a log that is read whole has lost its beginning, or was made anew."""
 
-def check_position(consumer: Any, tp: TopicPartition, offset: int, *, timeout_s: float = 10.0) -> None:
+
+def reset_command(group: str, *, every: bool = False) -> str:
+    """The remedy for positions of a group of ours that cannot be served; its name ends with its reader's.
+
+    every: the offsets alone do not show that they cannot be.
+    """
+    command = f"anchorstream offsets reset {group.rpartition('.')[2]} --to earliest{' --all' if every else ''}"
+    return (
+        "bring the messages back (replay their source); or accept the loss, with every member stopped: "
+        f"`{command}` (--dry-run says what is lost); to keep messages longer raise the topic's retention.ms"
+    )
+
+
+def check_position(consumer: Any, tp: TopicPartition, offset: int, *, remedy: str, timeout_s: float = 10.0) -> None:
     """Make sure that everything from `offset` on is still there.
 
     Args:
         consumer: any consumer; need not be assigned `tp`.
         offset: next offset to be read.
+        remedy: what a person can do, see `reset_command`.
 
     Raises:
         DataLossError: it lies below the low watermark, or beyond the end (the topic was made anew).
@@ -27,15 +48,13 @@ def check_position(consumer: Any, tp: TopicPartition, offset: int, *, timeout_s:
         raise DataLossError(
             f"{where}: next offset to read is {offset}, the broker's oldest is {low}: "
             f"{low - offset} message(s) were removed unread",
-            action="bring the messages back (replay their source), or accept the loss by setting the group's offset: "
-            f"kafka-consumer-groups --group GROUP --topic {where} --reset-offsets --to-earliest --execute; "
-            "to keep messages longer raise the topic's retention.ms",
+            action=remedy,
         )
     if offset > high:
         raise DataLossError(
             f"{where}: next offset to read is {offset}, but the topic ends at {high}: it was deleted and made anew, "
             "or the broker lost its disk",
-            action="move the data directory away and replay the source, or restore the topic",
+            action=remedy,
         )
 
 
@@ -59,6 +78,7 @@ def resume_positions(
     partitions: Sequence[TopicPartition],
     *,
     from_zero: bool = False,
+    group: str,
     counts: Callable[[TopicPartition], bool] = lambda _: True,
     timeout_s: float = 10.0,
 ) -> list[TopicPartition]:
@@ -66,7 +86,8 @@ def resume_positions(
 
     A partition without a commit starts at the oldest message there is: that is a new reader, not a loss. With
     `from_zero` it starts at 0 and must find it: for logs read whole, and for every reader on an embedded broker, which
-    removes messages by size only. A commit that does not count, which its metadata tells, is as none.
+    removes messages by size only. A commit that does not count, which its metadata tells, is as none. `group` is the
+    consumer's.
 
     Raises:
         DataLossError: a committed position cannot be served.
@@ -81,6 +102,6 @@ def resume_positions(
             offset = consumer.get_watermark_offsets(tp, timeout=timeout_s, cached=False)[0]
         else:
             offset = max(offset, 0)
-            check_position(consumer, tp, offset, timeout_s=timeout_s)
+            check_position(consumer, tp, offset, remedy=reset_command(group), timeout_s=timeout_s)
         resumed.append(TopicPartition(tp.topic, tp.partition, offset))
     return resumed

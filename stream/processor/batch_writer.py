@@ -23,16 +23,19 @@ from itertools import islice
 from confluent_kafka import TopicPartition
 
 from store.base import fault, logs, metrics
-from store.base.errors import BrokerError
+from store.base.errors import BrokerError, DataLossError
 from store.base.stop import AnyOf, Stopped, obey
 from store.buffer.changes import Changes
 from store.buffer.encoded_event import EncodedEvent
+from store.buffer.token_buffer import TokenBuffer
+from stream.commit_metadata import decode
 from stream.dead_letter import DeadLetterHeaders
 from stream.events.event import Pack
 from stream.kafka.gc_pause import gc_paused
 from stream.kafka.pacing import SafeProducer
-from stream.kafka.positions import check_position, first_offset
+from stream.kafka.positions import check_position, first_offset, reset_command
 from stream.kafka.rebalance import Rebalance
+from stream.kafka.topic_ids import TopicIds
 from stream.processor.encode_events import TextEncoder, encode_events
 from stream.processor.faust_app import Message
 from stream.processor.partition import Partition, PartitionConfig, open_partition
@@ -204,12 +207,41 @@ class BatchWriter:
             partition = open_partition(self._config, number, self._producer, stop, self._standby)
             if partition is None:
                 raise Stopped
+            try:
+                self._same_source(number, partition.buffer)
+            except BaseException:
+                partition.close()
+                raise
             self._partitions[number] = partition
             known = partition.buffer.source_offset
             # with a new disk Kafka's position counts: what lies below it is in `tokens`
             self._next[number] = self._position(number, known + 1 if known >= 0 else -1)
             self.rebalance.usable(number, opening=time.monotonic() - began)
         return partition
+
+    def _same_source(self, number: int, buffer: TokenBuffer) -> None:
+        """The buffer's offset counts for the `events` that is there; a person may say that it starts anew there.
+
+        Raises:
+            DataLossError: `events` was deleted and made anew.
+        """
+        ids = TopicIds(self._config.connection)
+        found = ids.ask([self._topic]).get(self._topic)
+        if found is None or buffer.source_topic == found:
+            return
+        if buffer.source_topic == "":  # a new buffer, or an older version's
+            buffer.begin_source(found, buffer.source_offset)
+            return
+        with closing(self._config.connection.consumer(self._group)) as consumer:
+            (committed,) = consumer.committed([TopicPartition(self._topic, number)], timeout=10.0)
+        if decode(committed.metadata).get("topic") != found:  # Faust's commits say nothing, a reset does
+            raise DataLossError(
+                f"{self._topic}:{number} was deleted and made anew; this buffer had read the old one up to offset "
+                f"{buffer.source_offset}: what came after it is gone",
+                action=reset_command(self._group, every=True),
+            )
+        log.warning(logs.TOPIC_MADE_ANEW, topic=self._topic, partition=number, next_offset=committed.offset)
+        buffer.begin_source(found, committed.offset - 1)
 
     def _position(self, number: int, known: int) -> int:
         """Where `events` is to be read on: what is durable or committed; -1 = nothing is known to be.
@@ -226,7 +258,7 @@ class BatchWriter:
                 low, _ = consumer.get_watermark_offsets(tp, timeout=10.0, cached=False)
                 return int(low)
             position = max(position, 0)
-            check_position(consumer, tp, position)
+            check_position(consumer, tp, position, remedy=reset_command(self._group))
             return position
         finally:
             consumer.close()

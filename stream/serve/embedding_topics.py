@@ -13,7 +13,7 @@ from store.index.snapshot import Header
 from store.records.scenario import CONFIGURED
 from stream.kafka.client import Connection
 from stream.kafka.futures import all_of
-from stream.kafka.positions import check_position
+from stream.kafka.positions import REBUILD, check_position
 from stream.topics import Topics
 
 ANSWER_SECONDS = 10.0
@@ -80,7 +80,7 @@ class EmbeddingTopics:
             start = low if served.entry.registration != CONFIGURED else 0
             position = TopicPartition(topic, partition, applied.get(partition, start))
             if not low <= position.offset <= high:
-                check_position(consumer, position, position.offset)
+                check_position(consumer, position, position.offset, remedy=REBUILD)
             positions.append(position)
         self._scenarios[topic] = name
         return positions

@@ -30,6 +30,7 @@ class EventsFeed:
 
     def __init__(self, topics: Topics, modalities: Collection[str], tracker: PendingEvents) -> None:
         self.topic = topics.events
+        self._group = topics.group_freshness
         self.ends: dict[int, int] = {}
         """Where each partition ended at the start."""
         self.held = False
@@ -51,7 +52,7 @@ class EventsFeed:
         Raises:
             DataLossError, confluent_kafka.KafkaException: as `resume_positions`.
         """
-        positions = resume_positions(committed, self._partitions, from_zero=from_zero)
+        positions = resume_positions(committed, self._partitions, group=self._group, from_zero=from_zero)
         self._tracker.start({tp.partition: tp.offset for tp in positions})
         for tp in positions:
             self.ends[tp.partition] = consumer.get_watermark_offsets(tp, timeout=10.0)[1]

@@ -14,7 +14,7 @@ from store.base.stop import Stop
 from store.buffer.token_buffer import Row, TokenBuffer
 from stream.kafka.client import Connection
 from stream.kafka.gc_pause import gc_paused
-from stream.kafka.positions import check_position
+from stream.kafka.positions import REBUILD, check_position
 from stream.token_log.ownership import MARKER_KEY, OWNER_HEADER, SWEEP_HEADER, Ownership
 
 _FETCH_SECONDS = 0.05
@@ -93,7 +93,7 @@ def restore(
     rows = stale = recomputed = 0
     try:
         tp = TopicPartition(topic, partition, buffer.log_offset)
-        check_position(consumer, tp, buffer.log_offset)
+        check_position(consumer, tp, buffer.log_offset, remedy=REBUILD)
         _, high = consumer.get_watermark_offsets(tp, timeout=10, cached=False)
         end = max(high, upto or 0)
         consumer.assign([tp])
@@ -166,7 +166,7 @@ class LogReader:
             DataLossError: the log no longer begins at the buffer's position, or ends before it.
         """
         tp = TopicPartition(self._topic, partition, buffer.log_offset)
-        check_position(self._consumer, tp, buffer.log_offset)
+        check_position(self._consumer, tp, buffer.log_offset, remedy=REBUILD)
         self._buffers[partition] = buffer
         self._ownership[partition] = Ownership(buffer.owner)
         self._mark_from[partition] = mark_from

@@ -39,23 +39,23 @@ def test_every_offset_between_the_watermarks_can_be_read(connection: Connection,
     consumer = connection.consumer(overflowed.topic)
     low, high = consumer.get_watermark_offsets(overflowed, timeout=5)
     assert 0 < low < high == 800
-    check_position(consumer, overflowed, low)
-    check_position(consumer, overflowed, high)
+    check_position(consumer, overflowed, low, remedy="none")
+    check_position(consumer, overflowed, high, remedy="none")
     with pytest.raises(DataLossError, match="1 message"):
-        check_position(consumer, overflowed, low - 1)
+        check_position(consumer, overflowed, low - 1, remedy="none")
     with pytest.raises(DataLossError, match="made anew"):
-        check_position(consumer, overflowed, high + 1)
+        check_position(consumer, overflowed, high + 1, remedy="none")
 
 
 def test_resuming(connection: Connection, overflowed: TopicPartition) -> None:
     """A commit is checked; without one a reader starts at the oldest, unless it needs everything."""
     consumer = connection.consumer(overflowed.topic)
     low = consumer.get_watermark_offsets(overflowed, timeout=5)[0]
-    assert [tp.offset for tp in resume_positions(consumer, [overflowed])] == [low]
+    assert [tp.offset for tp in resume_positions(consumer, [overflowed], group="t.ingest")] == [low]
     with pytest.raises(DataLossError):
-        resume_positions(consumer, [overflowed], from_zero=True)
+        resume_positions(consumer, [overflowed], group="t.ingest", from_zero=True)
     consumer.commit(offsets=[TopicPartition(overflowed.topic, 0, low + 3)], asynchronous=False)
-    assert [tp.offset for tp in resume_positions(consumer, [overflowed], from_zero=True)] == [low + 3]
+    assert [tp.offset for tp in resume_positions(consumer, [overflowed], group="t.ingest", from_zero=True)] == [low + 3]
     consumer.commit(offsets=[TopicPartition(overflowed.topic, 0, low - 1)], asynchronous=False)
     with pytest.raises(DataLossError, match=overflowed.topic):
-        resume_positions(consumer, [overflowed])
+        resume_positions(consumer, [overflowed], group="t.ingest")
