@@ -32,6 +32,7 @@ _CONFIG: dict[str, Any] = {
     "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
     "message.timeout.ms": TRANSACTION_TIMEOUT_MS,
     "queue.buffering.max.kbytes": 65_536,
+    "linger.ms": 0,  # records go out while the offsets are sent; a batch gathers while its partitions are registered
     # a transaction that begins while the broker still marks the one before is tried again after this; default 100
     "retry.backoff.ms": 5,
 }
