@@ -158,6 +158,14 @@ FAULTS = [
     Fault("a tenth of the events is refused", healthy() | {
           'anchorstream_events_dead_lettered_total{code="invalid_field",instance="ingest-a"}': growing(10)},
           ("DeadLetters", {"code": "invalid_field"})),
+    Fault("snapshots cannot be written", healthy() | {
+          'anchorstream_snapshot_failures_total{role="serve",instance="serve-a",job="anchorstream-serve"}':
+          growing(0.03)},
+          ("SnapshotFailing", {"role": "serve", "instance": "serve-a", "job": "anchorstream-serve"})),
+    Fault("a token buffer is damaged", healthy() | {
+          'anchorstream_state_set_aside_total{role="worker",instance="worker-a",job="anchorstream"}':
+          f"0x{STEPS - 20} 1x20"}, ("StateDamaged", {
+          "role": "worker", "instance": "worker-a", "job": "anchorstream"})),
     Fault("every event is refused, none was ever accepted", {
           name: value for name, value in healthy().items() if "accepted" not in name}, ("DeadLetters", {
           "code": "invalid_field"})),
