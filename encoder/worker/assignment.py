@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -12,6 +14,7 @@ from encoder.worker.targets import Target, unpack
 from store.base import fault
 from store.base.errors import DataLossError
 from store.buffer.token_buffer import TokenBuffer
+from stream.kafka.patience import passes, patiently
 from stream.kafka.positions import REBUILD
 from stream.kafka.rebalance import Rebalance
 from stream.token_log.token_log import LogReader
@@ -136,10 +139,14 @@ class Assignments:
     ) -> list[TopicPartition]:
         positions = []
         asked = [TopicPartition(self._topic, partition) for partition in partitions]
-        for found in self._consumer.committed(asked, timeout=ANSWER_SECONDS):
+        never = threading.Event()
+        # a coordinator that is being elected, or a broker that comes back, is waited for
+        for found in patiently(lambda: self._consumer.committed(asked, timeout=ANSWER_SECONDS), never):
             tp = TopicPartition(self._topic, found.partition)
             buffer = buffer_of(found.partition)
-            end = self._consumer.get_watermark_offsets(tp, timeout=ANSWER_SECONDS, cached=False)[1]
+            end = patiently(
+                partial(self._consumer.get_watermark_offsets, tp, timeout=ANSWER_SECONDS, cached=False), never
+            )[1]
             if found.offset > end:  # else nobody would be refreshed until the log is as long
                 raise DataLossError(
                     f"{self._topic}:{found.partition}: the worker's group has committed {found.offset}, but the topic "
@@ -203,7 +210,7 @@ class Assignments:
         try:
             self._consumer.commit(offsets=offsets, asynchronous=False)
         except KafkaException as exc:
-            if exc.args[0].code() not in _COMMIT_LATER and not exc.args[0].retriable():
+            if exc.args[0].code() not in _COMMIT_LATER and not passes(exc.args[0]):
                 raise
             for assignment, _ in due:
                 assignment.committed(None)

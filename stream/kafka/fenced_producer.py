@@ -17,6 +17,7 @@ from confluent_kafka import KafkaError, KafkaException
 from store.base.errors import BrokerError
 from store.base.stop import Stop, obey
 from stream.kafka.client import Connection
+from stream.kafka.patience import passes
 
 OPEN_SECONDS = 30.0
 """For the answer when a producer is opened: a predecessor's transaction is ended first."""
@@ -175,13 +176,13 @@ class FencedProducer:
                 act(max(_QUEUE_SECONDS, min(_STEP_SECONDS, left)))
                 return
             except KafkaException as exc:
-                if not exc.args[0].retriable() or left <= 0:
+                if not passes(exc.args[0]) or left <= 0:
                     raise
             if obeying:
                 obey(self._stop())
 
     def _refused(self, error: KafkaError) -> BrokerError:
-        if error.retriable() or error.code() == KafkaError._TIMED_OUT:  # noqa: SLF001
+        if passes(error):
             return BrokerError(
                 f"the transaction of {self.transactional_id} was not acknowledged in time: {error.str()}",
                 action="check that the broker runs and is not overloaded",

@@ -15,6 +15,18 @@ PATIENCE_SECONDS = 30.0
 _PAUSE_SECONDS = 0.2
 _PASSING = frozenset(
     {
+        KafkaError.NETWORK_EXCEPTION,
+        KafkaError.BROKER_NOT_AVAILABLE,
+        KafkaError.REPLICA_NOT_AVAILABLE,
+        KafkaError.KAFKA_STORAGE_ERROR,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.UNKNOWN_TOPIC_ID,
+        KafkaError.NOT_ENOUGH_REPLICAS,
+        KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+        KafkaError._RESOLVE,  # noqa: SLF001
+        KafkaError._TIMED_OUT_QUEUE,  # noqa: SLF001
         KafkaError.NOT_LEADER_FOR_PARTITION,
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.UNKNOWN_TOPIC_OR_PART,
@@ -30,6 +42,11 @@ _PASSING = frozenset(
 )
 
 
+def passes(error: KafkaError) -> bool:
+    """Whether an error goes away by itself. `KafkaError.retriable` is only told of transactions, else always False."""
+    return bool(error.retriable()) or error.code() in _PASSING
+
+
 def patiently(ask: Callable[[], T], stop: threading.Event, *, seconds: float = PATIENCE_SECONDS) -> T:
     """The answer of `ask`, asked again while the broker's error is one that passes by itself.
 
@@ -41,6 +58,6 @@ def patiently(ask: Callable[[], T], stop: threading.Event, *, seconds: float = P
         try:
             return ask()
         except KafkaException as exc:
-            if exc.args[0].code() not in _PASSING or stop.is_set() or time.monotonic() > deadline:
+            if not passes(exc.args[0]) or stop.is_set() or time.monotonic() > deadline:
                 raise
         stop.wait(_PAUSE_SECONDS)

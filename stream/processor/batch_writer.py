@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from itertools import islice
+from typing import TypeVar
 
 from confluent_kafka import TopicPartition
 
@@ -33,6 +34,7 @@ from stream.dead_letter import DeadLetterHeaders
 from stream.events.event import Pack
 from stream.kafka.gc_pause import gc_paused
 from stream.kafka.pacing import SafeProducer
+from stream.kafka.patience import patiently
 from stream.kafka.positions import check_position, first_offset, reset_command
 from stream.kafka.rebalance import Rebalance
 from stream.kafka.topic_ids import TopicIds
@@ -42,6 +44,7 @@ from stream.processor.partition import Partition, PartitionConfig, open_partitio
 from stream.processor.read_packs import read_packs
 from stream.token_log.standby import Standby
 
+T = TypeVar("T")
 LOG_INTERVAL_SECONDS = 10.0
 log = logs.get(__name__)
 
@@ -226,14 +229,14 @@ class BatchWriter:
             DataLossError: `events` was deleted and made anew.
         """
         ids = TopicIds(self._config.connection)
-        found = ids.ask([self._topic]).get(self._topic)
+        found = self._ask(lambda: ids.ask([self._topic])).get(self._topic)
         if found is None or buffer.source_topic == found:
             return
         if buffer.source_topic == "":  # a new buffer, or an older version's
             buffer.begin_source(found, buffer.source_offset)
             return
         with closing(self._config.connection.consumer(self._group)) as consumer:
-            (committed,) = consumer.committed([TopicPartition(self._topic, number)], timeout=10.0)
+            (committed,) = self._ask(lambda: consumer.committed([TopicPartition(self._topic, number)], timeout=10.0))
         if decode(committed.metadata).get("topic") != found:  # Faust's commits say nothing, a reset does
             raise DataLossError(
                 f"{self._topic}:{number} was deleted and made anew; this buffer had read the old one up to offset "
@@ -251,14 +254,14 @@ class BatchWriter:
         """
         consumer = self._config.connection.consumer(self._group)
         try:
-            (tp,) = consumer.committed([TopicPartition(self._topic, number)], timeout=10.0)
+            (tp,) = self._ask(lambda: consumer.committed([TopicPartition(self._topic, number)], timeout=10.0))
             position: int = max(tp.offset, known)
             if position < 0 and not self._config.connection.embedded:
                 # a new group: what the topic's retention removed before is not ours to miss
-                low, _ = consumer.get_watermark_offsets(tp, timeout=10.0, cached=False)
+                low, _ = self._ask(lambda: consumer.get_watermark_offsets(tp, timeout=10.0, cached=False))
                 return int(low)
             position = max(position, 0)
-            check_position(consumer, tp, position, remedy=reset_command(self._group))
+            self._ask(lambda: check_position(consumer, tp, position, remedy=reset_command(self._group)))
             return position
         finally:
             consumer.close()
@@ -268,13 +271,16 @@ class BatchWriter:
         self._position(number, expected)
         tp = TopicPartition(self._topic, number, expected)
         with closing(self._config.connection.consumer(self._group)) as consumer:
-            first = first_offset(consumer, tp)
+            first = self._ask(lambda: first_offset(consumer, tp))
         if first < found:
             raise BrokerError(
                 f"{self._topic}:{number} was read on at offset {found}, but {first} has not been applied yet",
                 action="nothing: the processor starts again at what is durable",
                 code="messages_passed_over",
             )
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        return patiently(question, self._stop)
 
     def _report(self, events: int) -> None:
         self._events += events

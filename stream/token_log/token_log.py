@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, TopicPartition
 
 from store.base import logs, metrics
 from store.base.stop import Stop
 from store.buffer.token_buffer import Row, TokenBuffer
 from stream.kafka.client import Connection
+from stream.kafka.consumer_errors import ConsumerErrors
 from stream.kafka.gc_pause import gc_paused
+from stream.kafka.patience import patiently
 from stream.kafka.positions import REBUILD, check_position
 from stream.token_log.ownership import MARKER_KEY, OWNER_HEADER, SWEEP_HEADER, Ownership
 
@@ -90,11 +93,13 @@ def restore(
     """
     started = time.monotonic()
     consumer = connection.consumer(f"{topic}.restore", **RESTORE_CONFIG)
+    errors = ConsumerErrors(f"{topic}.restore")
     rows = stale = recomputed = 0
     try:
         tp = TopicPartition(topic, partition, buffer.log_offset)
-        check_position(consumer, tp, buffer.log_offset, remedy=REBUILD)
-        _, high = consumer.get_watermark_offsets(tp, timeout=10, cached=False)
+        never = threading.Event()
+        patiently(lambda: check_position(consumer, tp, buffer.log_offset, remedy=REBUILD), never)
+        _, high = patiently(lambda: consumer.get_watermark_offsets(tp, timeout=10, cached=False), never)
         end = max(high, upto or 0)
         consumer.assign([tp])
         ownership = Ownership(buffer.owner)
@@ -103,7 +108,7 @@ def restore(
             while not complete and not (stop is not None and stop.is_set()):
                 with gc_paused():
                     messages = consumer.consume(CONSUME_MESSAGES, _FETCH_SECONDS)
-                    complete = _reached(messages, end)
+                    complete = _reached(messages, end, errors)
                     applied, skipped = _apply_all(buffer, messages, ownership)
                     messages = []  # else the next collection looks at them
                 rows += applied
@@ -147,6 +152,7 @@ class LogReader:
     def __init__(self, consumer: Any, topic: str) -> None:
         self._consumer = consumer
         self._topic = topic
+        self._errors = ConsumerErrors(topic)
         self._buffers: dict[int, TokenBuffer] = {}
         self._ownership: dict[int, Ownership] = {}
         self._mark_from: dict[int, int] = {}
@@ -166,7 +172,7 @@ class LogReader:
             DataLossError: the log no longer begins at the buffer's position, or ends before it.
         """
         tp = TopicPartition(self._topic, partition, buffer.log_offset)
-        check_position(self._consumer, tp, buffer.log_offset, remedy=REBUILD)
+        patiently(lambda: check_position(self._consumer, tp, buffer.log_offset, remedy=REBUILD), threading.Event())
         self._buffers[partition] = buffer
         self._ownership[partition] = Ownership(buffer.owner)
         self._mark_from[partition] = mark_from
@@ -181,7 +187,7 @@ class LogReader:
         """Read at most `max_rows` records and apply them.
 
         Raises:
-            KafkaException: the broker failed for good.
+            BrokerError: the broker refuses us for good. DataLossError: the position is gone.
         """
         rows = stale = 0
         live: list[str] = []
@@ -193,7 +199,7 @@ class LogReader:
         for message in (first, *self._consumer.consume(max_rows, 0)):
             by_partition.setdefault(message.partition(), []).append(message)
         for partition, messages in by_partition.items():
-            _reached(messages, 0)
+            _reached(messages, 0, self._errors)
             buffer = self._buffers.get(partition)
             if buffer is None:
                 continue  # revoked since it was fetched
@@ -292,14 +298,13 @@ def _apply(buffer: TokenBuffer, run: _Run, *, mark_dirty: bool) -> list[str]:
     return marked
 
 
-def _reached(messages: Sequence[Any], end: int) -> bool:
-    """Whether records up to `end` (exclusive) have been read; raises what the broker reported."""
+def _reached(messages: Sequence[Any], end: int, errors: ConsumerErrors) -> bool:
+    """Whether records up to `end` (exclusive) have been read. Raises what `errors` finds final."""
     ended = -1
     for message in [message for message in messages if message.error() is not None]:
-        error = message.error()
-        if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+        if message.error().code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
             ended = message.offset()
-        elif not error.retriable():
-            raise KafkaException(error)
+        else:
+            errors.judge(message)
     last = next((message.offset() for message in reversed(messages) if message.error() is None), -1)
     return bool(max(last + 1, ended) >= end)
