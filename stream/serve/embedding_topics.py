@@ -8,6 +8,7 @@ from typing import Any
 from confluent_kafka import IsolationLevel, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
+from store.base import logs
 from store.index.catalog import ServedScenario
 from store.index.snapshot import Header
 from store.records.scenario import CONFIGURED
@@ -17,6 +18,7 @@ from stream.kafka.positions import REBUILD, check_position
 from stream.topics import Topics
 
 ANSWER_SECONDS = 10.0
+log = logs.get(__name__)
 
 Watermarks = dict[str, dict[int, tuple[int, int]]]
 """scenario → partition → (oldest offset, end)."""
@@ -68,7 +70,9 @@ class EmbeddingTopics:
     ) -> list[Any]:
         """Its topic is read from now on. Returns the TopicPartitions to be assigned, each at the index's next offset.
 
-        The topic of a registered scenario may begin anywhere: what an earlier life of the name left is deleted by age.
+        A topic may begin anywhere: what an earlier life of the name left is deleted by age, also of a name that is in
+        the configuration now; its workers back-fill everybody, as of any target that is new to them. An embedded
+        broker's topics of configured scenarios begin at 0: what is missing there was forgotten.
 
         Raises:
             DataLossError: what the index needs next has gone.
@@ -77,7 +81,18 @@ class EmbeddingTopics:
         applied = served.index.applied()
         positions = []
         for partition, (low, high) in watermarks.items():
-            start = low if served.entry.registration != CONFIGURED else 0
+            configured = served.entry.registration == CONFIGURED
+            start = 0 if configured and self._connection.embedded else low
+            if configured and partition not in applied and start:
+                log.warning(
+                    logs.MESSAGES_REMOVED,
+                    topic=topic,
+                    partition=partition,
+                    oldest=low,
+                    detail="the topic does not begin at 0. Fine if the scenario was registered over HTTP before it "
+                    "came into the configuration: the workers compute everybody. Else users are missing: "
+                    "stop the workers, `anchorstream offsets reset worker --to earliest --all`, start them",
+                )
             position = TopicPartition(topic, partition, applied.get(partition, start))
             if not low <= position.offset <= high:
                 check_position(consumer, position, position.offset, remedy=REBUILD)

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_END, KafkaError, KafkaException, TopicPartition
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from deploy.brokers.local import LocalKafka
 from deploy.brokers.process import EmbeddedBroker
+from deploy.kafka.topic_settings import expire
+from deploy.kafka.topics import ensure
 from store.index.snapshot import SnapshotStore
 from stream.serve.embedding_topics import EmbeddingTopics
 from tests.support.tailing import SCENARIOS, Running, World, running, until
@@ -306,3 +309,31 @@ def _restartable(world: World) -> Iterator[tuple[Callable[[], Running], Callable
 
         start()
         yield lambda: tails[-1], start
+
+
+@pytest.mark.kafka
+def test_a_scenario_that_was_registered_and_retired_comes_into_the_configuration(
+    kafka_broker: LocalKafka, topic_prefix: str, tmp_path: Path
+) -> None:
+    """B10: its topic no longer began at 0, which of a configured one was lost data, at every start."""
+    world = World(kafka_broker.connection, topic_prefix, tmp_path)
+    world.register("churn", "?", 5)
+    for i in range(20):
+        world.record(f"old{i}", i, scenarios=("churn",), registration=5)
+    world.flush()
+    world.retire("churn")
+    admin = world.connection.admin()
+    topic = world.topics.embeddings("churn")
+    expire(world.connection, [topic])
+    ends = [TopicPartition(topic, p, OFFSET_END) for p in range(2)]
+    for answer in admin.delete_records(ends).values():
+        answer.result(10)
+    ensure(world.connection, [world.topics.embeddings_spec("churn")])
+    with running(world) as tail:
+        assert tail.users()[0] == []
+        for user in ("anna", "berta"):  # as the back-fill does
+            world.record(user, 1)
+        world.flush()
+        until(lambda: tail.users() == [["anna", "berta"], ["anna", "berta"]])
+    with running(world) as tail:
+        assert tail.users() == [["anna", "berta"], ["anna", "berta"]]
