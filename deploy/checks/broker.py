@@ -69,10 +69,14 @@ def check_topics(settings: Settings) -> Finding:
         topics.ensure(connection, existing)
     except TopicError as exc:
         return Finding("topics", Level.FAIL, exc.detail, exc.action)
-    missing = [spec.name for spec in wanted if spec.name not in there]
+    missing = [spec for spec in wanted if spec.name not in there]
     detail = f"{len(existing)} of {len(wanted)} are there and as they should be"
+    if (why := topics.refusal(connection, missing, replication_factor=settings.kafka.replication_factor)) is not None:
+        return Finding("topics", Level.FAIL, why.detail, why.action)
     if missing:
-        return Finding("topics", Level.OK, f"{detail}; `anchorstream up` creates {', '.join(missing)}")
+        detail = f"{detail}; `anchorstream up` creates {', '.join(spec.name for spec in missing)}"
+    if forced := topics.forced_settings(connection, existing):
+        return Finding("topics", Level.WARN, "\n".join([detail, *forced]), "nothing, if that will do")
     return Finding("topics", Level.OK, detail)
 
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import ConfigResource, NewTopic
 
+from deploy.kafka.forced_settings import WISHES, mend, tolerated
 from deploy.kafka.topic_settings import EXPIRING, REQUEST_SECONDS, revive
 from store.base import logs
 from store.base.errors import BrokerError, TopicError
 from stream.kafka.client import Connection
 from stream.topics import TopicSpec
 
+BROKERS_OWN = -1
+"""Replication factor: the broker's default."""
+_POLICY = frozenset({KafkaError.POLICY_VIOLATION, KafkaError.INVALID_CONFIG})
 log = logs.get(__name__)
 
 
@@ -25,7 +29,7 @@ def ensure(connection: Connection, specs: Iterable[TopicSpec], *, replication_fa
 
     Verified are partitions and every setting of `TopicSpec.config`; of topics that are not ours, nothing. On an
     embedded broker only partitions, as it has no settings. The topic of a scenario that was retired and is back gets
-    its settings back.
+    its settings back. What a cluster's policy forces is taken where it is safe, with a warning.
 
     Returns:
         Names of the topics created.
@@ -47,10 +51,13 @@ def ensure(connection: Connection, specs: Iterable[TopicSpec], *, replication_fa
         for name in created:
             log.info(logs.TOPIC_CREATED, topic=name, partitions=wanted[name].partitions)
         there = _wait_until_listed(connection, wanted)
-    ours = [spec for spec in wanted.values() if spec.ours and spec.name not in created]
-    faults = _partition_faults(connection, ours, there)
+    ours = [spec for spec in wanted.values() if spec.ours]
+    faults = _partition_faults(connection, [spec for spec in ours if spec.name not in created], there)
     if not connection.embedded:
-        faults += _config_faults(connection, ours)
+        wrong, forced = _config_faults(connection, ours)
+        faults += wrong
+        for detail in forced:
+            log.warning(logs.TOPIC_DIFFERS, detail=detail)
     if faults:
         raise TopicError("\n".join(faults), action="mend each as its line says, then start again")
     return created
@@ -72,6 +79,22 @@ def _wait_until_listed(connection: Connection, names: Iterable[str]) -> dict[str
             )
         time.sleep(0.05)
     return there
+
+
+def forced_settings(connection: Connection, specs: Iterable[TopicSpec]) -> list[str]:
+    """What topics that are there have otherwise than asked, safely: a line each. Raises BrokerError."""
+    return [] if connection.embedded else _config_faults(connection, [spec for spec in specs if spec.ours])[1]
+
+
+def refusal(connection: Connection, specs: Iterable[TopicSpec], *, replication_factor: int) -> BrokerError | None:
+    """Why the broker would not create these topics; None if it would. Creates none."""
+    if connection.embedded or not (wanted := list(specs)):
+        return None
+    try:
+        _create(connection, wanted, replication_factor, validate_only=True)
+    except BrokerError as exc:
+        return exc
+    return None
 
 
 def check_partitions(connection: Connection, specs: Iterable[TopicSpec]) -> None:
@@ -109,14 +132,17 @@ def _partition_faults(connection: Connection, specs: Sequence[TopicSpec], there:
     return faults
 
 
-def _config_faults(connection: Connection, specs: Sequence[TopicSpec]) -> list[str]:
+def _config_faults(connection: Connection, specs: Sequence[TopicSpec]) -> tuple[list[str], list[str]]:
+    """A line for each topic whose settings cannot be used, and for each setting that differs safely."""
     specs = [spec for spec in specs if spec.config]
     if not specs:
-        return []
+        return [], []
     resources = {spec.name: ConfigResource(ConfigResource.Type.TOPIC, spec.name) for spec in specs}
     admin = connection.admin()
     answers = admin.describe_configs(list(resources.values()), request_timeout=REQUEST_SECONDS)
-    faults = []
+    faults: list[str] = []
+    forced: list[str] = []
+    replicas = _replicas(connection)
     retired: dict[str, Mapping[str, str]] = {}
     for spec in specs:
         try:
@@ -130,19 +156,37 @@ def _config_faults(connection: Connection, specs: Sequence[TopicSpec]) -> list[s
         if expiring and ".embeddings." in spec.name:  # of others that is a person's mistake
             retired[spec.name] = spec.config
             continue
-        wrong = {
-            key: value for key, value in spec.config.items() if key not in found or not _same(found[key].value, value)
-        }
-        if wrong:
-            have = ", ".join(f"{key}={found[key].value if key in found else '(unknown)'}" for key in wrong)
+        has = {key: found[key].value if key in found else "(unknown)" for key in spec.config}
+        differs = {key: value for key, value in spec.config.items() if not _same(has[key], value)}
+        meaning = {key: tolerated(key, value, has[key]) for key, value in differs.items()}
+        forced += [f"{spec.name} has {key}={has[key]}: {why}" for key, why in meaning.items() if why is not None]
+        if wrong := {key: value for key, value in differs.items() if meaning[key] is None}:
+            have = ", ".join(f"{key}={has[key]}" for key in wrong)
             need = ",".join(f"{key}={_quoted(value)}" for key, value in wrong.items())
+            ours = " and ".join(way for key in wrong if (way := mend(key, has[key])) is not None)
             faults.append(
                 f"{spec.name} has {have}: kafka-configs.sh --bootstrap-server {connection.bootstrap} --alter "
-                f"--topic {spec.name} --add-config {need}"
+                f"--topic {spec.name} --add-config {need}{f'; or set {ours}' if ours else ''}"
+            )
+        in_sync = found["min.insync.replicas"].value if "min.insync.replicas" in found else "1"
+        if int(in_sync) > replicas.get(spec.name, int(in_sync)):
+            faults.append(
+                f"{spec.name} has min.insync.replicas={in_sync} and {replicas[spec.name]} replica(s): nothing can "
+                "be written. Add replicas (kafka-reassign-partitions.sh); or, while nothing is in our topics, delete "
+                f"them and set kafka.replication_factor to {int(in_sync) + 1}"
             )
     if retired:
         revive(connection, retired)
-    return faults
+    return faults, forced
+
+
+def _replicas(connection: Connection) -> dict[str, int]:
+    """Fewest replicas of a topic's partitions."""
+    return {
+        name: min(len(partition.replicas) for partition in topic.partitions.values())
+        for name, topic in connection.metadata().topics.items()
+        if topic.partitions
+    }
 
 
 def _same(found: str, wanted: str) -> bool:
@@ -153,14 +197,37 @@ def _quoted(value: str) -> str:
     return f"[{value}]" if "," in value else value
 
 
-def _create(connection: Connection, specs: Sequence[TopicSpec], replication_factor: int) -> list[str]:
-    new = [
-        NewTopic(spec.name, spec.partitions, replication_factor, config=dict(spec.config) if spec.ours else {})
-        for spec in specs
-    ]
+def _create(
+    connection: Connection, specs: Sequence[TopicSpec], replication_factor: int, *, validate_only: bool = False
+) -> list[str]:
+    """Names of those created; where a policy refuses, asked for with less (`ensure` judges what comes of it)."""
+    # whoever asked for one replica takes any number
+    factor = BROKERS_OWN if replication_factor == 1 else replication_factor
+    created, refused = _create_once(connection, specs, replication_factor, _settings, validate_only)
+    for settings in (_settings, _needs):
+        again = [spec for spec, error in refused if error.code() in _POLICY]
+        if again:
+            more, refused_again = _create_once(connection, again, factor, settings, validate_only)
+            created += more
+            refused = [(spec, error) for spec, error in refused if spec not in again] + refused_again
+    if refused:
+        spec, error = refused[0]
+        raise _refused(connection, spec, replication_factor, error.str())
+    return created
+
+
+def _create_once(
+    connection: Connection,
+    specs: Sequence[TopicSpec],
+    replication_factor: int,
+    settings: Callable[[TopicSpec], dict[str, str]],
+    validate_only: bool,
+) -> tuple[list[str], list[tuple[TopicSpec, KafkaError]]]:
+    new = [NewTopic(spec.name, spec.partitions, replication_factor, config=settings(spec)) for spec in specs]
     admin = connection.admin()
-    answers = admin.create_topics(new, request_timeout=REQUEST_SECONDS)
-    created = []
+    answers = admin.create_topics(new, request_timeout=REQUEST_SECONDS, validate_only=validate_only)
+    created: list[str] = []
+    refused: list[tuple[TopicSpec, KafkaError]] = []
     for spec in specs:
         try:
             answers[spec.name].result()
@@ -168,8 +235,16 @@ def _create(connection: Connection, specs: Sequence[TopicSpec], replication_fact
         except KafkaException as exc:
             # another role was faster
             if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise _refused(connection, spec, replication_factor, exc.args[0].str()) from exc
-    return created
+                refused.append((spec, exc.args[0]))
+    return created, refused
+
+
+def _settings(spec: TopicSpec) -> dict[str, str]:
+    return dict(spec.config) if spec.ours else {}
+
+
+def _needs(spec: TopicSpec) -> dict[str, str]:
+    return {key: value for key, value in _settings(spec).items() if key not in WISHES}
 
 
 def _refused(connection: Connection, spec: TopicSpec, replication_factor: int, why: str) -> BrokerError:
