@@ -23,6 +23,8 @@ class ErrorCode(StrEnum):
     """Starts like a msgpack map but cannot be read as one with string keys."""
     NOT_AN_OBJECT = "not_an_object"
     """JSON, but a list, string, number, boolean or null."""
+    FOREIGN_FORMAT = "foreign_format"
+    """Another format, or an event in a wrapping (Schema Registry, Connect, CSV, gzip, …): `detail` says which."""
     MISSING_USER_ID = "missing_user_id"
     """No `user_id`, or null."""
     INVALID_USER_ID = "invalid_user_id"
@@ -46,6 +48,8 @@ class ErrorCode(StrEnum):
     INVALID_FIELD = "invalid_field"
     """A field the config names has a value of the wrong kind: a number must be a finite JSON number or null, a text
     field a scalar; a tabular field's name must have 1 to 128 characters."""
+    NO_CONTENT = "no_content"
+    """The event has none of the fields that its modality's `text` and `numbers` name (`require_content`)."""
     MODALITY_CHANGED = "modality_changed"
     """Ingest accepted it under another kind, or with other `numbers`, of its modality than the processor's."""
     INVALID_PACK = "invalid_pack"

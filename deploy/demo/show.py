@@ -11,7 +11,7 @@ from deploy.operate.answers import neighbors_of, record_of, write_neighbors, wri
 from deploy.operate.service_client import Service
 from deploy.settings.config import Settings
 from store.base.template import Template
-from stream.events.validate import scalar
+from stream.events.content import scalar
 
 NEIGHBORS = 5
 SCENARIOS = 2

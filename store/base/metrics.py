@@ -19,6 +19,11 @@ _POWERS = tuple(float(2**i) for i in range(0, 17, 2))
 READY = Gauge("anchorstream_ready", "1 once the role works (assigned, restored, consuming), 0 before.", ["role"])
 EVENTS_ACCEPTED = Counter("anchorstream_events_accepted_total", "Raw events accepted by ingest.", ["modality"])
 EVENTS_DEAD_LETTERED = Counter("anchorstream_events_dead_lettered_total", "Raw events refused.", ["code"])
+FIELD_PRESENT = Gauge(
+    "anchorstream_field_present_ratio",
+    "Share of a modality's last events, of a minute or more, that carried a field which the configuration names.",
+    ["modality", "field"],
+)
 EVENTS_APPLIED = Counter(
     "anchorstream_events_applied_total", "Events that reached the token buffer, by outcome.", ["outcome"]
 )

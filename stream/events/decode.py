@@ -11,8 +11,10 @@ from typing import Any
 
 import msgpack
 
+from stream.events import foreign_format
 from stream.rejection import ErrorCode, Rejection, quote
 
+_BOM = "\ufeff"
 _MSGPACK_MAP = frozenset({*range(0x80, 0x90), 0xDE, 0xDF})
 
 
@@ -42,18 +44,26 @@ def encodable(value: Any) -> bool:
 def _from_json(value: bytes) -> dict[str, Any] | Rejection:
     try:
         text = value.decode()
+        if text[0] == _BOM:
+            text = text[1:]
         event = _scan(text)
         # only an escape can bring a surrogate in: strict UTF-8 has none
         whole = b"\\u" not in value or encodable(event)
     except UnicodeDecodeError as exc:
-        return Rejection(ErrorCode.INVALID_UTF8, f"{exc.reason} at byte {exc.start}")
+        return _foreign(value) or Rejection(ErrorCode.INVALID_UTF8, f"{exc.reason} at byte {exc.start}")
     except (ValueError, RecursionError) as exc:  # ValueError: bad JSON, NaN, an integer of thousands of digits
-        return Rejection(ErrorCode.INVALID_JSON, quote(str(exc)))
+        return _foreign(value) or Rejection(ErrorCode.INVALID_JSON, quote(str(exc)))
     if not isinstance(event, dict):
-        return Rejection(ErrorCode.NOT_AN_OBJECT, f"a JSON {type(event).__name__}, not an object")
+        what = foreign_format.of_json(event) or f"a JSON {type(event).__name__}, not an object"
+        return Rejection(ErrorCode.NOT_AN_OBJECT, what)
     if not whole:
         return Rejection(ErrorCode.INVALID_UTF8, "a string holds half a surrogate pair")
     return event
+
+
+def _foreign(value: bytes) -> Rejection | None:
+    what = foreign_format.of_bytes(value)
+    return None if what is None else Rejection(ErrorCode.FOREIGN_FORMAT, what)
 
 
 def _from_msgpack(value: bytes) -> dict[str, Any] | Rejection:
@@ -70,7 +80,7 @@ def _from_msgpack(value: bytes) -> dict[str, Any] | Rejection:
 
 def _scan(text: str) -> Any:
     """`json.loads`, without its search for surrounding spaces where there are none: a fifth of ingest's time."""
-    if text[0] == "{" and text[-1] == "}":
+    if text[:1] == "{" and text[-1] == "}":
         try:
             event, end = _DECODER.scan_once(text, 0)
         except StopIteration:  # how the scanner says that a value is missing; `decode` says where

@@ -1,48 +1,34 @@
 """Raw message → canonical event, or the reason why not. Pure: no I/O, the clocks are passed in; never raises.
 
-Rules: numbers are numbers (a numeric string is refused), null = missing, what the config does not name is ignored
-unless the modality has no template or is tabular, and then every scalar at the top level counts.
 Every string that leaves here can be written as UTF-8 and every number is finite as float32.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
-from store.base.settings import ModalityKind, ModalitySettings
-from store.base.template import Template
+from store.base.settings import ModalitySettings
+from store.base.template import value_at
+from store.base.user_id import MAX_CHARS, user_id_fault
 from stream.clock import EventClock, Place, Source
+from stream.events import foreign_format
+from stream.events.content import Content, names
 from stream.events.decode import decode
-from stream.events.event import Event, FieldValue
+from stream.events.event import Event
 from stream.events.event_id import derived_id
+from stream.events.event_time import EventTime, looks_like
+from stream.events.refused import Refused
 from stream.rejection import ErrorCode, Rejection, quote
 from stream.settings import IngestSettings
 
 MAX_ID_CHARS = 128
-MAX_TEXT_CHARS = 2000
-RESERVED = frozenset({"event_id", "user_id", "ts", "modality"})
-
-_MAX_TS = 2**63
 _DAY_MS = 86_400_000
-_MAX_F4 = 3.4028235e38
-_NUMBERS = (float, int)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MS = timedelta(milliseconds=1)
-_RFC3339 = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+_MAX_SHOWN_MS = 253_402_300_800_000
+_LACKING = frozenset(
+    {ErrorCode.MISSING_USER_ID, ErrorCode.MISSING_TS, ErrorCode.MISSING_MODALITY, ErrorCode.NO_CONTENT}
 )
-
-
-class Refused(Exception):
-    """Carries a rejection out of a nested rule; never leaves this module."""
-
-    def __init__(self, code: ErrorCode, detail: str) -> None:
-        super().__init__(detail)
-        self.rejection = Rejection(code, detail)
 
 
 class Validator:
@@ -68,6 +54,10 @@ class Validator:
             if len(rules) == 1:
                 (self._only[topic],) = rules.values()
 
+    def contents(self) -> dict[str, Content]:
+        """What each modality makes of its fields, and has counted of them."""
+        return {name: rules.content for known in self._rules.values() for name, rules in known.items()}
+
     def validate(
         self, value: bytes | None, topic: str, partition: int, offset: int, produced_at: int, wall_ms: int
     ) -> Event | Rejection:
@@ -84,14 +74,15 @@ class Validator:
         if isinstance(raw, Rejection):
             return raw
         try:
-            user_id = _user_id(raw)
             rules = self._modality(raw, topic)
+            user_id = rules.user_id(raw)
             name = self._source_of(topic)
             event_id = _event_id(raw) or derived_id(name, partition, offset)
             ts = self._ts(raw, rules, (topic, partition), wall_ms)
-            text, numbers, fields = rules.content(raw)
+            text, numbers, fields = rules.content.of(raw)
         except Refused as refused:
-            return refused.rejection
+            wrapping = foreign_format.of_map(raw) if refused.rejection.code in _LACKING else None
+            return refused.rejection if wrapping is None else Rejection(ErrorCode.FOREIGN_FORMAT, wrapping)
         self._clock.advance((topic, partition), ts)
         return Event(
             user_id, rules.name, ts, event_id, text, numbers, fields, name, partition, offset, produced_at, wall_ms
@@ -110,18 +101,24 @@ class Validator:
         return known[name]
 
     def _ts(self, raw: dict[str, Any], rules: _Rules, source: Source, wall_ms: int) -> int:
-        ts = parse_ts(raw.get("ts"))
+        value = rules.ts_of(raw)
+        if value is None:
+            raise Refused(ErrorCode.MISSING_TS, f"the event has no {rules.ts_field}; it has {names(raw)}")
+        ts = rules.time.of(value)
         if ts > wall_ms + self._max_future_ms:
-            raise Refused(ErrorCode.TS_IN_FUTURE, f"{(ts - wall_ms) / 1000:.0f} s ahead of the wall clock")
+            hint = looks_like(value, rules.time.unit, wall_ms)
+            raise Refused(ErrorCode.TS_IN_FUTURE, f"{(ts - wall_ms) / 1000:.0f} s ahead of the wall clock{hint}")
         place = self._clock.place(source, ts, rules.window_ms, wall_ms)
         if place is not Place.FITS:
-            raise self._misplaced(place, source, ts, rules, wall_ms)
+            raise self._misplaced(place, source, ts, rules, looks_like(value, rules.time.unit, wall_ms))
         return ts
 
-    def _misplaced(self, place: Place, source: Source, ts: int, rules: _Rules, wall_ms: int) -> Refused:
+    def _misplaced(self, place: Place, source: Source, ts: int, rules: _Rules, hint: str) -> Refused:
         if place is Place.TOO_OLD:
-            oldest = self._clock.oldest(source, rules.window_ms, wall_ms)
-            return Refused(ErrorCode.TS_TOO_OLD, f"{(oldest - ts) / 1000:.0f} s before the window of {rules.name}")
+            moment = (
+                datetime.fromtimestamp(ts / 1000, UTC).isoformat(timespec="seconds") if ts < _MAX_SHOWN_MS else str(ts)
+            )
+            return Refused(ErrorCode.TS_TOO_OLD, f"{moment} is before the window of {rules.name}{hint}")
         newest, bound = self._clock.get(source), self._clock.max_ahead_ms / _DAY_MS
         if newest is None:
             return Refused(ErrorCode.TS_AHEAD_OF_STREAM, f"{source[0]}:{source[1]} has no time yet")
@@ -133,95 +130,39 @@ class Validator:
 
 
 class _Rules:
-    """What one modality makes of an event's own fields."""
+    """One modality's."""
 
     def __init__(self, name: str, settings: ModalitySettings) -> None:
         self.name = name
         self.window_ms = settings.window_ms
-        self._numbers = settings.numbers
-        self._tabular = settings.kind is ModalityKind.TABULAR
-        self._template = Template(settings.text) if settings.text else None
-        self._not_text = RESERVED | set(settings.numbers)
+        self.content = Content(settings)
+        self.time = EventTime(settings)
+        self.ts_field = settings.ts_field
+        self._user_id_field = settings.user_id_field
+        self._integers = settings.user_id_integers
 
-    def content(self, raw: dict[str, Any]) -> tuple[str, tuple[float | None, ...], dict[str, FieldValue] | None]:
-        """Text, numbers and fields of an event."""
-        if self._tabular:
-            return "", (), _fields(raw)
-        numbers = tuple([number(name, raw.get(name)) for name in self._numbers]) if self._numbers else ()
-        if self._template is None:
-            parts = [f"{k}: {scalar(k, raw[k])}" for k in sorted(raw.keys() - self._not_text) if _is_scalar(raw[k])]
-            text = ", ".join(parts)
-        else:
-            text = self._template.render(raw, scalar)
-        return " ".join(text.split())[:MAX_TEXT_CHARS], numbers, None
+    def ts_of(self, raw: dict[str, Any]) -> Any:
+        """The event's time as it is sent."""
+        value = raw.get(self.ts_field)
+        return value_at(raw, self.ts_field) if value is None else value
 
-
-def parse_ts(value: Any) -> int:
-    """Epoch milliseconds of a `ts`. Raises Refused."""
-    if value is None:
-        raise Refused(ErrorCode.MISSING_TS, "the event has no ts")
-    ts = -1
-    if isinstance(value, int) and not isinstance(value, bool):
-        ts = value
-    elif isinstance(value, float) and math.isfinite(value) and value >= 0:
-        ts = int(value)
-    elif isinstance(value, str) and _RFC3339.fullmatch(value):
-        try:
-            ts = (datetime.fromisoformat(value.upper()) - _EPOCH) // _MS
-        except (ValueError, OverflowError):
-            ts = -1
-    if not 0 <= ts < _MAX_TS:
-        raise Refused(ErrorCode.INVALID_TS, f"{quote(value)} is neither epoch milliseconds nor RFC 3339 with an offset")
-    return ts
-
-
-def number(name: str, value: Any) -> float | None:
-    """A configured number as a float that is finite in float32, or None. Raises Refused."""
-    if value is None:
-        return None
-    if value.__class__ in _NUMBERS and -_MAX_F4 <= value <= _MAX_F4:  # bool is neither class
-        return float(value)
-    raise Refused(ErrorCode.INVALID_FIELD, f"{quote(name)} = {quote(value)} is not a finite number")
-
-
-def scalar(name: str, value: Any) -> str:
-    """A field as text: null is empty, booleans are lower case. Raises Refused for anything nested."""
-    if isinstance(value, str):
+    def user_id(self, raw: dict[str, Any]) -> str:
+        """The event's user. Raises Refused."""
+        name = self._user_id_field
+        value = raw.get(name)
+        if value is None and (value := value_at(raw, name)) is None:
+            raise Refused(ErrorCode.MISSING_USER_ID, f"the event has no {name}; it has {names(raw)}")
+        if value.__class__ is int and self._integers:
+            value = str(value)
+        if value.__class__ is not str:
+            how = "; user_id_integers = true takes integers" if value.__class__ is int else ""
+            raise Refused(ErrorCode.INVALID_USER_ID, f"{quote(value)} is not a string{how}")
+        # the common form, without a call
+        if not (value.isascii() and value.isprintable() and 2 < len(value) <= MAX_CHARS) and (
+            fault := user_id_fault(value)
+        ):
+            raise Refused(ErrorCode.INVALID_USER_ID, f"{quote(value)}: {fault}")
         return value
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
-        return str(value)
-    raise Refused(ErrorCode.INVALID_FIELD, f"{quote(name)} = {quote(value)} is not a string, number, boolean or null")
-
-
-def _is_scalar(value: Any) -> bool:
-    return isinstance(value, (str, int, float))
-
-
-def _fields(raw: dict[str, Any]) -> dict[str, FieldValue]:
-    fields: dict[str, FieldValue] = {}
-    for name, value in raw.items():
-        if name in RESERVED or not (value is None or _is_scalar(value)):
-            continue
-        if not 0 < len(name) <= MAX_ID_CHARS:
-            raise Refused(ErrorCode.INVALID_FIELD, f"a field name has 1 to {MAX_ID_CHARS} characters: {quote(name)}")
-        if isinstance(value, (str, bool)):
-            fields[name] = " ".join(scalar(name, value).split())[:MAX_TEXT_CHARS]
-        else:
-            fields[name] = number(name, value)
-    return dict(sorted(fields.items()))
-
-
-def _user_id(raw: dict[str, Any]) -> str:
-    value = raw.get("user_id")
-    if value is None:
-        raise Refused(ErrorCode.MISSING_USER_ID, "the event has no user_id")
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_CHARS:
-        raise Refused(ErrorCode.INVALID_USER_ID, f"{quote(value)} is not a string of 1 to {MAX_ID_CHARS} characters")
-    return value
 
 
 def _event_id(raw: dict[str, Any]) -> str | None:

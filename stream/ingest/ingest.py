@@ -29,6 +29,7 @@ from stream.dead_letter import dead_letter
 from stream.events.event import Event
 from stream.events.packing import packs
 from stream.events.validate import Validator
+from stream.ingest.field_presence import FieldPresence
 from stream.ingest.in_flight import InFlight, InFlightBatch, RawPosition
 from stream.ingest.judge import Judge
 from stream.kafka.client import Connection
@@ -82,7 +83,9 @@ class Ingest:
         self._ids = TopicIds(connection)
         self._topic_ids: dict[str, str] = {}
         self._registry = None if connection.embedded else RawTopics(connection, topics, topics.group_ingest)
-        self._judge = Judge(Validator(modalities, settings, self._clock, self._source_of), self._clock)
+        validator = Validator(modalities, settings, self._clock, self._source_of)
+        self._judge = Judge(validator, self._clock)
+        self._presence = FieldPresence(validator.contents(), time.monotonic)
         self._in_flight = InFlight()
         self._assigned: set[Source] = set()
         self._ready = False
@@ -155,6 +158,7 @@ class Ingest:
                 return  # the unsealed batch keeps its offsets from being committed: it will be read again
             metrics.BATCH_SECONDS.labels("ingest").observe(time.monotonic() - started)
             metrics.BATCH_EVENTS.labels("ingest").observe(len(messages))
+        self._presence.look()
         self._wait_at(ended)
         self._pass_over(ended | quiet)
         self._producer.check()

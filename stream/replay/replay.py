@@ -17,8 +17,10 @@ from typing import Any, NamedTuple, Protocol
 
 from store.base.settings import ModalitySettings
 from store.base.stop import Stopped
+from store.base.template import value_at
 from stream.dead_letter import dead_letter
-from stream.events.validate import Refused, parse_ts
+from stream.events.event_time import EventTime
+from stream.events.refused import Refused
 from stream.rejection import ErrorCode, Rejection
 from stream.replay.json_lines import MAX_LINE_BYTES, Line, LineFile
 
@@ -65,6 +67,8 @@ class Router:
         shared = [topic for topic in topics if topics.count(topic) > 1]
         self._missing = self._first if len(topics) == 1 else shared[0] if shared else None
         self._dead_letters = dead_letters
+        self._rules = {name: _Rules(modality) for name, modality in modalities.items()}
+        self._rules_of = {modality.topic: self._rules[name] for name, modality in reversed([*modalities.items()])}
 
     def route_line(self, line: Line) -> Outgoing:
         """The same for a line of a file."""
@@ -78,19 +82,35 @@ class Router:
         event = _object(value)
         if event is None:
             return Outgoing(self._first, None, value)
-        user, modality = event.get("user_id"), event.get("modality")
-        key = _utf8(user) if isinstance(user, str) else None
-        ts = event_ts(event.get("ts"))
+        modality = event.get("modality")
         if modality is not None:
             topic = self._topics.get(modality, self._first) if isinstance(modality, str) else self._first
+        else:
+            topic = self._missing or self._first
+        rules = self._rules.get(modality) if isinstance(modality, str) else None
+        key, ts = (rules or self._rules_of[topic]).key_and_ts(event)
+        if modality is not None or self._missing is not None:
             return Outgoing(topic, key, value, ts)
-        if self._missing is not None:
-            return Outgoing(self._missing, key, value, ts)
         where = f"{origin.file}:{origin.number}" if origin else "the event"
         detail = ascii(f"{where} names no modality; configured: {', '.join(self._topics)}")
         why = Rejection(ErrorCode.MISSING_MODALITY, detail)
         letter = dead_letter(why, key, value, self._first, -1, origin.number if origin else -1)
         return Outgoing(self._dead_letters, letter.key, letter.value, ts, letter.headers)
+
+
+class _Rules:
+    """Where a modality's events have their user and their time."""
+
+    def __init__(self, modality: ModalitySettings) -> None:
+        self._modality = modality
+        self._time = EventTime(modality)
+
+    def key_and_ts(self, event: dict[str, Any]) -> tuple[bytes | None, int | None]:
+        user = value_at(event, self._modality.user_id_field)
+        if user.__class__ is int and self._modality.user_id_integers:
+            user = str(user)
+        key = _utf8(user) if isinstance(user, str) else None
+        return key, event_ts(value_at(event, self._modality.ts_field), self._time)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,13 +282,13 @@ def _note_unsent(progress: ReplayProgress, what: str) -> None:
         progress.first_unsent.append(what)
 
 
-def event_ts(value: Any) -> int | None:
+def event_ts(value: Any, time_of: EventTime) -> int | None:
     """Event time in ms by the rules of a raw event; None where there is none or it lies in the future.
 
     For pacing and merging only: a line from the year 2100 must not hold up all after it.
     """
     try:
-        ts = parse_ts(value)
+        ts = time_of.of(value)
     except Refused:
         return None
     return ts if ts <= time.time() * 1000 + _FUTURE_MS else None

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.base.template import Template
+from store.base.template import Template, value_at
 
 LITERAL = st.text(st.characters(exclude_characters="{}"), max_size=5)
 NAME = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,5}", fullmatch=True)
@@ -34,7 +34,8 @@ def test_fields_are_replaced_and_missing_ones_are_empty(
 
 
 @given(
-    st.text(max_size=3), st.sampled_from(["{", "}", "{}", "{0}", "{a!r}", "{a:>3}", "{a.b}", "{{a}}", "{é}", "{a b}"])
+    st.text(max_size=3),
+    st.sampled_from(["{", "}", "{}", "{0}", "{a!r}", "{a:>3}", "{a.}", "{.a}", "{a..b}", "{{a}}", "{é}", "{a b}"]),
 )
 def test_anything_but_a_plain_field_is_refused(around: str, wrong: str) -> None:
     with pytest.raises(ValueError, match="only plain"):
@@ -43,3 +44,24 @@ def test_anything_but_a_plain_field_is_refused(around: str, wrong: str) -> None:
 
 def test_a_value_is_not_a_template() -> None:
     assert Template("{a} of {b}").render({"a": "{b}", "b": "x"}, shown) == "{b} of x"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"a": {"b": {"c": "x"}}}, "x!"),
+        ({"a.b.c": "whole"}, "whole!"),
+        ({"a.b.c": "whole", "a": {"b": {"c": "x"}}}, "whole!"),
+        ({"a": {"b": {"c": 5}}}, "<a.b.c=5>!"),
+        ({"a": {"b": "x"}}, "!"),
+        ({"a": [{"b": 1}]}, "!"),
+        ({"a": {"b": {"c": None}}}, "!"),
+        ({}, "!"),
+    ],
+)
+def test_fields_inside_others(values: dict[str, Any], expected: str) -> None:
+    template = Template("{a.b.c}!")
+    assert template.render(values, shown) == expected
+    assert template.fields == ("a.b.c",)
+    found = value_at(values, "a.b.c")
+    assert (found if isinstance(found, str) else shown("a.b.c", found)) + "!" == expected

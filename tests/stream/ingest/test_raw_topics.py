@@ -51,7 +51,7 @@ class Bench:
         self.failures: list[AnchorstreamError] = []
 
     def event(self, producer: Any, partition: int = 0) -> None:
-        value = {"user_id": "u", "ts": int(time.time() * 1000), "modality": "bill"}
+        value = {"user_id": "u", "ts": int(time.time() * 1000), "modality": "bill", "shop": "s"}
         if self.named:
             value["event_id"] = str(self.sent)
         self.sent += 1
