@@ -37,7 +37,7 @@ def check_broker_parts(settings: Settings) -> Finding:
 
 def check_broker(settings: Settings) -> Finding:
     """It answers, within BROKER_SECONDS."""
-    connection = _connect(settings)
+    connection = opened(settings)
     if connection is None:
         return Finding(
             "broker", Level.OK, f"{settings.kafka.bootstrap_servers}: not running; `anchorstream up` starts it"
@@ -59,7 +59,7 @@ def check_topics(settings: Settings) -> Finding:
     from deploy.brokers import specs
     from deploy.kafka import topics
 
-    connection = _connect(settings)
+    connection = opened(settings)
     if connection is None:
         return Finding("topics", Level.OK, "created at the first `anchorstream up`")
     there = connection.metadata(timeout_s=BROKER_SECONDS).topics
@@ -92,7 +92,7 @@ def check_state(settings: Settings) -> Finding:
         return Finding("state", Level.OK, f"{', '.join(there)}: each knows its broker" if there else "none yet")
     made_from = str(saved["identity"])
     try:
-        connection = _connect(settings)
+        connection = opened(settings)
     except BrokerError:
         return Finding("state", Level.OK, f"made from {made_from} (not compared: no broker)")
     if connection is None or connection.identity == made_from:
@@ -107,7 +107,7 @@ def check_state(settings: Settings) -> Finding:
     )
 
 
-def _connect(settings: Settings) -> Connection | None:
+def opened(settings: Settings) -> Connection | None:
     """Connection of the configured broker; None for one of ours that does not run."""
     from deploy.brokers import READY_FILE, connect
 

@@ -39,7 +39,8 @@ ROOMS = {
     "deploy/settings": "stream encoder/model store/base store/records",
     "deploy/kafka": "stream stream/kafka store/base",
     "deploy/brokers": "deploy/settings stream stream/kafka store/base",
-    "deploy/checks": "deploy deploy/settings deploy/kafka deploy/brokers stream/kafka encoder/model store/base",
+    "deploy/checks": "deploy deploy/settings deploy/kafka deploy/brokers stream stream/events stream/kafka"
+    " encoder/model store/base",
     "deploy/run": "deploy deploy/settings deploy/kafka deploy/brokers stream encoder store",
     "deploy/operate": "deploy deploy/settings deploy/kafka deploy/brokers deploy/checks stream store",
     "deploy/demo": "deploy deploy/settings deploy/run deploy/operate stream store",

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from deploy import brokers
+from deploy.brokers.process import EmbeddedBroker
 from deploy.brokers.state import claim_state
-from deploy.checks import broker, files, machine, model
+from deploy.checks import broker, events, files, machine, model
+from deploy.checks.events import judged
 from deploy.checks.finding import Finding, Level
 from deploy.kafka import topics
 from deploy.lock import DataDirLock
 from deploy.operate.doctor import bounded, diagnose
 from deploy.settings.config import Settings, load
 from store.base.errors import AnchorstreamError, ConfigError, WeightsError
+from tests.support.raw_message import RawMessage
 
 
 def settings_in(path: Path, **sections: Mapping[str, object]) -> Settings:
@@ -37,8 +41,8 @@ def free_port() -> int:
 def test_a_sound_machine_has_no_failure(tmp_path: Path, free_port: int) -> None:
     found = list(diagnose(lambda: settings_in(tmp_path / "new", serve={"port": free_port})))
     assert [f.name for f in found] == [
-        "python", "packages", "config", "data directory", "broker parts", "broker", "topics", "state", "port", "device",
-        "text encoder", "model",
+        "python", "packages", "config", "data directory", "broker parts", "broker", "topics", "state", "events", "port",
+        "device", "text encoder", "model",
     ]  # fmt: skip
     assert not [f for f in found if f.level is Level.FAIL]
     assert not (tmp_path / "new").exists()  # looking changes nothing
@@ -164,3 +168,52 @@ def test_a_missing_device_and_missing_weights(tmp_path: Path) -> None:
 
 def test_findings_are_json() -> None:
     assert Finding("a", Level.WARN, "b").to_dict() == {"name": "a", "level": "warn", "detail": "b", "action": ""}
+
+
+BILL = {"bill": {"topic": "bill", "text": "{merchant} by {channel}", "numbers": ["amount"]}}
+
+
+def last_events(tmp_path: Path, *events: dict[str, object]) -> Finding:
+    now = int(time.time() * 1000)
+    messages = [
+        RawMessage("bill", 0, i, json.dumps({"user_id": "u", "ts": now, **e}).encode()) for i, e in enumerate(events)
+    ]
+    return judged(settings_in(tmp_path, modalities=BILL), messages, now)
+
+
+def test_a_field_that_nobody_sends_is_found(tmp_path: Path) -> None:
+    """A1."""
+    found = last_events(tmp_path, *[{"merchant": "m", "chan": "c", "amount": i} for i in range(6)])
+    assert found.level is Level.WARN
+    expected = (
+        "of the last 6, 6 are accepted; bill: none of 6 has channel; they have user_id, ts, merchant, chan, amount"
+    )
+    assert found.detail == expected
+
+
+def test_events_that_are_refused_are_found(tmp_path: Path) -> None:
+    found = last_events(tmp_path, {"Merchant": "m"}, {"merchant": "m", "ts": 1_763_719_200})
+    assert found.level is Level.WARN
+    assert "1 no_content (none of merchant, channel, amount; it has user_id, ts, Merchant)" in found.detail
+    assert "looks like seconds" in last_events(tmp_path, {"merchant": "m", "ts": 1_763_719_200}).detail
+
+
+def test_events_that_are_accepted_are_no_fault(tmp_path: Path) -> None:
+    assert last_events(tmp_path) == Finding("events", Level.OK, "none yet")
+    good = {"merchant": "m", "channel": "c", "amount": 3}
+    assert last_events(tmp_path, *[good] * 6, {"amount": 1}, {"x": 1}).level is Level.OK
+
+
+@pytest.mark.slow
+def test_the_last_raw_events_are_read(
+    start_embedded: Callable[[dict[str, int]], EmbeddedBroker], tmp_path: Path
+) -> None:
+    connection = start_embedded({"bill": 2, "other": 1}).connection
+    producer = connection.producer()
+    for i in range(100):
+        value = {"user_id": "u", "ts": int(time.time() * 1000), "merchant" if i >= 30 else "old": "m"}
+        producer.produce("bill", json.dumps(value).encode(), partition=0 if i < 80 else 1)
+    assert producer.flush(20) == 0
+    kafka = {"bootstrap_servers": connection.bootstrap}
+    found = events.check_events(settings_in(tmp_path, modalities=BILL, kafka=kafka))
+    assert found.detail.startswith("of the last 70, 70 are accepted; bill: none of 70 has channel, amount")
