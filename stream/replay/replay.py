@@ -23,6 +23,7 @@ from stream.events.event_time import EventTime
 from stream.events.refused import Refused
 from stream.rejection import ErrorCode, Rejection
 from stream.replay.json_lines import MAX_LINE_BYTES, Line, LineFile
+from stream.replay.merge_order import merge_times
 
 Headers = list[tuple[str, bytes | None]]
 
@@ -252,18 +253,22 @@ def read(
     skip: int = 0,
     merge: bool = False,
     max_bytes: int | None = None,
+    max_ahead_ms: int = 30 * 86_400_000,
 ) -> Iterator[Outgoing]:
     """Messages of files, one file after the other, or merged by event time.
 
-    Merging takes each file to be in order itself; a line without a readable time stays behind the one before it.
+    Merging takes each file to be in order itself; a line without a readable time, or alone with one far ahead, stays
+    behind the one before it.
 
     Args:
         skip: leave out this many lines (counted over all files, in the order they are sent).
         progress: its `skipped` and `done` are kept up to date.
         max_bytes: the broker's limit; a larger line cannot be sent.
+        max_ahead_ms: what is far ahead.
     """
     total = sum(file.size for file in files)
-    routed = heapq.merge(*(_timed(f, router) for f in files), key=_time) if merge else _chained(files, router)
+    by_time = [_timed(file, router, max_ahead_ms) for file in files]
+    routed = heapq.merge(*by_time, key=_time) if merge else _chained(files, router)
     for index, (_, line, message) in enumerate(routed):
         if total and index % 64 == 0:
             progress.done = sum(file.position for file in files) / total
@@ -297,17 +302,17 @@ def event_ts(value: Any, time_of: EventTime) -> int | None:
 _Timed = tuple[int, Line, Outgoing]
 
 
-def _timed(file: LineFile, router: Router) -> Iterator[_Timed]:
-    newest = 0
-    for line in file:
-        message = router.route_line(line)
-        newest = newest if message.ts is None else message.ts
-        yield newest, line, message
+def _timed(file: LineFile, router: Router, max_ahead_ms: int) -> Iterator[_Timed]:
+    routed = ((line, router.route_line(line)) for line in file)
+    rows = ((message.ts, (line, message)) for line, message in routed)
+    for at, (line, message) in merge_times(rows, max_ahead_ms):
+        yield at, line, message
 
 
 def _chained(files: Sequence[LineFile], router: Router) -> Iterator[_Timed]:
     for file in files:
-        yield from _timed(file, router)
+        for line in file:
+            yield 0, line, router.route_line(line)
 
 
 def _time(item: _Timed) -> int:

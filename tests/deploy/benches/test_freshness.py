@@ -21,7 +21,7 @@ from store.base.errors import ConfigError
 from stream.clock import EventClock
 from stream.events.event import Event
 from stream.events.validate import Validator
-from stream.settings import Clock, IngestSettings
+from stream.settings import IngestSettings
 
 TINY: dict[str, Any] = {"users_per_second": 4, "seconds": 3, "scenarios": 2, "users": 8, "events": 15}
 CLIENT, SERVE = "raw → HTTP answer", "raw → queryable"
@@ -88,7 +88,7 @@ def test_population() -> None:
     assert {e.user_id for e in history} == set(people.users)
     assert all(now_ms - 60 * 86_400_000 <= e.ts < now_ms for e in history)
     assert len({e.event_id for e in history}) == len(history)
-    judge = Validator(paper_modalities(), IngestSettings(), EventClock(Clock.WALL, 10**12))
+    judge = Validator(paper_modalities(), IngestSettings(), EventClock.of(IngestSettings(), paper_modalities()))
     accepted = [judge.validate(e.value, e.topic, 0, i, now_ms, now_ms) for i, e in enumerate(history)]
     assert [a.user_id for a in accepted if isinstance(a, Event)] == [e.user_id for e in history]
     visits = people.visits(10)

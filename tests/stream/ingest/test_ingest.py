@@ -323,7 +323,7 @@ def test_one_line_dated_now_moves_no_stream_time(start_embedded: Start, tmp_path
         resources=BufferResources.create(block_cache_bytes=8 << 20, write_buffer_bytes=4 << 20),
     )  # fmt: skip
     for n, message in enumerate(read_to_end(connection, TOPICS.events)):
-        changes = buffer.prepare(encode_events(unpack(message.value()).events, HashEncoder()), source_offset=n)
+        changes = buffer.prepare(encode_events([unpack(message.value())], HashEncoder()), source_offset=n)
         buffer.commit(changes, log_offset=0)
     assert buffer.outcomes.applied == 200
     assert buffer.outcomes.expired == 0

@@ -17,6 +17,7 @@ from deploy.brokers.local import LocalKafka
 from deploy.kafka.topics import ensure
 from store.base.errors import AnchorstreamError
 from store.base.settings import ModalitySettings
+from stream.clock import ClockState
 from stream.events.event import Event, unpack
 from stream.ingest.in_flight import RawPosition
 from stream.ingest.ingest import Ingest
@@ -197,7 +198,7 @@ def test_an_offset_committed_of_the_old_topic_is_no_position_in_the_new_one(
         bench.event(plain)
     plain.flush(10)
     committer = bench.connection.consumer(bench.topics.group_ingest)
-    metadata = RawPosition(5, None, "AnotherTopicOfThatName").metadata
+    metadata = RawPosition(5, ClockState(), "AnotherTopicOfThatName").metadata
     committer.commit(offsets=[TopicPartition(bench.raw, 0, 5, metadata=metadata)], asynchronous=False)
     committer.close()
     stop = threading.Event()
