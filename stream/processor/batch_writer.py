@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from itertools import islice
@@ -46,6 +46,9 @@ from stream.token_log.standby import Standby
 
 T = TypeVar("T")
 LOG_INTERVAL_SECONDS = 10.0
+UNKNOWN_MODALITY_SECONDS = 300.0
+"""How long, from its ingestion, an event waits for a processor that knows its modality."""
+_LOOK_SECONDS = 0.1
 log = logs.get(__name__)
 
 
@@ -60,6 +63,7 @@ class BatchWriter:
         *,
         group: str,
         standby: Standby | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         """Create the producer.
 
@@ -67,6 +71,7 @@ class BatchWriter:
             stop: once set, what blocks gives up its batch.
             group: the consumer group whose committed offset is where an empty buffer starts.
             standby: has the buffers of partitions that are not open here.
+            wall: seconds since the epoch.
         """
         self._config = config
         self._encoder = encoder
@@ -74,6 +79,7 @@ class BatchWriter:
         self._topic = config.topics.events
         self._group = group
         self._standby = standby
+        self._wall = wall
         self._partitions: dict[int, Partition] = {}
         self._next: dict[int, int] = {}
         self._producer = SafeProducer(
@@ -118,7 +124,7 @@ class BatchWriter:
         started = time.monotonic()
         fresh = self._fresh(messages, revoked)
         with gc_paused():
-            batches = self._encode(fresh)
+            batches = self._encode(fresh, revoked)
             fault.point("processor.2")
             changes = [
                 (partition, partition.buffer.prepare(events, source_offset=last)) for partition, events, last in batches
@@ -164,13 +170,14 @@ class BatchWriter:
         return out
 
     def _encode(
-        self, fresh: Sequence[tuple[Partition, Sequence[Message]]]
+        self, fresh: Sequence[tuple[Partition, Sequence[Message]]], revoked: threading.Event
     ) -> list[tuple[Partition, list[EncodedEvent], int]]:
         """Step 2: (partition, encoded events, last offset)."""
         packs: list[Pack] = []
         lengths = []
         for partition, messages in fresh:
             contents = read_packs(messages, self._topic, self._config.buffers.modalities)
+            self._wait_for_news(partition, contents.unknown, revoked)
             for letter in contents.refused:
                 metrics.EVENTS_DEAD_LETTERED.labels(DeadLetterHeaders.decode(letter.headers).error).inc()
                 self._producer.produce(self._config.topics.dead_letters, letter.value, letter.key, -1, letter.headers)
@@ -183,6 +190,32 @@ class BatchWriter:
             (partition, list(islice(encoded, length)), messages[-1].offset)
             for (partition, messages), length in zip(fresh, lengths, strict=True)
         ]
+
+    def _wait_for_news(self, partition: Partition, unknown: Mapping[str, int], revoked: threading.Event) -> None:
+        """Ingest may have a newer configuration than this process: hold the batch until it is replaced, for a while.
+
+        Not for a modality that was ever configured here: it has been removed.
+
+        Args:
+            unknown: as of `Contents`.
+
+        Raises:
+            Stopped: nothing of the batch is durable.
+        """
+        new = {name: at for name, at in unknown.items() if name not in partition.buffer.schema.modalities}
+        said = False
+        while new and self._wall() * 1000 < max(new.values()) + UNKNOWN_MODALITY_SECONDS * 1000:
+            if not said:
+                said = True
+                log.warning(
+                    logs.INPUT_PAUSED,
+                    partition=partition.number,
+                    reason=f"unknown modalities: {', '.join(sorted(new))}",
+                    action="restart the processors with the configuration that ingest has; after "
+                    f"{UNKNOWN_MODALITY_SECONDS:g} s the events go to dead-letters",
+                )
+            obey(AnyOf(self._stop, revoked))
+            self._stop.wait(_LOOK_SECONDS)
 
     def _write(self, batch: Sequence[tuple[Partition, Changes]]) -> None:
         """Steps 4 and 5."""

@@ -13,11 +13,15 @@ from stream.rejection import ErrorCode, Rejection, quote
 
 
 class Contents(NamedTuple):
-    """What some messages held, in order. events: how many there are in `packs`."""
+    """What some messages held, in order.
+
+    events: how many there are in `packs`. unknown: {modality that is not configured: newest ingestion of its, ms}.
+    """
 
     packs: list[Pack]
     events: int
     refused: list[DeadLetter]
+    unknown: dict[str, int]
 
 
 def read_packs(messages: Sequence[Message], topic: str, modalities: Mapping[str, ModalitySettings]) -> Contents:
@@ -29,6 +33,7 @@ def read_packs(messages: Sequence[Message], topic: str, modalities: Mapping[str,
     """
     packs: list[Pack] = []
     refused: list[DeadLetter] = []
+    unknown: dict[str, int] = {}
     forms = {
         name: (None if m.kind is ModalityKind.TABULAR else len(m.numbers)) for name, m in modalities.items()
     }  # how many numbers an event has
@@ -46,12 +51,14 @@ def read_packs(messages: Sequence[Message], topic: str, modalities: Mapping[str,
                 if forms.get(event.modality, -1) == (len(event.numbers) if event.fields is None else None):
                     kept.append(event)
                     continue
+                if event.modality not in modalities:
+                    unknown[event.modality] = max(event.ingested_at, unknown.get(event.modality, 0))
                 why = _refusal(event, known=event.modality in modalities)
                 key, value = event.user_id.encode(), pack(found.now, [event])
                 refused.append(dead_letter(why, key, value, topic, message.partition, message.offset))
             found = Pack.of(found.now, kept)
         packs.append(found)
-    return Contents(packs, sum(map(len, packs)), refused)
+    return Contents(packs, sum(map(len, packs)), refused, unknown)
 
 
 def _forms(found: Pack) -> list[int | None]:

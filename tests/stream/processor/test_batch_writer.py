@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka import TopicPartition
 
 from deploy.brokers.local import LocalKafka
 from deploy.brokers.process import EmbeddedBroker
@@ -18,7 +20,7 @@ from store.buffer.partition_buffers import PartitionBuffers
 from store.buffer.resources import BufferResources
 from stream.events.event import Event, pack
 from stream.kafka.client import Connection
-from stream.processor.batch_writer import BatchWriter
+from stream.processor.batch_writer import UNKNOWN_MODALITY_SECONDS, BatchWriter
 from stream.processor.faust_app import Message
 from stream.processor.partition import PartitionConfig
 from stream.settings import KafkaSettings
@@ -34,13 +36,22 @@ def pack_of(n: int) -> bytes:
     return pack(NOW, [Event("u", "click", NOW + n, f"e{n}", f"text {n}", (), None, "raw", 0, n, NOW, NOW)])
 
 
-def writer_of(connection: Connection, prefix: str, path: Path) -> BatchWriter:
+def writer_of(
+    connection: Connection,
+    prefix: str,
+    path: Path,
+    *,
+    modalities: dict[str, ModalitySettings] = MODALITIES,
+    wall: Callable[[], float] = time.time,
+) -> BatchWriter:
     topics = Topics(KafkaSettings(topic_prefix=prefix, partitions=1))
     deploy_topics.ensure(connection, topics.specs(MODALITIES, ()))
     resources = BufferResources.create(block_cache_bytes=8 << 20, write_buffer_bytes=4 << 20)
     encoder = HashEncoder()
-    buffers = PartitionBuffers(path, connection.identity, MODALITIES, encoder.id, encoder.dim, 3_600_000, resources)
-    return BatchWriter(PartitionConfig(connection, topics, buffers), encoder, NEVER, group=topics.group_processor)
+    buffers = PartitionBuffers(path, connection.identity, modalities, encoder.id, encoder.dim, 3_600_000, resources)
+    return BatchWriter(
+        PartitionConfig(connection, topics, buffers), encoder, NEVER, group=topics.group_processor, wall=wall
+    )
 
 
 @pytest.fixture
@@ -112,3 +123,56 @@ def test_offsets_that_hold_no_message_are_not_missed(
     writer.apply([Message(0, 2, pack_of(1))], NEVER)
     assert writer.durable(0) == 3
     writer.close()
+
+
+def test_an_event_of_a_modality_to_come_waits_for_a_processor_that_knows_it(
+    embedded_broker: EmbeddedBroker, tmp_path: Path
+) -> None:
+    """E10: with a rolling restart that reached ingest first, old processors sent its events to dead-letters."""
+    connection = embedded_broker.connection
+    news = pack(NOW, [Event("u", "view", NOW, "v0", "text", (), None, "raw", 0, 0, NOW, NOW)])
+    message = Message(0, 0, news)
+    letters = TopicPartition("t.dead-letters", 0)
+
+    def refused() -> int:
+        consumer = connection.consumer("t")
+        try:
+            return int(consumer.get_watermark_offsets(letters, timeout=10, cached=False)[1])
+        finally:
+            consumer.close()
+
+    replaced = threading.Event()
+
+    def soon() -> float:
+        """The process is replaced at its second look."""
+        if looked:
+            replaced.set()
+        looked.append(True)
+        return NOW / 1000 + UNKNOWN_MODALITY_SECONDS - 1
+
+    looked: list[bool] = []
+    old = writer_of(connection, "t", tmp_path, wall=soon)
+    producer = connection.producer()
+    producer.produce("t.events", news, partition=0)
+    assert producer.flush(10) == 0
+    with pytest.raises(Stopped):
+        old.apply([message], replaced)
+    assert (old.durable(0), refused()) == (0, 0)
+    old.close()
+
+    both = {**MODALITIES, "view": ModalitySettings(topic="web", text="{page}", window_days=10, max_events=15)}
+    new = writer_of(connection, "t", tmp_path, modalities=both, wall=soon)
+    new.apply([message], NEVER)
+    assert (new.durable(0), refused()) == (1, 0)
+    new.close()
+
+    for wall, modality in ((soon, "view"), (lambda: NOW / 1000 + UNKNOWN_MODALITY_SECONDS, "never")):
+        before = refused()
+        # one that was removed does not wait, one that nobody knows not for ever
+        without = writer_of(connection, "t", tmp_path, wall=wall)
+        value = pack(NOW, [Event("u", modality, NOW, "w", "text", (), None, "raw", 0, 1, NOW, NOW)])
+        producer.produce("t.events", value, partition=0)
+        assert producer.flush(10) == 0
+        without.apply([Message(0, 1 + before, value)], NEVER)
+        assert refused() == before + 1
+        without.close()
