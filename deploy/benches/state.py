@@ -24,7 +24,7 @@ from store.buffer.resources import BufferResources
 from store.buffer.token_buffer import TokenBuffer
 from stream.kafka.client import Connection
 from stream.token_log.ownership import OWNER_HEADER
-from stream.token_log.token_log import RESTORE_CONFIG, restore
+from stream.token_log.restore import RESTORE_CONFIG, restore
 
 DIM = 384
 WINDOW = 250

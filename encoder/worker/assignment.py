@@ -17,7 +17,7 @@ from store.buffer.token_buffer import TokenBuffer
 from stream.kafka.patience import passes, patiently
 from stream.kafka.positions import REBUILD
 from stream.kafka.rebalance import Rebalance
-from stream.token_log.token_log import LogReader
+from stream.token_log.reader import LogReader
 
 ANSWER_SECONDS = 30
 _COMMIT_LATER = {KafkaError.REBALANCE_IN_PROGRESS, KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID}

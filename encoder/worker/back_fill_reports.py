@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from encoder.worker.back_fill import TargetProgress
 from encoder.worker.live_scenarios import LiveScenarios
 from encoder.worker.targets import Target
-from encoder.worker.writers import Writers
+from encoder.worker.transactions import Writers
 from store.base import logs, metrics
 from store.records.back_fill import BackFillRecord
 from stream.topics import Topics

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.worker.targets import Target
-from encoder.worker.writers import Writers
+from encoder.worker.transactions import Writers
 from store.base import metrics
 from store.buffer.window import UserWindow
 from store.records.embedding import EmbeddingRecord

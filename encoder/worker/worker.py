@@ -4,8 +4,8 @@ Protocol (the same numbers in the body and in docs/commit-protocol.md):
   W0. Partitions are given: former owners are fenced, before the committed offset and the log's end are read.
   W1. Rows, dirty marks and the `tokens` offset become durable in one WriteBatch.
   W2. Embeddings of a batch of dirty users are computed from the replica.
-  W3. They are produced and, with the offset that W4 leaves, committed: one transaction per partition (`writers.py`). On
-      an embedded broker, which has one worker: acknowledged.
+  W3. They are produced and, with the offset that W4 leaves, committed: one transaction per partition
+      (`transactions.py`). On an embedded broker, which has one worker: acknowledged.
   W4. The users' dirty marks are cleared, unless a newer summary has arrived meanwhile.
   W5. Where W3 did not: the lowest offset still dirty (or the read position) is committed to Kafka. Reading goes on at
       the offset of W1; the commit tells lag, and a new owner of the partition what needs no refresh.
@@ -30,7 +30,7 @@ from encoder.worker.back_fill_reports import BackFillReports
 from encoder.worker.live_scenarios import LiveScenarios
 from encoder.worker.publisher import Publisher
 from encoder.worker.scheduler import BackFillTurn, Pending, RefreshBatch, RefreshScheduler
-from encoder.worker.writers import Position, writers
+from encoder.worker.transactions import Position, writers
 from store.base import fault, logs, metrics
 from store.base.errors import BrokerError
 from store.base.stop import Stopped

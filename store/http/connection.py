@@ -17,7 +17,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from store.base import metrics
-from store.http.middleware import BODY_SECONDS
+from store.http.body import BODY_SECONDS
 from store.http.problems import KINDS, MEDIA_TYPE, RETRY_SECONDS, Problem
 
 HEAD_BYTES = 16 << 10

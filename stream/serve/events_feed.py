@@ -10,8 +10,8 @@ from confluent_kafka import TopicPartition
 from store.base import logs
 from store.index.freshness import AcceptedEvent, PendingEvents
 from stream.events.event import Pack, unpack
-from stream.kafka.offset_committer import Offsets
 from stream.kafka.positions import resume_positions
+from stream.serve.offset_committer import Offsets
 from stream.topics import Topics
 
 MAX_PENDING_EVENTS = 250_000

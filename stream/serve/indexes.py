@@ -15,8 +15,8 @@ from store.index.index import Applied, ScenarioIndex
 from store.index.snapshot import SnapshotStore, Wanted
 from store.index.snapshotter import Snapshotter
 from store.records.scenario import Registered
-from stream.kafka.offset_committer import Offsets
 from stream.serve.embedding_topics import EmbeddingTopics, Watermarks
+from stream.serve.offset_committer import Offsets
 
 EMBEDDED_SNAPSHOT_SECONDS = 2.0
 EMBEDDED_SNAPSHOT_BYTES = 1 << 20

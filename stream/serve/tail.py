@@ -33,7 +33,6 @@ from store.index.serve_state import ServeState
 from store.index.snapshot import SnapshotStore
 from stream.kafka.client import Connection
 from stream.kafka.consumer_errors import ConsumerErrors
-from stream.kafka.offset_committer import OffsetCommitter
 from stream.kafka.patience import patiently
 from stream.raw_topics.registry import RawTopics
 from stream.scenarios.feed import ScenarioFeed
@@ -41,6 +40,7 @@ from stream.serve.back_fill_watch import BackFillWatch
 from stream.serve.embedding_topics import EmbeddingTopics
 from stream.serve.events_feed import EventsFeed
 from stream.serve.indexes import ServedIndexes
+from stream.serve.offset_committer import OffsetCommitter
 from stream.serve.standing import Standing
 from stream.topics import Topics
 

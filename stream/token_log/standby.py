@@ -19,7 +19,8 @@ from store.base import logs, metrics
 from store.base.errors import AnchorstreamError
 from store.buffer.token_buffer import TokenBuffer
 from stream.kafka.client import Connection
-from stream.token_log.token_log import LogReader, restore
+from stream.token_log.reader import LogReader
+from stream.token_log.restore import restore
 
 RETRY_SECONDS = 30.0
 """After a failure, until the partition is tried again."""

@@ -17,7 +17,7 @@ from store.buffer.token_buffer import Row, TokenBuffer
 from stream.kafka.client import Connection
 from stream.kafka.pacing import SafeProducer
 from stream.token_log.ownership import MARKER_KEY, OWNER_HEADER, SWEEP_HEADER, Ownership, epoch
-from stream.token_log.token_log import OnRestoreProgress, Restored, restore
+from stream.token_log.restore import OnRestoreProgress, Restored, restore
 
 _ATTEMPTS = 10
 """Each loses only to another processor that takes over at the same instant."""

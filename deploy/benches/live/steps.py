@@ -23,7 +23,7 @@ from store.buffer.rows import KIND_SUMMARY, parse_key, unpack_summary
 from store.records.embedding import EmbeddingRecord
 from stream.events.event import unpack
 from stream.kafka.client import Connection
-from stream.kafka.offset_committer import Offsets
+from stream.serve.offset_committer import Offsets
 from stream.token_log.ownership import MARKER_KEY
 from stream.topics import Topics
 

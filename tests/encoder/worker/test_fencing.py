@@ -19,8 +19,8 @@ from deploy.brokers.local import LocalKafka
 from deploy.kafka.topics import ensure
 from encoder.forward.model_set import ModelSet
 from encoder.model.settings import ModelSettings
+from encoder.worker.transactions import FencedWriters
 from encoder.worker.worker import Worker
-from encoder.worker.writers import FencedWriters
 from store.base.errors import BrokerError
 from store.base.settings import ScenarioSettings
 from store.records.embedding import EmbeddingRecord

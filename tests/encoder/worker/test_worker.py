@@ -22,7 +22,7 @@ from store.records.embedding import EmbeddingRecord
 from stream.kafka.client import Connection
 from stream.kafka.partitioner import partition_of
 from stream.settings import KafkaSettings
-from stream.token_log.token_log import LogReader
+from stream.token_log.reader import LogReader
 from stream.topics import Topics
 from tests.support import worker_bench
 from tests.support.windows import DIM, MODALITIES

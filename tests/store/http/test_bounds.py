@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import httpx
 import pytest
 
-from store.http import middleware
+from store.http import body as bodies
 from tests.support.live_server import Alone, Raw, listening, post, until
 from tests.support.serving import Serving
 
@@ -75,7 +75,7 @@ def test_open_pages_read_no_body(url: str) -> None:
 @pytest.mark.parametrize("path", [NEIGHBORS, "/v1/embed"])
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_is_as_long_as_its_route_needs(url: str, path: str, chunked: bool) -> None:
-    most = middleware.LONG_BODY_BYTES if path == NEIGHBORS else middleware.MAX_BODY_BYTES
+    most = bodies.LONG_BODY_BYTES if path == NEIGHBORS else bodies.MAX_BODY_BYTES
     head = post(path, length=most + 1, chunked=chunked, token="reader")
     with Raw(url, head) as raw:
         if chunked:
@@ -85,14 +85,14 @@ def test_a_body_is_as_long_as_its_route_needs(url: str, path: str, chunked: bool
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(middleware, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.3)
     with Raw(url, post(NEIGHBORS, b'{"user_id"', length=1000, token="reader")) as raw:
         status, _, problem = raw.answer()
         assert (status, problem["code"]) == (408, "request_timeout")
 
 
 def test_all_bodies_together_are_bounded(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(middleware, "ALL_BODIES_BYTES", 100_000)
+    monkeypatch.setattr(bodies, "ALL_BODIES_BYTES", 100_000)
     request = post(NEIGHBORS, b"x" * 80_000, length=90_000, token="reader")
     with Raw(url, request), ExitStack() as stack:
         until(lambda: _busy(stack.enter_context(Raw(url, request))))

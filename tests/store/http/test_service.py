@@ -18,7 +18,7 @@ from httpx import Response
 from structlog.testing import capture_logs
 
 from store.base.errors import BrokerError
-from store.http import middleware
+from store.http import body as bodies
 from store.http.openapi import description
 from store.http.problems import KINDS
 from tests.support.serving import Serving, streamed
@@ -257,7 +257,7 @@ def test_a_body_that_is_not_a_request_is_refused(serving: Serving, content: byte
 
 
 def test_a_huge_body_is_refused_however_it_is_sent(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(middleware, "LONG_BODY_BYTES", 10_000)
+    monkeypatch.setattr(bodies, "LONG_BODY_BYTES", 10_000)
     for content in (b"x" * 20_000, streamed(b"x" * 1000 for _ in range(20))):
         response = serving.client.post("/v1/scenarios/churn/neighbors", content=content)
         assert_problem(response, "body_too_large")

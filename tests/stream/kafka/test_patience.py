@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from store.base.errors import BrokerError, DataLossError
 from stream.kafka.patience import passes, patiently
-from stream.token_log.token_log import LogReader
+from stream.token_log.reader import LogReader
 
 PASSING = (
     KafkaError.NOT_COORDINATOR,

@@ -35,7 +35,7 @@ from stream.kafka.partitioner import partition_of
 from stream.processor.encode_events import encode_events
 from stream.processor.processor import EXIT_BATCH_FAILED
 from stream.settings import KafkaSettings
-from stream.token_log.token_log import restore
+from stream.token_log.restore import restore
 from stream.topics import Topics
 from tests.models.buffer_model import BufferModel
 from tests.support.hash_encoder import HashEncoder

@@ -23,7 +23,7 @@ from store.buffer.rows import EventRow, Summary, event_key, pack_event, pack_sum
 from store.buffer.token_buffer import TokenBuffer
 from stream.kafka.client import Connection
 from stream.token_log.ownership import OWNER_HEADER
-from stream.token_log.token_log import restore
+from stream.token_log.restore import restore
 from tests.models.events import open_buffer
 
 DIM = 16

@@ -17,10 +17,11 @@ from store.buffer.rows import event_key
 from store.buffer.token_buffer import TokenBuffer
 from stream.kafka.client import Connection
 from stream.kafka.pacing import SafeProducer
-from stream.token_log import token_log
+from stream.token_log import restore as restoring
 from stream.token_log.ownership import OWNER_HEADER, epoch
+from stream.token_log.reader import LogReader
+from stream.token_log.restore import restore
 from stream.token_log.take_over import OwnedLog, take_over
-from stream.token_log.token_log import LogReader, restore
 from tests.models.events import event, modalities, open_buffer, resources
 from tests.support.processes import wait_until
 
@@ -95,7 +96,7 @@ def test_a_restore_can_be_stopped_and_resumed(
     log, producer = own(connection, first)
     for i in range(20):
         write(log, producer, first, batch(1000 + 5 * i, 8, 1), i)
-    monkeypatch.setattr("stream.token_log.token_log.CONSUME_MESSAGES", 20)
+    monkeypatch.setattr("stream.token_log.restore.CONSUME_MESSAGES", 20)
     second = opened("second")
     rounds = 0
     while True:
@@ -115,7 +116,7 @@ def test_a_lost_disk_is_not_restored_into_another_schema(
     connection: Connection, opened: Open, monkeypatch: pytest.MonkeyPatch, bulk: bool
 ) -> None:
     """A8: nobody takes the partition over, nothing reaches the log; with the old configuration it goes on."""
-    monkeypatch.setattr(token_log, "BULK_RECORDS", 1 if bulk else 1 << 40)
+    monkeypatch.setattr(restoring, "BULK_RECORDS", 1 if bulk else 1 << 40)
     first = opened("first")
     log, producer = own(connection, first)
     write(log, producer, first, batch(1000), 0)

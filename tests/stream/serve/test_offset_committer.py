@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from deploy.kafka import topics
 from stream.kafka.client import Connection
-from stream.kafka.offset_committer import RENEW_SECONDS, OffsetCommitter
+from stream.serve.offset_committer import RENEW_SECONDS, OffsetCommitter
 from stream.topics import TopicSpec
 
 SECONDS = 20.0
