@@ -16,7 +16,7 @@ from store.base.settings import NAME
 
 MAX_PROMPT_TOKENS = 256
 """Every user's tail carries them."""
-_TUNE = "tune it with `anchorstream tune`, or register the scenario without `prompt`"
+_TUNE = "put the tuned prompt into model.prompts_dir, or register the scenario without `prompt`"
 
 
 class PromptFiles:

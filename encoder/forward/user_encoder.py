@@ -182,7 +182,7 @@ class UserEncoder:
                 known = ", ".join(sorted(model.prompts)) or "none"
                 raise WeightsError(
                     f"the soft prompt {scenario.prompt!r} is not in the model (it has: {known})",
-                    action="tune it with `anchorstream tune`, or remove `prompt` from the scenario",
+                    action="set model.checkpoint to one that has it, or remove `prompt` from the scenario",
                     code="prompt_missing",
                 )
             parts.append(model.prompts[scenario.prompt])

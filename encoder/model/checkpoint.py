@@ -119,7 +119,7 @@ def read_card(directory: Path) -> Card:
     except FileNotFoundError:
         raise WeightsError(
             f"{directory} is not a checkpoint: it has no {CARD}",
-            action="set model.checkpoint to a directory written by `anchorstream pretrain` or `tune`",
+            action="set model.checkpoint to the directory of a checkpoint, or leave it out",
         ) from None
     except (OSError, ValueError) as exc:
         raise WeightsError(f"{path}: {exc}", action="restore the checkpoint", code="weights_unusable") from exc

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.cli import COMMANDS
+from deploy.cli import COMMANDS, build
 from deploy.settings.config import Settings, load
 from deploy.settings.reference import sections, tables, updated
 
@@ -30,6 +30,33 @@ def test_every_section_of_the_file_has_a_table() -> None:
 def test_every_command_has_a_heading() -> None:
     documented = re.findall(r"^## `anchorstream ([a-z-]+)", CLI, re.MULTILINE)
     assert sorted(documented) == sorted(name for name, *_ in COMMANDS)
+
+
+def test_every_command_that_a_text_names_is_there() -> None:
+    """B15: texts sent people to commands that did not exist."""
+    folders = ("deploy", "encoder", "store", "stream", "docs")
+    texts = [
+        p for folder in folders for kind in ("py", "md", "toml", "yaml") for p in (ROOT / folder).rglob(f"*.{kind}")
+    ]
+    subcommands = {
+        name: {sub for sub in build()[name] if not sub.startswith("-")}
+        for name, path, *_ in COMMANDS
+        if path.endswith(":app")
+    }
+    named = {
+        (path.name, *found)
+        for path in [*texts, ROOT / "README.md"]
+        if path.name != "log.md"  # what has been is not what is
+        for found in re.findall(r"(?:`|^|\$ )anchorstream ([a-z-]+)(?: ([a-z-]+))?", path.read_text(), re.MULTILINE)
+    }
+    assert len(named) > 30
+    known = {name for name, *_ in COMMANDS}
+    wrong = {
+        (where, command, sub)
+        for where, command, sub in named
+        if command not in known or (sub and command in subcommands and sub not in subcommands[command])
+    }
+    assert wrong == set()
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
