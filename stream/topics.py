@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from store.base.errors import TopicError
 from store.base.settings import ModalitySettings
 from stream.settings import KafkaSettings
 
@@ -51,6 +52,16 @@ class Topics:
         self.group_serve = f"{self.prefix}.serve"
         self.group_freshness = f"{self.prefix}.freshness"
         """serve's reading of `events`; its committed offset = everything below is queryable."""
+
+    def check_partition(self, topic: str, partition: int) -> None:
+        """That a partition given to a role is one of ours. Raises TopicError: partitions were added to the topic."""
+        if partition >= self.partitions:
+            raise TopicError(
+                f"{topic} has partition {partition}, kafka.partitions is {self.partitions}: partitions were added to "
+                "it, and Kafka cannot take any away",
+                action="no setting mends it, since users would map to another partition than their history: start over "
+                "with another kafka.topic_prefix and store.data_dir, and replay the source",
+            )
 
     def embeddings(self, scenario: str) -> str:
         """Topic of one scenario's embeddings; `scenario@candidate`: of a candidate model's."""

@@ -35,9 +35,12 @@ from store.base import fault, logs, metrics
 from store.base.errors import BrokerError
 from store.base.stop import Stopped
 from store.buffer.partition_buffers import PartitionBuffers
+from store.buffer.token_buffer import TokenBuffer
 from store.buffer.window import UserWindow
 from stream.kafka.client import Connection
 from stream.kafka.partitioner import partition_of
+from stream.kafka.topic_ids import TopicIds
+from stream.token_log.restore import same_log
 from stream.topics import Topics
 
 log = logs.get(__name__)
@@ -104,7 +107,8 @@ class Worker:
         self._publisher = Publisher(self._writers, topics, lambda: int(wall() * 1000))
         self._reports = BackFillReports(self._writers, topics, scenarios, lambda: int(wall() * 1000))
         self._consumer: Any = None
-        self._mine = Assignments(None, topics.tokens, buffers.open)
+        self._topic_ids = TopicIds(connection)
+        self._mine = Assignments(None, topics.tokens, self._open_buffer)
         self._committed_at = 0.0
         self._renewals: Counter[int] = Counter()
 
@@ -134,7 +138,7 @@ class Worker:
     def _attach(self, consumer: Any) -> None:
         """Take the group's consumer, and read which scenarios there are."""
         self._consumer = consumer
-        self._mine = Assignments(consumer, self._topics.tokens, self._buffers.open)
+        self._mine = Assignments(consumer, self._topics.tokens, self._open_buffer)
         self._scenarios.load(self._stop)
         self._rescope()
 
@@ -319,8 +323,19 @@ class Worker:
 
     # Partitions come and go
 
+    def _open_buffer(self, partition: int) -> TokenBuffer:
+        buffer = self._buffers.open(partition)
+        try:
+            same_log(self._topic_ids, self._topics.tokens, buffer)
+        except BaseException:
+            buffer.close()
+            raise
+        return buffer
+
     def _assigned(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         numbers = [tp.partition for tp in partitions]
+        for number in numbers:
+            self._topics.check_partition(self._topics.tokens, number)
         # W0
         self._writers.open(numbers, consumer)
         positions, away = self._mine.given(numbers, self._scenarios.targets)

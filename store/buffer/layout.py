@@ -39,6 +39,8 @@ M_SOURCE_OFFSET, M_LOG_OFFSET, M_STREAM_TIME = b"source_offset", b"log_offset", 
 M_OWNER, M_OUTCOMES = b"owner", b"outcomes"
 M_SOURCE_TOPIC = b"source_topic"
 """Id of the topic that `source_offset` counts for; a topic made anew has another."""
+M_LOG_TOPIC = b"log_topic"
+"""Id of the topic that `log_offset` counts for."""
 M_RESTORING = b"restoring"
 """A restore by an older version that did not end: the expiry index is not whole."""
 

@@ -98,6 +98,8 @@ class TokenBuffer:
         """Id of the `events` that it counts for; "" = not known."""
         self.log_offset = database.get_int(layout.M_LOG_OFFSET, 0)
         """Next offset of `tokens` to read. On disk a replica's may lie before it, see store/buffer/held_rows.py."""
+        self.log_topic = (database.meta.get(layout.M_LOG_TOPIC) or b"").decode()
+        """Id of the `tokens` that it counts for; "" = not known."""
         self.stream_time = database.get_int(layout.M_STREAM_TIME, 0)
         """Newest event time applied, ms."""
         self.outcomes = Outcomes(*layout.unpack_outcomes(database.meta.get(layout.M_OUTCOMES)))
@@ -169,6 +171,13 @@ class TokenBuffer:
     # Steps 3 and 5 of the commit protocol
 
     @_judged
+    def follow_log(self, topic_id: str) -> None:
+        """`log_offset` counts for this topic."""
+        batch = self._db.batch()
+        batch.put(layout.M_LOG_TOPIC, topic_id.encode(), self._db.h_meta)
+        self._db.write(batch)
+        self.log_topic = topic_id
+
     def begin_source(self, topic_id: str, source_offset: int) -> None:
         """From now on `source_offset` counts for this topic, and is this."""
         batch = self._db.batch()

@@ -237,6 +237,7 @@ class BatchWriter:
     def _open(self, number: int, began: float, revoked: threading.Event) -> Partition:
         """began: when it was needed; a batch's partitions are opened one after the other."""
         if (partition := self._partitions.get(number)) is None:
+            self._config.topics.check_partition(self._topic, number)
             stop = AnyOf(self._stop, revoked)
             if stop.is_set():
                 raise Stopped

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from confluent_kafka import TopicPartition
 
 from store.base import logs, metrics
+from store.base.errors import DataLossError
 from store.base.stop import Stop
 from store.buffer.token_buffer import TokenBuffer
 from stream.kafka.client import Connection
@@ -18,6 +19,7 @@ from stream.kafka.consumer_errors import ConsumerErrors
 from stream.kafka.gc_pause import gc_paused
 from stream.kafka.patience import patiently
 from stream.kafka.positions import REBUILD, check_position
+from stream.kafka.topic_ids import TopicIds
 from stream.token_log.log_runs import apply_all, reached
 from stream.token_log.ownership import Ownership
 
@@ -56,6 +58,23 @@ class Restored(NamedTuple):
     complete: bool
 
 
+def same_log(ids: TopicIds, topic: str, buffer: TokenBuffer) -> None:
+    """Make sure that the buffer's position counts for the `tokens` that is there, wherever in it it lies.
+
+    Raises:
+        DataLossError: the topic was deleted and made anew. KafkaException: the broker did not answer.
+    """
+    found = patiently(lambda: ids.ask([topic]), threading.Event()).get(topic)
+    if found is None or found == buffer.log_topic:
+        return
+    if buffer.log_topic:
+        raise DataLossError(
+            f"{topic} was deleted and made anew; this buffer followed the old one up to offset {buffer.log_offset}",
+            action=REBUILD,
+        )
+    buffer.follow_log(found)  # a new buffer, or an older version's
+
+
 def restore(
     connection: Connection,
     topic: str,
@@ -80,6 +99,7 @@ def restore(
         KafkaException: the broker failed.
     """
     started = time.monotonic()
+    same_log(TopicIds(connection), topic, buffer)
     consumer = connection.consumer(f"{topic}.restore", **RESTORE_CONFIG)
     errors = ConsumerErrors(f"{topic}.restore")
     rows = stale = recomputed = 0

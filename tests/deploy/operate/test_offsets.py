@@ -187,3 +187,29 @@ def test_what_has_no_position_of_its_own_is_refused(
     assert "snapshots" in capsys.readouterr().err
     assert cli.run(["offsets", "reset", "nobody", "--to", "latest", *config]) == 1
     assert "freshness" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("length", [0, 50])
+def test_tokens_made_anew(kafka_broker: LocalKafka, topic_prefix: str, tmp_path: Path, length: int) -> None:
+    """A3: a log that had grown as long as the old one was read on from the middle, without a word."""
+    connection = kafka_broker.connection
+    topics = Topics(KafkaSettings(topic_prefix=topic_prefix, partitions=1))
+    writer = writer_of(connection, topic_prefix, tmp_path)
+    producer = connection.producer()
+    producer.produce(topics.events, pack_of(0), partition=0)
+    assert producer.flush(10) == 0
+    writer.apply([Message(0, 0, pack_of(0))], NEVER)
+    writer.close()
+    admin = connection.admin()
+    admin.delete_topics([topics.tokens])[topics.tokens].result(20)
+    while topics.tokens in connection.metadata().topics:
+        pass
+    ensure(connection, [spec for spec in topics.specs({}, ()) if spec.name == topics.tokens])
+    producer = connection.producer()
+    for n in range(length):
+        producer.produce(topics.tokens, b"", key=b"%d" % n, partition=0)
+    assert producer.flush(10) == 0
+    writer = writer_of(connection, topic_prefix, tmp_path)
+    with pytest.raises(DataLossError, match="made anew"):
+        writer.apply([Message(0, 0, pack_of(0))], NEVER)
+    writer.close()

@@ -13,7 +13,7 @@ from confluent_kafka import TopicPartition
 from deploy.brokers.local import LocalKafka
 from deploy.brokers.process import EmbeddedBroker
 from deploy.kafka import topics as deploy_topics
-from store.base.errors import BrokerError
+from store.base.errors import BrokerError, TopicError
 from store.base.settings import ModalitySettings
 from store.base.stop import Stopped
 from store.buffer.partition_buffers import PartitionBuffers
@@ -176,3 +176,10 @@ def test_an_event_of_a_modality_to_come_waits_for_a_processor_that_knows_it(
         without.apply([Message(0, 1 + before, value)], NEVER)
         assert refused() == before + 1
         without.close()
+
+
+def test_a_partition_that_was_added_to_events_is_refused(writer: BatchWriter) -> None:
+    """E13: a raw traceback in a loop."""
+    with pytest.raises(TopicError, match="partitions were added") as caught:
+        writer.open(1, NEVER)
+    assert "replay the source" in caught.value.action
