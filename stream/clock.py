@@ -38,6 +38,9 @@ class Place(Enum):
     AHEAD = "ahead"
 
 
+_FITS = Place.FITS  # an enum's member takes a while to find
+
+
 class ClockState(NamedTuple):
     """A stream's clock. newest: newest accepted time, ms; None before the first. ahead: times of the last events, as
     far as all of them were ahead of the stream; fewer than AGREE."""
@@ -58,6 +61,7 @@ class EventClock:
     def __init__(self, mode: Clock, max_age_ms: int, max_ahead_ms: int, *, lenient: bool = False) -> None:
         self.mode = mode
         self.max_ahead_ms = max_ahead_ms
+        self._by_wall = mode is Clock.WALL
         self._max_age_ms = max_age_ms
         self._lenient = lenient
         self._newest: dict[Source, int] = {}
@@ -76,8 +80,8 @@ class EventClock:
 
     def place(self, source: Source, ts: int, window_ms: int, wall_ms: int) -> Place:
         """Judge an event's time and, if it lies ahead, remember it."""
-        if self.mode is Clock.WALL:
-            return Place.TOO_OLD if ts < wall_ms - window_ms else Place.FITS
+        if self._by_wall:
+            return Place.TOO_OLD if ts < wall_ms - window_ms else _FITS
         newest = self._newest.get(source)
         if newest is None:
             if ts < wall_ms - self._max_age_ms:
@@ -87,7 +91,7 @@ class EventClock:
         elif ts <= newest + self.max_ahead_ms or ts <= self._up_to.get(source, -1):
             if self._ahead:
                 self._ahead.pop(source, None)
-            return Place.TOO_OLD if ts < newest - window_ms or ts < wall_ms - self._max_age_ms else Place.FITS
+            return Place.TOO_OLD if ts < newest - window_ms or ts < wall_ms - self._max_age_ms else _FITS
         self._ahead.setdefault(source, []).append(ts)
         return Place.AHEAD
 

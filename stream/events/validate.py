@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from store.base.settings import ModalitySettings
+from store.base.settings import ModalitySettings, TimeUnit
 from store.base.template import value_at
 from store.base.user_id import MAX_CHARS, user_id_fault
 from stream.clock import EventClock, Place, Source
@@ -25,6 +25,8 @@ from stream.settings import IngestSettings
 
 MAX_ID_CHARS = 128
 _DAY_MS = 86_400_000
+_MAX_TS = 2**63
+_FITS = Place.FITS
 _MAX_SHOWN_MS = 253_402_300_800_000
 _LACKING = frozenset(
     {ErrorCode.MISSING_USER_ID, ErrorCode.MISSING_TS, ErrorCode.MISSING_MODALITY, ErrorCode.NO_CONTENT}
@@ -75,7 +77,15 @@ class Validator:
             return raw
         try:
             rules = self._modality(raw, topic)
-            user_id = rules.user_id(raw)
+            user_id = raw.get(rules.user_id_field)
+            # most ids are of the common form; only the others take a call
+            if not (
+                user_id.__class__ is str
+                and user_id.isascii()
+                and user_id.isprintable()
+                and 2 < len(user_id) <= MAX_CHARS
+            ):
+                user_id = rules.user_id(raw)
             name = self._source_of(topic)
             event_id = _event_id(raw) or derived_id(name, partition, offset)
             ts = self._ts(raw, rules, (topic, partition), wall_ms)
@@ -101,15 +111,16 @@ class Validator:
         return known[name]
 
     def _ts(self, raw: dict[str, Any], rules: _Rules, source: Source, wall_ms: int) -> int:
-        value = rules.ts_of(raw)
-        if value is None:
+        value = raw.get(rules.ts_field)
+        if value is None and (value := value_at(raw, rules.ts_field)) is None:
             raise Refused(ErrorCode.MISSING_TS, f"the event has no {rules.ts_field}; it has {names(raw)}")
-        ts = rules.time.of(value)
+        # the common form, without a call
+        ts = value if value.__class__ is int and rules.in_ms and 0 <= value < _MAX_TS else rules.time.of(value)
         if ts > wall_ms + self._max_future_ms:
             hint = looks_like(value, rules.time.unit, wall_ms)
             raise Refused(ErrorCode.TS_IN_FUTURE, f"{(ts - wall_ms) / 1000:.0f} s ahead of the wall clock{hint}")
         place = self._clock.place(source, ts, rules.window_ms, wall_ms)
-        if place is not Place.FITS:
+        if place is not _FITS:
             raise self._misplaced(place, source, ts, rules, looks_like(value, rules.time.unit, wall_ms))
         return ts
 
@@ -138,17 +149,13 @@ class _Rules:
         self.content = Content(settings)
         self.time = EventTime(settings)
         self.ts_field = settings.ts_field
-        self._user_id_field = settings.user_id_field
+        self.in_ms = settings.ts_unit is TimeUnit.MILLISECONDS
+        self.user_id_field = settings.user_id_field
         self._integers = settings.user_id_integers
-
-    def ts_of(self, raw: dict[str, Any]) -> Any:
-        """The event's time as it is sent."""
-        value = raw.get(self.ts_field)
-        return value_at(raw, self.ts_field) if value is None else value
 
     def user_id(self, raw: dict[str, Any]) -> str:
         """The event's user. Raises Refused."""
-        name = self._user_id_field
+        name = self.user_id_field
         value = raw.get(name)
         if value is None and (value := value_at(raw, name)) is None:
             raise Refused(ErrorCode.MISSING_USER_ID, f"the event has no {name}; it has {names(raw)}")
@@ -157,10 +164,7 @@ class _Rules:
         if value.__class__ is not str:
             how = "; user_id_integers = true takes integers" if value.__class__ is int else ""
             raise Refused(ErrorCode.INVALID_USER_ID, f"{quote(value)} is not a string{how}")
-        # the common form, without a call
-        if not (value.isascii() and value.isprintable() and 2 < len(value) <= MAX_CHARS) and (
-            fault := user_id_fault(value)
-        ):
+        if fault := user_id_fault(value):
             raise Refused(ErrorCode.INVALID_USER_ID, f"{quote(value)}: {fault}")
         return value
 
