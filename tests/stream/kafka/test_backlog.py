@@ -56,7 +56,7 @@ def test_another_writers_messages_do_not_make_it_grow() -> None:
     backlog.wrote(10)
     for end in range(1, 1000):
         backlog.unread(0, end)
-    assert len(backlog._marks) == 2
+    assert len(backlog._milestones) == 2
 
 
 def test_take_needs_room() -> None:
