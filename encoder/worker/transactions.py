@@ -17,7 +17,7 @@ from confluent_kafka import TopicPartition
 
 from store.base.stop import Stop, obey
 from stream.kafka.client import Connection
-from stream.kafka.fenced_producer import Fenced, FencedProducer
+from stream.kafka.fenced_producer import Aborted, FencedProducer
 from stream.kafka.pacing import SafeProducer
 from stream.topics import Topics, TopicSpec
 
@@ -31,8 +31,8 @@ Position = tuple[int, str]
 
 
 class Written(NamedTuple):
-    """published: of these partitions everything is acknowledged. committed: with it their positions. fenced: nothing of
-    theirs will be seen, since another member opened them or the group has moved on."""
+    """published: of these partitions everything is acknowledged. committed: with it their positions. fenced: theirs
+    could not be committed, since another member opened them, the group has moved on, or the broker went away."""
 
     published: frozenset[int]
     committed: frozenset[int]
@@ -170,7 +170,7 @@ class FencedWriters:
         at = TopicPartition(self._topics.tokens, partition, offset, metadata)
         try:
             self._producers[partition].commit([at], self._member)
-        except Fenced as exc:
+        except Aborted as exc:
             return str(exc)
         return None
 

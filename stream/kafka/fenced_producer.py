@@ -33,6 +33,9 @@ _CONFIG: dict[str, Any] = {
     "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
     "message.timeout.ms": TRANSACTION_TIMEOUT_MS,
     "queue.buffering.max.kbytes": 65_536,
+    # else, when all connections break at once, librdkafka 2.16 forgets the transaction coordinator and never asks for it
+    # again: the next call blocks, beyond its timeout
+    "metadata.recovery.strategy": "none",
     "linger.ms": 0,  # records go out while the offsets are sent; a batch gathers while its partitions are registered
     # a transaction that begins while the broker still marks the one before is tried again after this; default 100
     "retry.backoff.ms": 5,
@@ -54,12 +57,16 @@ _FENCED = frozenset(
 )
 
 
-class Fenced(Exception):
+class Aborted(Exception):
+    """The transaction could not be committed, and nothing was refused for good: open another producer, try again."""
+
+
+class Fenced(Aborted):
     """Somebody else has opened the producer's id, or the group has moved on: nothing of the transaction is seen."""
 
 
 class FencedProducer:
-    """One id's producer, for one thread at a time. After `Fenced` it is of no use: open another.
+    """One id's producer, for one thread at a time. After `Aborted` it is of no use: open another.
 
     Args:
         transactional_id: of what is written; all who may write the same use the same.
@@ -131,7 +138,7 @@ class FencedProducer:
             offsets: TopicPartitions of a group. member: its consumer's `consumer_group_metadata()`.
 
         Raises:
-            Fenced: nothing of it is seen.
+            Fenced: nothing of it is seen. Aborted: the broker went away on the way; who opens next knows what is seen.
             BrokerError: the broker refuses, or does not answer in time. Stopped.
         """
         deadline = time.monotonic() + self._commit_seconds
@@ -149,6 +156,8 @@ class FencedProducer:
                 self._abort()
             if error.code() in _FENCED:
                 raise Fenced(error.str()) from exc
+            if error.txn_requires_abort() and passes(error):
+                raise Aborted(error.str()) from exc
             raise self._refused(error) from exc
         self._begun = False
 
@@ -176,7 +185,8 @@ class FencedProducer:
                 act(max(_QUEUE_SECONDS, min(_STEP_SECONDS, left)))
                 return
             except KafkaException as exc:
-                if not passes(exc.args[0]) or left <= 0:
+                # of a transaction's call librdkafka tells; what only passes may have spoilt the transaction
+                if not exc.args[0].retriable() or left <= 0:
                     raise
             if obeying:
                 obey(self._stop())

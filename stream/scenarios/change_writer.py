@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 from store.base.errors import BrokerError
 from stream.kafka.client import Connection
-from stream.kafka.fenced_producer import Fenced, FencedProducer
+from stream.kafka.fenced_producer import Aborted, FencedProducer
 from stream.topics import Topics
 
 
@@ -97,8 +97,8 @@ class FencedChangeWriter:
                 for topic, key, value in records:
                     producer.produce(topic, value, key.encode(), 0)
                 producer.commit()
-            except Fenced as exc:
-                raise _not_taken("another serve made a change at the same moment") from exc
+            except Aborted as exc:
+                raise _not_taken(f"another serve made a change, or the broker went away: {exc}") from exc
 
     def close(self) -> None:
         pass

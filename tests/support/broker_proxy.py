@@ -85,13 +85,17 @@ class BrokerProxy:
         self._held = None if self._held is None or not self._held.reached.is_set() else self._held
         self._open.set()
 
+    def drop(self) -> None:
+        """Break every connection; what is held is lost. New ones are taken once it is healed."""
+        with self._lock:
+            for end in self._sockets:
+                _shut(end)
+
     def close(self) -> None:
         """Cut every connection for good."""
         self._listener.close()
         self._open.set()
-        with self._lock:
-            for end in self._sockets:
-                _shut(end)
+        self.drop()
 
     def _accept(self) -> None:
         while True:

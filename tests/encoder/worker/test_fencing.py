@@ -29,7 +29,7 @@ from stream.kafka.fenced_producer import FencedProducer
 from stream.settings import KafkaSettings
 from stream.topics import Topics
 from tests.support import worker_bench
-from tests.support.broker_proxy import PRODUCE, BrokerProxy, port_of
+from tests.support.broker_proxy import END_TXN, PRODUCE, TXN_OFFSET_COMMIT, BrokerProxy, port_of
 from tests.support.windows import DIM, MODALITIES
 from tests.support.worker_bench import Source, make_worker
 
@@ -240,5 +240,23 @@ def test_networks_cut_at_random_instants_under_load(bench: Bench, seed: int) -> 
             network.heal()
             bench.source.send_to(U)
             bench.wait_for_covers(last + 1)
+    seen = bench.covers()
+    assert seen == sorted(seen)  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize("api", [PRODUCE, TXN_OFFSET_COMMIT, END_TXN])
+def test_connections_that_break_in_the_middle_of_a_transaction_do_not_end_the_worker(bench: Bench, api: int) -> None:
+    """As when the broker restarts: what could not be committed is published again."""
+    bench.source.send_to(U)
+    with bench.cut_off_worker("a") as network:
+        bench.caught_up()
+        held = network.cut_at(api)
+        bench.source.send_to(U)
+        assert held.reached.wait(30)
+        network.drop()
+        network.heal()
+        bench.wait_for_covers(1)
+        bench.source.send_to(U)
+        bench.wait_for_covers(2)
     seen = bench.covers()
     assert seen == sorted(seen)  # type: ignore[type-var]
