@@ -33,8 +33,8 @@ _CONFIG: dict[str, Any] = {
     "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
     "message.timeout.ms": TRANSACTION_TIMEOUT_MS,
     "queue.buffering.max.kbytes": 65_536,
-    # else, when all connections break at once, librdkafka 2.16 forgets the transaction coordinator and never asks for it
-    # again: the next call blocks, beyond its timeout
+    # else, when all connections break at once, librdkafka 2.16 forgets the transaction coordinator for good: the next
+    # call blocks, beyond its timeout
     "metadata.recovery.strategy": "none",
     "linger.ms": 0,  # records go out while the offsets are sent; a batch gathers while its partitions are registered
     # a transaction that begins while the broker still marks the one before is tried again after this; default 100
