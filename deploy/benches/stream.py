@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from deploy.benches.report import BenchResult
 from store.base.settings import ModalitySettings
 from stream.kafka.client import Connection
 from stream.settings import KafkaSettings
-from stream.topics import Topics
+from stream.topics import Topics, TopicSpec
 
 RAW, OUT = "bench.raw", "bench.out"
 PARTITIONS = 4
@@ -74,8 +74,7 @@ def _broker() -> Iterator[Connection]:
     with tempfile.TemporaryDirectory() as directory:
         broker = EmbeddedBroker(Path(directory) / "broker.json", names)
         try:
-            # its writers are not to wait for readers: there are none
-            yield replace(broker.connection, embedded=False, properties=_GROUP)
+            yield replace(broker.connection, properties=_GROUP)
         finally:
             broker.stop()
 
@@ -163,8 +162,15 @@ def _measure(case: str, connection: Connection, topics: Topics, count: int) -> d
 
 
 def _child(spec: dict[str, Any]) -> None:
-    connection, topics = Connection(**spec["connection"]), Topics(KafkaSettings())
+    connection, topics = Connection(**spec["connection"]), _Unread(KafkaSettings())
     _CASES[spec["case"]](connection, topics, _Watch(spec["count"]), Path(spec["data_dir"]))
+
+
+class _Unread(Topics):
+    """Nobody reads what is written here, so no writer waits for its readers."""
+
+    def specs(self, modalities: Mapping[str, ModalitySettings], scenarios: Iterable[str]) -> list[TopicSpec]:
+        return []
 
 
 class _Watch:
@@ -224,8 +230,7 @@ def _ingest(connection: Connection, topics: Topics, watch: _Watch, _: Path) -> N
     from stream.settings import IngestSettings
 
     watch.start(lambda: _total(metrics.EVENTS_ACCEPTED))
-    # as on any embedded broker, which has no topic ids; what is written fits the budget, so nobody is waited for
-    Ingest(replace(connection, embedded=True), topics, MODALITIES, IngestSettings()).run(threading.Event())
+    Ingest(connection, topics, MODALITIES, IngestSettings()).run(threading.Event())
 
 
 def _noop_faust(connection: Connection, topics: Topics, watch: _Watch, data_dir: Path) -> None:

@@ -11,7 +11,7 @@ from store.buffer.changes import Changes, Outcomes
 from store.buffer.encoded_event import EncodedEvent
 from store.buffer.layout import expiry_key, parse_expiry_key
 from store.buffer.rows import Summary, modality_prefix, unpack_summary
-from store.buffer.summary import Totals, VectorTable, add_up, number_width
+from store.buffer.summary import Totals, add_up, number_width
 from store.buffer.window_update import EventWindow, Outcome, Row, TabularWindow, WindowUpdate
 
 SWEEP_ROWS = 2000
@@ -96,7 +96,7 @@ class EventBatch:
         self._swept: set[tuple[str, str]] = set()
         self._lowest_put: dict[str, int] = {}
         self._sweep_left = False
-        self._vectors = VectorTable((), rules.dim)
+        self._packed: Mapping[int, bytes] = {}  # the vectors that came, as of `VectorTable`
 
     def apply(self, events: Sequence[EncodedEvent]) -> None:
         """Judge the events as if one by one in order: each sees what those before it did.
@@ -131,7 +131,7 @@ class EventBatch:
             if update.floor != floors[modality]:
                 update.expire(floors[modality])
             arrivals.append(update.finish())
-        self._vectors = add_up(arrivals, rules.dim)
+        self._packed = add_up(arrivals, rules.dim).packed
 
     def _step(self) -> tuple[dict[str, int], int]:
         """Floors per modality at the stream time, and from which time on they are higher."""
@@ -172,7 +172,7 @@ class EventBatch:
             if not update.covered:
                 continue
             prefix = self._prefixes[user_id, modality]
-            gone, new = update.rows(self._vectors)
+            gone, new = update.rows(self._packed)
             deletes += [(key, None) for key in gone]
             puts += new
             ids += update.ids()
@@ -220,7 +220,7 @@ class EventBatch:
         if not update.covered:
             del self._updates[window]
             update.expire(floor)
-            gone, _ = update.rows(add_up([update.finish()], self._rules.dim))
+            gone, _ = update.rows(add_up([update.finish()], self._rules.dim).packed)
             if not update.occupied and self._rules.due(modality, update.totals, occupied=False) < floor:
                 dropped, due = self._drop_others(user_id, modality, floor)
             if gone or dropped or relog:

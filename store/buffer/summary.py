@@ -170,7 +170,7 @@ def _arriving(change: Arrivals) -> int:
 class VectorTable:
     """The distinct vectors among those of a batch: checked, converted and packed once, however many rows share one.
 
-    array: float32 (distinct, dim). By a vector's `id`: row_of, where it is in it; packed, little-endian float16.
+    packed: by a vector's `id`, little-endian float16.
     """
 
     def __init__(self, vectors: Sequence[Vector16], dim: int) -> None:
@@ -186,8 +186,12 @@ class VectorTable:
             raise ValueError("vectors must be multiples of 2**-14 within [-1, 1]")
         size = 2 * dim
         self.packed = {key: packed[i * size : (i + 1) * size] for i, key in enumerate(self._vectors)}
-        self.row_of = dict(zip(self._vectors, range(len(self._vectors)), strict=True))
-        self.array: Vector32 = np.frombuffer(packed, _F2).reshape(-1, dim).astype(np.float32)
+        self._array = np.frombuffer(packed, _F2).reshape(-1, dim)
+
+    def rows(self, vectors: Sequence[Vector16]) -> tuple[Vector32, NDArray[np.intp]]:
+        """The distinct vectors, float32 (distinct, dim), and where each of `vectors` is in them."""
+        row_of = dict(zip(self._vectors, range(len(self._vectors)), strict=True))
+        return self._array.astype(np.float32), np.array([row_of[key] for key in map(id, vectors)], np.intp)
 
 
 def add_up(changes: Sequence[Arrivals], dim: int) -> VectorTable:
@@ -212,8 +216,7 @@ def add_up(changes: Sequence[Arrivals], dim: int) -> VectorTable:
         # first what goes: no sum on the way is one of more than 1000 vectors
         gone = np.frombuffer(b"".join([vector for rows in departed for _, vector in rows]), _F2).reshape(-1, dim)
         _step(sums, gone.astype(np.float32), np.arange(len(gone)), [len(rows) for rows in departed], np.subtract)
-        came = np.array([table.row_of[key] for key in map(id, arrived)], np.intp)
-        _step(sums, table.array, came, [len(change.rows) for change in changes], np.add)
+        _step(sums, *table.rows(arrived), [len(change.rows) for change in changes], np.add)
         size, packed = 4 * dim, sums.tobytes()
         for i, change in enumerate(changes):
             change.totals.vector = packed[i * size : (i + 1) * size]
@@ -247,13 +250,18 @@ def _step(sums: Vector32, table: Vector32, rows: NDArray[np.intp], counts: Seque
 
 def _count(totals: Sequence[Totals], numbers: Sequence[Sequence[Vector32]], sign: int) -> None:
     """Count rows of numbers in (1) or out (-1): numbers[i] are those of totals[i]."""
+    if sum(map(len, numbers)) <= _FEW:
+        for one, rows in zip(totals, numbers, strict=True):
+            for row in rows:
+                one.count_numbers(row.tolist(), sign)
+        return
     widths: dict[int, list[tuple[Totals, Sequence[Vector32]]]] = {}
     for one, rows in zip(totals, numbers, strict=True):
         if rows and one.sums:
             widths.setdefault(len(one.sums), []).append((one, rows))
     for width, windows in widths.items():
         flat = [row for _, rows in windows for row in rows]
-        if len(flat) <= _FEW or set(map(len, flat)) != {width}:
+        if set(map(len, flat)) != {width}:
             for one, rows in windows:
                 for row in rows:
                     one.count_numbers(row.tolist(), sign)

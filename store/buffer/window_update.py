@@ -7,7 +7,7 @@ batches begin and end, which is what makes applying a batch again after a crash 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from heapq import heappop, heappush
 from typing import Protocol
@@ -17,7 +17,7 @@ from store.base.errors import StateError
 from store.buffer.encoded_event import EncodedEvent, EncodedField
 from store.buffer.layout import pack_id
 from store.buffer.rows import EVENT_HEADS, FieldRow, pack_field, unpack_field
-from store.buffer.summary import Arrivals, Totals, VectorTable
+from store.buffer.summary import Arrivals, Totals
 
 log = logs.get(__name__)
 _NEVER = -1 << 62
@@ -77,11 +77,11 @@ class WindowUpdate(Protocol):
         """Bring `totals` up to date but for what is returned, which `add_up` adds. Called once, at the end."""
         ...
 
-    def rows(self, vectors: VectorTable) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
+    def rows(self, vectors: Mapping[int, bytes]) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
         """(keys to delete, rows to put). A row that came and went within the batch is among the deletes: an earlier
         attempt at this batch may have sent it.
 
-        vectors: of the batch's arrivals.
+        vectors: those of the batch's arrivals, packed, by their `id`.
         """
         ...
 
@@ -202,12 +202,12 @@ class EventWindow:
             totals.oldest = int.from_bytes(self._head()[:8], "big") if self._oldest is None else self._oldest
         return Arrivals(totals, [event for event, _ in self._added.values()], self._departed)
 
-    def rows(self, vectors: VectorTable) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
-        prefix, added, packed = self._key_prefix, self._added, vectors.packed
+    def rows(self, vectors: Mapping[int, bytes]) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
+        prefix, added = self._key_prefix, self._added
         puts = []
         for rest, (event, entry) in added.items():
             numbers = event.numbers.tobytes()
-            value = b"".join((EVENT_HEADS[len(numbers) >> 2], entry[8:], numbers, packed[id(event.vector)]))
+            value = b"".join((EVENT_HEADS[len(numbers) >> 2], entry[8:], numbers, vectors[id(event.vector)]))
             puts.append((prefix + rest, value))
         return [prefix + rest for rest in self._removed if rest not in added], puts
 
@@ -330,7 +330,7 @@ class TabularWindow:
         totals.oldest = min((row.ts for row in self._fields.values()), default=0)
         return Arrivals(totals, arrived, ())
 
-    def rows(self, vectors: VectorTable) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
+    def rows(self, vectors: Mapping[int, bytes]) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
         prefix, fields = self._key_prefix, self._fields
         deletes = [prefix + name.encode() for name in self._touched if name not in fields]
         return deletes, [(prefix + name.encode(), pack_field(fields[name])) for name in self._touched if name in fields]
