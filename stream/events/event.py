@@ -12,7 +12,7 @@ version, one byte, so that the second byte of a message says how to read it:
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from typing import Annotated, Self
 
 import msgspec
@@ -151,12 +151,12 @@ def unpack(value: bytes) -> Pack:
 
 
 def _whole(found: Pack) -> Pack:
-    columns: tuple[Sized, ...] = (
-        found.modality_of, found.source_of, found.times, found.event_ids, found.texts, found.numbers, found.offsets,
-        found.produced_at, found.ingested_at,
-    )  # fmt: skip
     n = len(found)
-    if {*map(len, columns), n if found.fields is None else len(found.fields)} != {n}:
+    if not (
+        n == len(found.modality_of) == len(found.source_of) == len(found.times) == len(found.event_ids)
+        == len(found.texts) == len(found.numbers) == len(found.offsets) == len(found.produced_at)
+        == len(found.ingested_at) == (n if found.fields is None else len(found.fields))
+    ):  # fmt: skip
         raise ValueError("not an event pack: its columns differ in length")
     if n and (max(found.modality_of) >= len(found.modalities) or max(found.source_of) >= len(found.sources)):
         raise ValueError("not an event pack: a modality or source is not in it")

@@ -123,18 +123,22 @@ class BatchWriter:
         fault.point("processor.1")
         started = time.monotonic()
         fresh = self._fresh(messages, revoked)
-        with gc_paused():
-            batches = self._encode(fresh, revoked)
-            fault.point("processor.2")
-            changes = [
-                (partition, partition.buffer.prepare(events, source_offset=last)) for partition, events, last in batches
-            ]
-            fault.point("processor.3")
-            self._write(changes)
-        count = sum(len(events) for _, events, _ in batches)
+        with gc_paused():  # to the end of the batch's own objects
+            count = self._apply(fresh, revoked)
         metrics.BATCH_SECONDS.labels("processor").observe(time.monotonic() - started)
         metrics.BATCH_EVENTS.labels("processor").observe(count)
         self._report(count)
+
+    def _apply(self, fresh: Sequence[tuple[Partition, Sequence[Message]]], revoked: threading.Event) -> int:
+        """Steps 2 to 5; returns the number of events."""
+        batches = self._encode(fresh, revoked)
+        fault.point("processor.2")
+        changes = [
+            (partition, partition.buffer.prepare(events, source_offset=last)) for partition, events, last in batches
+        ]
+        fault.point("processor.3")
+        self._write(changes)
+        return sum(len(events) for _, events, _ in batches)
 
     def sweep(self) -> None:
         """Take out expired rows where some are left, a bounded number at a time; the same steps without events."""

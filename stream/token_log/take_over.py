@@ -56,25 +56,23 @@ class OwnedLog:
         Raises:
             BrokerError: an earlier delivery failed.
         """
-        owner = (OWNER_HEADER, self.owner)
-        self._sent, self._last = 0, None
+        owner, topic, partition, produce = (
+            (OWNER_HEADER, self.owner),
+            self._topic,
+            self._partition,
+            self._producer.produce,
+        )
         runs: tuple[tuple[Sequence[Row], list[tuple[str, bytes]]], ...] = (
             (changes.rows, [owner]),
             (changes.sweep_rows, [owner, (SWEEP_HEADER, b"")]),
         )
-        total = sum(len(rows) for rows, _ in runs)
+        self._sent, self._last = sum(len(rows) for rows, _ in runs), None
+        left = self._sent
         for rows, headers in runs:
             for key, value in rows:
-                self._sent += 1
-                self._producer.produce(
-                    self._topic,
-                    value,
-                    key,
-                    self._partition,
-                    headers,
-                    on_delivery=self._delivered if self._sent == total else None,
-                )
-        return total
+                left -= 1
+                produce(topic, value, key, partition, headers, 0, None if left else self._delivered)
+        return self._sent
 
     def delivered(self) -> int:
         """The position after the last row of the last `send`, once the producer is flushed: commit it with the batch.
