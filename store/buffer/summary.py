@@ -21,8 +21,10 @@ VECTOR_STEP = 2.0**-14
 """Vectors are multiples of this."""
 NUMBER_SCALE = 1 << 16
 """Fixed point of signed logs."""
-_FEW = 8
-"""Windows, or rows of numbers, up to which one call for each is cheaper than preparing one for all."""
+_FEW = 32
+"""Windows, or rows of numbers, up to which one call for each is no dearer than preparing one for all."""
+_RARE = 8
+"""Windows up to which the rest of their rows is summed for each of them."""
 _INF = math.inf
 _log1p = math.log1p
 
@@ -238,7 +240,7 @@ def _step(sums: Vector32, table: Vector32, rows: NDArray[np.intp], counts: Seque
         many, ends, unsorted, sums = many[order], ends[order], sums, sums[order]
     starts, descending, level = ends - many, -many, 0
     # the first row of each window that has one, then the second, …
-    while (busy := int(np.searchsorted(descending, -level))) > _FEW:
+    while (busy := int(np.searchsorted(descending, -level))) > _RARE:
         some = sums[:busy]
         step(some, table[rows[starts[:busy] + level]], some)
         level += 1

@@ -189,6 +189,7 @@ class TokenBuffer:
         self._db.write(batch)
         self.source_topic, self.source_offset = topic_id, source_offset
 
+    @_judged
     def prepare(self, events: Sequence[EncodedEvent], *, source_offset: int, stream_now: int = 0) -> Changes:
         """Step 3: what a batch changes. Reads only; later events of the batch see earlier ones.
 
