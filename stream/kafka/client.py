@@ -30,6 +30,12 @@ EMBEDDED_EXCHANGE_WAIT_MS = 10
 CLIENT_ID = "anchorstream"
 log = logging.getLogger("librdkafka")
 log.addFilter(OncePerCause())
+_CLIENT: dict[str, Property] = {
+    "client.id": CLIENT_ID,
+    # the default, `rebootstrap`, makes librdkafka 2.16 forget its coordinators when all connections break at once: a
+    # transaction's next call blocks for good, and a group member may never join again
+    "metadata.recovery.strategy": "none",
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class Connection:
             ConfigError: librdkafka does not take a property; so do `producer` and `admin`.
         """
         base: dict[str, Any] = {
-            "client.id": CLIENT_ID,
+            **_CLIENT,
             "auto.offset.reset": "earliest",
             "session.timeout.ms": self.session_timeout_ms,
             "heartbeat.interval.ms": self.heartbeat_interval_ms,
@@ -84,7 +90,7 @@ class Connection:
     def producer(self, **config: Any) -> Any:
         """A confluent_kafka.Producer: acknowledged by all replicas, no duplicates by retries, Java's partitioner."""
         base: dict[str, Any] = {
-            "client.id": CLIENT_ID,
+            **_CLIENT,
             "acks": "all",
             "enable.idempotence": True,
             "compression.type": "zstd",
@@ -125,7 +131,7 @@ class Connection:
 
     def admin(self, **config: Any) -> Any:
         """A confluent_kafka.admin.AdminClient. Hold it until its futures are done: they fail when it is collected."""
-        base = {"client.id": CLIENT_ID, **self._without_consumer_keys(), **config}
+        base = {**_CLIENT, **self._without_consumer_keys(), **config}
         return _made(AdminClient, {**base, "bootstrap.servers": self.bootstrap})
 
     def named(self, client_id: str) -> Connection:

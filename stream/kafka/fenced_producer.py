@@ -21,8 +21,9 @@ from stream.kafka.patience import passes
 
 OPEN_SECONDS = 30.0
 """For the answer when a producer is opened: a predecessor's transaction is ended first."""
-COMMIT_SECONDS = 60.0
-"""A transaction that is not committed within this stops the worker; the supervisor restarts it."""
+COMMIT_SECONDS = 20.0
+"""A transaction that is not committed within this is given up. Another client may get on at once: librdkafka may lose
+sight of the coordinator when a broker is away for some seconds."""
 ABORT_SECONDS = 5.0
 """An abort spares readers the wait until the broker ends the transaction itself."""
 TRANSACTION_TIMEOUT_MS = 60_000
@@ -33,9 +34,6 @@ _CONFIG: dict[str, Any] = {
     "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
     "message.timeout.ms": TRANSACTION_TIMEOUT_MS,
     "queue.buffering.max.kbytes": 65_536,
-    # else, when all connections break at once, librdkafka 2.16 forgets the transaction coordinator for good: the next
-    # call blocks, beyond its timeout
-    "metadata.recovery.strategy": "none",
     "linger.ms": 0,  # records go out while the offsets are sent; a batch gathers while its partitions are registered
     # a transaction that begins while the broker still marks the one before is tried again after this; default 100
     "retry.backoff.ms": 5,
@@ -138,8 +136,9 @@ class FencedProducer:
             offsets: TopicPartitions of a group. member: its consumer's `consumer_group_metadata()`.
 
         Raises:
-            Fenced: nothing of it is seen. Aborted: the broker went away on the way; who opens next knows what is seen.
-            BrokerError: the broker refuses, or does not answer in time. Stopped.
+            Fenced: nothing of it is seen. Aborted: the broker went away, or did not answer in time; who opens next knows
+                what is seen.
+            BrokerError: the broker refuses. Stopped.
         """
         deadline = time.monotonic() + self._commit_seconds
         try:
@@ -156,7 +155,7 @@ class FencedProducer:
                 self._abort()
             if error.code() in _FENCED:
                 raise Fenced(error.str()) from exc
-            if error.txn_requires_abort() and passes(error):
+            if passes(error) and (error.txn_requires_abort() or error.retriable()):
                 raise Aborted(error.str()) from exc
             raise self._refused(error) from exc
         self._begun = False

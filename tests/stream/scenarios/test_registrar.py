@@ -157,7 +157,7 @@ def test_a_change_that_was_cut_off_on_its_way_does_not_undo_a_later_one(
         held = network.cut_at(PRODUCE, world.topics.scenarios.encode())
         with pytest.raises(BrokerError) as failed:
             other.retire("loan")
-        assert failed.value.code == "delivery_timeout"
+        assert failed.value.code == "delivery_failed"
         registrar.retire("loan")
         registrar.put("loan", OTHER)
         network.heal()
