@@ -293,8 +293,8 @@ class Worker:
         metrics.FENCED.inc()
         if self._renewals[partition] > RENEWALS:
             raise BrokerError(
-                f"what partition {partition} of {self._topics.tokens} publishes was not committed {RENEWALS} times: {why}",
-                action=f"check the broker, and who else uses transactional ids beginning with {self._topics.group_worker}",
+                f"{self._topics.tokens}:{partition}: what it publishes was not committed {RENEWALS} times: {why}",
+                action=f"check the broker, and who else uses the transactional ids {self._topics.group_worker}.…",
                 code="writer_fenced",
             )
         # by then the group has spoken, if the partition is another's

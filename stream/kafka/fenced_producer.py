@@ -136,8 +136,8 @@ class FencedProducer:
             offsets: TopicPartitions of a group. member: its consumer's `consumer_group_metadata()`.
 
         Raises:
-            Fenced: nothing of it is seen. Aborted: the broker went away, or did not answer in time; who opens next knows
-                what is seen.
+            Fenced: nothing of it is seen. Aborted: the broker went away, or did not answer in time; who opens next
+                knows what is seen.
             BrokerError: the broker refuses. Stopped.
         """
         deadline = time.monotonic() + self._commit_seconds
