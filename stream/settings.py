@@ -101,7 +101,8 @@ class MetricsSettings(Section):
 
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 in a container."""
-    port: Annotated[int, Field(ge=0, le=65535)] = 0
-    """0 = none. Each role needs its own port on one machine, so `up` leaves it to serve and the monitor."""
+    port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """None = none; 0 = any free one, written to `<data_dir>/run/scrape/`. `up` gives it to the monitor, any free one to
+    the other roles."""
     lag_interval_seconds: Annotated[float, Field(ge=0.2, le=3600)] = 5.0
     """Of the monitor."""

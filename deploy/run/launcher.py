@@ -20,6 +20,7 @@ from deploy.brokers.state import claim_state
 from deploy.kafka import topics
 from deploy.lock import DataDirLock
 from deploy.run.child_settings import write_child_settings
+from deploy.run.endpoint import clear_targets
 from deploy.run.ready import ready_path
 from deploy.run.spawn import Spawn, execute
 from deploy.run.supervision import RestartPolicy
@@ -95,6 +96,7 @@ class Launcher:
         self._lock = DataDirLock.acquire(self.data_dir)
         try:
             sweep(self.data_dir / "run")
+            clear_targets(self.data_dir)
             self._broker = brokers.start(self.settings)
             claim_state(self.data_dir, self.connection)
             kafka = self.settings.kafka
@@ -232,7 +234,8 @@ class Launcher:
     def _child(self, role: str, instance: int) -> Child:
         arguments = ["run", role, "--config", str(self._settings_path), "--instance", str(instance)]
         # one port cannot be had by several processes of one machine
-        metrics = {} if role == "monitor" and instance == 0 else {f"{ENV_PREFIX}METRICS__PORT": "0"}
+        its_own = role == "monitor" and instance == 0 and self.settings.metrics.port is not None
+        metrics = {} if its_own else {f"{ENV_PREFIX}METRICS__PORT": "0"}
         return Child(
             f"{role}-{instance}",
             [*self._command, *arguments],

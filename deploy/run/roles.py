@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from deploy import brokers
 from deploy.kafka.topics import check_partitions
+from deploy.run.endpoint import application, listen, target_path, write_target
 from deploy.run.ready import clear_ready, ready_path, write_ready
 from deploy.settings.config import Settings
-from store.base import logs, metrics
+from store.base import logs, metrics, pulse
 from store.base.errors import BrokerError, ConfigError, TopicError
-from store.base.exposure import check_exposure
+from store.base.exposure import check_exposure, netloc
 from stream.kafka.client import Connection
 from stream.topics import Topics
 
@@ -27,7 +28,7 @@ log = logs.get(__name__)
 
 
 class Context(NamedTuple):
-    """What every role gets. state: its own directory. on_ready: to be called once it works."""
+    """What every role gets. state: its own directory. on_ready: to be called once it works; it sets `ready`."""
 
     settings: Settings
     connection: Connection
@@ -35,6 +36,7 @@ class Context(NamedTuple):
     state: Path
     stop: threading.Event
     on_ready: Callable[[], None]
+    ready: threading.Event
 
 
 def run_role(role: str, settings: Settings, *, instance: str, stop: threading.Event) -> None:
@@ -57,6 +59,7 @@ def run_role(role: str, settings: Settings, *, instance: str, stop: threading.Ev
     data_dir = settings.store.data_dir.absolute()
     ready = ready_path(data_dir, role, instance)
     clear_ready(ready)
+    works = threading.Event()
     metrics.READY.labels(role).set(0)
     log.info(logs.ROLE_STARTED, instance=instance)
 
@@ -65,6 +68,7 @@ def run_role(role: str, settings: Settings, *, instance: str, stop: threading.Ev
         gc.collect()
         gc.freeze()
         write_ready(ready)
+        works.set()
         metrics.READY.labels(role).set(1)
         log.info(logs.ROLE_READY, instance=instance)
 
@@ -76,9 +80,11 @@ def run_role(role: str, settings: Settings, *, instance: str, stop: threading.Ev
         connection = brokers.connect(settings, waiting=waiting).named(f"anchorstream-{role}-{instance}")
         topics = Topics(settings.kafka)
         check_partitions(connection, topics.specs(settings.modalities, settings.scenarios))
-        ROLES[role](Context(settings, connection, topics, data_dir / role / instance, stop, on_ready))
+        ROLES[role](Context(settings, connection, topics, data_dir / role / instance, stop, on_ready, works))
     finally:
         clear_ready(ready)
+        works.clear()
+        target_path(data_dir, role, instance).unlink(missing_ok=True)
         metrics.READY.labels(role).set(0)
         log.info(logs.ROLE_STOPPED, instance=instance)
 
@@ -87,7 +93,7 @@ def _ingest(context: Context) -> None:
     from stream.ingest.ingest import Ingest
 
     settings = context.settings
-    _export(settings, "ingest")
+    _export(context, "ingest")
     role = Ingest(context.connection, context.topics, settings.modalities, settings.ingest, on_ready=context.on_ready)
     role.run(context.stop)
 
@@ -101,7 +107,7 @@ def _processor(context: Context) -> None:
     encoder = TextEncoder(
         cache_entries=processor.text_cache_entries, batch_texts=processor.text_batch, threads=processor.threads
     )
-    _export(settings, "processor")
+    _export(context, "processor")
     role = Processor(
         context.connection,
         context.topics,
@@ -123,7 +129,7 @@ def _worker(context: Context) -> None:
     from stream.scenarios.registry import ScenarioRegistry
 
     settings = context.settings
-    _export(settings, "worker")
+    _export(context, "worker")
     text_encoder_id, event_dim = identity()
     encoder = ModelSet(settings.model, settings.candidates, settings.modalities, settings.scenarios, event_dim)
     registry = ScenarioRegistry(context.connection, context.topics, settings.scenarios)
@@ -216,6 +222,7 @@ def _serve_alone(context: Context, say: Callable[[str], None]) -> None:
 
     def on_ready(url: str) -> None:
         say(url)
+        write_target(data_dir, "serve", context.state.name, url.removeprefix("http://"))
         context.on_ready()
 
     serve = Serve(
@@ -242,7 +249,7 @@ def _monitor(context: Context) -> None:
     settings = context.settings
     raw = {modality.topic for modality in settings.modalities.values()}
     scenarios = LagScenarios(context.connection, context.topics, raw, settings.scenarios, settings.candidates)
-    _export(settings, "monitor")
+    _export(context, "monitor")
     role = Monitor(
         LagReader(context.connection, scenarios.plan()),
         scenarios,
@@ -277,12 +284,15 @@ def _make_topics(context: Context, scenarios: Iterable[str]) -> None:
     topics.ensure(context.connection, map(context.topics.embeddings_spec, scenarios), replication_factor=factor)
 
 
-def _export(settings: Settings, role: str) -> None:
-    """Prometheus endpoint of a role that has none of its own, at every path, so /livez too."""
-    from prometheus_client import start_http_server
-
-    if settings.metrics.port:
-        start_http_server(settings.metrics.port, settings.metrics.host, registry=metrics.registry(role))
+def _export(context: Context, role: str) -> None:
+    """Endpoint for Prometheus and probes, of a role that has no HTTP of its own."""
+    settings = context.settings.metrics
+    if settings.port is None:
+        return
+    app = application(metrics.registry(role), context.ready.is_set, pulse.silent_seconds)
+    port = listen(app, settings.host, settings.port)
+    data_dir = context.settings.store.data_dir.absolute()
+    write_target(data_dir, role, context.state.name, netloc(settings.host, port))
 
 
 ROLES: dict[str, Callable[[Context], None]] = {

@@ -31,7 +31,7 @@ from encoder.worker.live_scenarios import LiveScenarios
 from encoder.worker.publisher import Publisher
 from encoder.worker.scheduler import BackFillTurn, Pending, RefreshBatch, RefreshScheduler
 from encoder.worker.transactions import Position, writers
-from store.base import fault, logs, metrics
+from store.base import fault, logs, metrics, pulse
 from store.base.errors import BrokerError
 from store.base.stop import Stopped
 from store.buffer.partition_buffers import PartitionBuffers
@@ -128,6 +128,7 @@ class Worker:
                 [self._topics.tokens], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
             )
             while not stop.is_set():
+                pulse.beat()
                 self._step()
         except Stopped:
             pass  # between W2 and W4: the dirty marks stay

@@ -33,6 +33,12 @@ def is_this_machine(name: str) -> bool:
         return name.lower().rstrip(".").rpartition(".")[2] == "localhost"
 
 
+def netloc(host: str, port: int) -> str:
+    """`host:port` by which a client on this machine reaches what listens on `host`."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104
+    return f"[{reachable}]:{port}" if ":" in reachable else f"{reachable}:{port}"
+
+
 def check_exposure(settings: ServeSettings) -> None:
     """Refuse to let others in without a token.
 

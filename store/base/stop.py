@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from store.base import pulse
+
 
 class Stopped(Exception):
     """Told to stop in the middle of something: it was given up, and nothing of it counts as done."""
@@ -26,6 +28,7 @@ class AnyOf:
 
 
 def obey(stop: Stop) -> None:
-    """Leave by `Stopped` if `stop` is set."""
+    """Leave by `Stopped` if `stop` is set. Who asks is alive."""
+    pulse.beat()
     if stop.is_set():
         raise Stopped

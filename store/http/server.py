@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from store.base import logs
 from store.base.errors import AnchorstreamError
+from store.base.exposure import netloc
 from store.http.connection import (
     ACCEPTED_AT_ONCE,
     DEFAULT_LIMITS,
@@ -74,7 +75,7 @@ class Serve:
         self._parts = {"tail": tail.run, "http": self._http, **(beside or {})}
         self._on_ready = on_ready
         self._socket = _bind(host, port)
-        self.url = _url(host, self._socket.getsockname()[1])
+        self.url = f"http://{netloc(host, self._socket.getsockname()[1])}"
         allowed = max(16, min(limits.connections, raise_open_files() - RESERVED_FILES))
         shared = Connections(replace(limits, connections=allowed))
         config = uvicorn.Config(
@@ -176,9 +177,3 @@ def _bind(host: str, port: int) -> socket.socket:
             code="address_unusable",
         ) from exc
     return bound
-
-
-def _url(host: str, port: int) -> str:
-    """Where a client on this machine reaches it."""
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104
-    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"

@@ -20,7 +20,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from store.base import logs, metrics
+from store.base import logs, metrics, pulse
 from store.base.settings import ModalitySettings
 from store.base.stop import Stopped, obey
 from stream.clock import ClockState, EventClock, Source, read_clock
@@ -133,6 +133,7 @@ class Ingest:
         )
         try:
             while not stop.is_set():
+                pulse.beat()
                 self._round()
             log.info(logs.ROLE_STOPPING, batches_in_flight=len(self._in_flight))
             self._drain()

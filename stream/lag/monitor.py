@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from prometheus_client import Gauge
 
-from store.base import logs, metrics
+from store.base import logs, metrics, pulse
 from store.base.errors import BrokerError
 from stream.lag.reader import LagReader, LagReport, PartitionLag
 from stream.lag.scenarios import LagScenarios
@@ -93,6 +93,7 @@ class Monitor:
         """Block until `stop` is set."""
         try:
             while not stop.is_set():
+                pulse.beat()
                 if self.step():
                     self._say_ready()
                 stop.wait(self._interval)

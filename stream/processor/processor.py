@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from store.base import logs
+from store.base import logs, pulse
 from store.base.errors import AnchorstreamError, BrokerError
 from store.base.stop import Stopped
 from store.buffer.partition_buffers import PartitionBuffers
@@ -111,8 +111,11 @@ class Processor:
         )
         await app.start()
         swept_at = time.monotonic()
+        beating = self._thread.submit(pulse.beat)
         while not self._stop.is_set() and not app.should_stop:
             await asyncio.sleep(_POLL_SECONDS)
+            if beating.done():  # both threads come round, or neither counts
+                beating = self._thread.submit(pulse.beat)
             if self._writer.sweep_left and time.monotonic() >= swept_at + SWEEP_SECONDS:
                 await self._in_thread(self._writer.sweep)
                 swept_at = time.monotonic()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import TopicPartition
 
-from store.base import logs, metrics
+from store.base import logs, metrics, pulse
 from store.base.errors import DataLossError
 from store.base.stop import Stop
 from store.buffer.token_buffer import TokenBuffer
@@ -114,6 +114,7 @@ def restore(
         complete = buffer.log_offset >= end
         with buffer.bulk_load() if end - buffer.log_offset >= BULK_RECORDS else nullcontext():
             while not complete and not (stop is not None and stop.is_set()):
+                pulse.beat()
                 with gc_paused():
                     messages = consumer.consume(CONSUME_MESSAGES, _FETCH_SECONDS)
                     complete = reached(messages, end, errors)
