@@ -4,6 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
+# Tests wait for brokers more than they compute; each of these takes up to 2 GB.
+JOBS   ?= 4
 LOCK   := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header -q
 
 .PHONY: help setup demo test test-fast test-all check bench crash lock clean
@@ -26,13 +28,13 @@ demo: setup ## real households end to end on this machine; ARGS="--exit --json o
 	$(BIN)/anchorstream demo $(ARGS)
 
 test: setup ## all tests but the longest forms of some; real Kafka where Java 17 and Maven are found
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 test-fast: setup ## without real Kafka, crash and slow tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not kafka and not crash and not slow and not gpu and not long" $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not kafka and not crash and not slow and not gpu and not long" $(ARGS)
 
 test-all: setup ## with the longest forms, and ten rounds of random faults
-	CRASH_ROUNDS=10 $(BIN)/python -m pytest -n 2 --dist worksteal -m "" $(ARGS)
+	CRASH_ROUNDS=10 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "" $(ARGS)
 
 check: setup ## ruff and mypy --strict
 	$(BIN)/ruff check .
