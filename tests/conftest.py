@@ -16,6 +16,7 @@ from deploy.brokers.local import LocalKafka
 from deploy.brokers.process import EmbeddedBroker
 from deploy.run import launcher
 from deploy.run.spawn import Spawn
+from store.base import pulse
 from tests.support import fork_server
 
 NO_KAFKA = "REAL KAFKA NOT TESTED: this test needs Java 17 (`java`) and Maven (`mvn`) on PATH"
@@ -38,6 +39,12 @@ def _logs_as_before() -> Iterator[None]:
     structlog.reset_defaults()
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def _no_loop_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an earlier test did in this process is no sign of life."""
+    monkeypatch.setattr(pulse, "_last", None)
 
 
 @pytest.fixture

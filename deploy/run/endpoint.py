@@ -19,12 +19,10 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from store.base.errors import AnchorstreamError
 from store.base.files import write_atomic
+from store.base.pulse import SILENT_SECONDS
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
-
-SILENT_SECONDS = 600.0
-"""Longer than any batch, and than the 5 minutes after which its group takes the partitions from a consumer."""
 
 
 def application(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import time
 
+SILENT_SECONDS = 600.0
+"""Longer than any batch, and than the 5 minutes after which its group takes the partitions from a consumer."""
+
 _last: float | None = None
 
 

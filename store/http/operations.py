@@ -10,7 +10,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from store.base import metrics
+from store.base import metrics, pulse
 from store.http.auth import may_read
 from store.http.models import Health
 from store.http.problems import ProblemError, documented
@@ -25,9 +25,11 @@ _METRICS = metrics.registry("serve")
 router = APIRouter(tags=["operations"], dependencies=[Depends(may_read)])
 
 
-@open_router.get("/livez", response_model=Health)
+@open_router.get("/livez", response_model=Health, responses=documented("not_alive", open_to_all=True))
 async def livez() -> Health:
-    """The process answers."""
+    """The process answers, and what feeds the indexes comes round."""
+    if (silent := pulse.silent_seconds()) > pulse.SILENT_SECONDS:
+        raise ProblemError("not_alive", f"what reads Kafka for the indexes last came round {silent:.0f} s ago")
     return Health()
 
 

@@ -54,6 +54,7 @@ KINDS: dict[str, Kind] = {
     "busy": Kind(503, "Too many requests are waiting"),
     "embed_unsent": Kind(503, "The query could not be sent to a worker"),
     "not_ready": Kind(503, "The indexes are being restored"),
+    "not_alive": Kind(503, "The process hangs"),
     "lag_unavailable": Kind(503, "The broker did not tell its offsets"),
     "internal": Kind(500, "An internal error"),
 }

@@ -27,7 +27,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 
-from store.base import logs, metrics
+from store.base import logs, metrics, pulse
 from store.base.errors import BrokerError
 from store.index.serve_state import ServeState
 from store.index.snapshot import SnapshotStore
@@ -135,6 +135,7 @@ class ServeTail:
             metrics.SERVE_BEHIND_SECONDS.set_function(self._standing.behind_seconds)
             self._start(reading, freshness, stop)
             while not stop.is_set():
+                pulse.beat()
                 self._follow_scenarios(reading)
                 self._step(reading)
                 snapshotter.step(now=time.monotonic(), now_ms=self._wall_ms())

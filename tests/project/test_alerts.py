@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -183,8 +184,6 @@ ALSO = {"retention comes near a stopped reader": ("RoleDown", {"role": "ingest"}
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.what)
 def test_a_fault_pages_for_its_cause_and_for_nothing_else(fault: Fault, tmp_path: Path) -> None:
-    if shutil.which("promtool") is None:
-        pytest.skip(NO_PROMTOOL)
     expected = [found for found in (fault.alert, ALSO.get(fault.what)) if found is not None]
     checks = []
     for name, rule in alerts().items():
@@ -213,16 +212,31 @@ def test_a_fault_pages_for_its_cause_and_for_nothing_else(fault: Fault, tmp_path
             }
         ],
     }
-    (tmp_path / "test.yml").write_text(yaml.safe_dump(test))
-    answer = subprocess.run(
-        ["promtool", "test", "rules", "test.yml"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    run_promtool(test, tmp_path)
+
+
+def run_promtool(test: dict[str, Any], folder: Path) -> None:
+    """`promtool test rules` of this."""
+    if shutil.which("promtool") is None:
+        pytest.skip(NO_PROMTOOL)
+    (folder / "test.yml").write_text(yaml.safe_dump(test))
+    command = ["promtool", "test", "rules", "test.yml"]
+    answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
     assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_two_serves_do_not_double_the_vectors_of_the_index(tmp_path: Path) -> None:
+    """E14."""
+    board = json.loads((ROOT / "deploy" / "dashboards" / "anchorstream.json").read_text())
+    ((target,),) = (panel["targets"] for panel in board["panels"] if panel["title"] == "Index vectors")
+    series = [
+        {"series": f'anchorstream_index_vectors{{scenario="churn",instance="serve-{name}"}}', "values": "1000 1000"}
+        for name in "ab"
+    ]
+    expected = [{"labels": '{scenario="churn"}', "value": 1000}]
+    asked = {"expr": target["expr"], "eval_time": "30s", "exp_samples": expected}
+    tests = [{"interval": "30s", "input_series": series, "promql_expr_test": [asked]}]
+    run_promtool({"evaluation_interval": "30s", "tests": tests}, tmp_path)
 
 
 def test_every_alert_has_a_fault_and_every_fault_a_row_in_the_docs() -> None:

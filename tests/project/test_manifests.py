@@ -1,11 +1,9 @@
-"""Compose, Kubernetes and dashboards: what they name exists, and what they promise is set."""
+"""Compose and dashboards: what they name exists, and what they promise is set."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,15 +14,11 @@ import yaml  # type: ignore[import-untyped]
 
 import store.base.metrics as metrics
 from deploy.run import launcher
-from deploy.run.ready import ready_path
 from deploy.settings.config import ENV_PREFIX, Settings, load
 from stream.lag.status import SEVERITY
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 ROLES = (*launcher.ROLES, "monitor")
-DATA_DIR = "/var/lib/anchorstream/data"
-WORKLOADS = {"ingest": "Deployment", "processor": "StatefulSet", "worker": "StatefulSet", "serve": "Deployment",
-             "monitor": "Deployment"}  # fmt: skip
 NOT_SETTINGS = {"ANCHORSTREAM_CONFIG", "ANCHORSTREAM_SECRETS_DIR", "HOME"}
 
 
@@ -35,10 +29,6 @@ def assert_is_setting(name: str) -> None:
     section, _, key = name.removeprefix(ENV_PREFIX).lower().partition("__")
     model: Any = Settings.model_fields[section].annotation
     assert key in model.model_fields, name
-
-
-def ready_file(role: str) -> str:
-    return str(ready_path(Path(DATA_DIR), role))
 
 
 # ---- compose --------------------------------------------------------------------------------------------------------
@@ -53,7 +43,11 @@ def test_compose_runs_every_role_by_itself(compose: dict[str, Any]) -> None:
     for role in ROLES:
         service = compose["services"][role]
         assert service["command"] == ["run", role]
-        assert service["healthcheck"]["test"] == ["CMD", "test", "-f", ready_file(role)]
+        port = 8080 if role == "serve" else 9108
+        probe = service["healthcheck"]["test"]
+        assert probe[:3] == ["CMD", "python", "-c"]
+        assert f"'http://127.0.0.1:{port}/readyz'" in probe[3]
+        assert role == "serve" or service["environment"]["ANCHORSTREAM_METRICS__PORT"] == str(port)
         assert service["depends_on"]["prepare"]["condition"] == "service_completed_successfully"
         assert service["stop_grace_period"] == "30s"
         assert service["read_only"] is True
@@ -94,97 +88,6 @@ def test_compose_gives_serve_its_tokens_as_secrets(compose: dict[str, Any]) -> N
 def test_prepare_is_a_module_of_ours(compose: dict[str, Any]) -> None:
     assert compose["services"]["prepare"]["entrypoint"][:3] == ["python", "-m", "deploy.run.prepare"]
     assert (DEPLOY / "run" / "prepare.py").is_file()
-
-
-# ---- Kubernetes -----------------------------------------------------------------------------------------------------
-
-
-def build(overlay: str) -> list[dict[str, Any]]:
-    if shutil.which("kubectl") is None:
-        pytest.skip("KUBERNETES MANIFESTS NOT BUILT: this test needs kubectl on PATH")
-    command = ["kubectl", "kustomize", str(DEPLOY / "kubernetes" / "overlays" / overlay)]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    return list(yaml.safe_load_all(answer.stdout))
-
-
-@pytest.fixture(scope="module", params=["cpu", "gpu"])
-def overlay(request: pytest.FixtureRequest) -> tuple[str, list[dict[str, Any]]]:
-    return request.param, build(request.param)
-
-
-def workloads(objects: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    for thing in objects:
-        if thing["kind"] in ("Deployment", "StatefulSet"):
-            yield thing["metadata"]["name"], thing, thing["spec"]["template"]["spec"]
-
-
-def test_every_role_is_the_right_kind_of_workload(overlay: tuple[str, list[dict[str, Any]]]) -> None:
-    assert {name: thing["kind"] for name, thing, _ in workloads(overlay[1])} == WORKLOADS
-    for name, thing, pod in workloads(overlay[1]):
-        assert pod["containers"][0]["args"] == ["run", name]
-        labels = thing["spec"]["template"]["metadata"]["labels"]
-        assert thing["spec"]["selector"]["matchLabels"].items() <= labels.items()
-
-
-def test_pods_are_locked_down_and_stop_in_peace(overlay: tuple[str, list[dict[str, Any]]]) -> None:
-    for _, _, pod in workloads(overlay[1]):
-        assert pod["securityContext"]["runAsNonRoot"] is True
-        assert pod["securityContext"]["runAsUser"] == 10001
-        assert pod["automountServiceAccountToken"] is False
-        assert pod["terminationGracePeriodSeconds"] > launcher.DRAIN_SECONDS
-        for container in (*pod["containers"], *pod["initContainers"]):
-            context = container["securityContext"]
-            assert context["allowPrivilegeEscalation"] is False
-            assert context["readOnlyRootFilesystem"] is True
-            assert context["capabilities"]["drop"] == ["ALL"]
-            assert "memory" in container["resources"]["limits"]
-
-
-def test_pods_are_probed_and_their_mounts_exist(overlay: tuple[str, list[dict[str, Any]]]) -> None:
-    for name, thing, pod in workloads(overlay[1]):
-        container = pod["containers"][0]
-        for probe in ("startupProbe", "readinessProbe"):
-            if name == "serve":
-                assert container[probe]["httpGet"]["path"] == "/readyz"
-            else:
-                assert container[probe]["exec"]["command"] == ["test", "-f", ready_file(name)]
-        claims = {claim["metadata"]["name"] for claim in thing["spec"].get("volumeClaimTemplates", ())}
-        volumes = {volume["name"] for volume in pod["volumes"]} | claims
-        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
-        assert mounts.keys() == volumes
-        assert mounts["data"] == DATA_DIR
-        for variable in container["env"]:
-            assert_is_setting(variable["name"])
-
-
-def test_the_gpu_goes_to_the_worker_alone(overlay: tuple[str, list[dict[str, Any]]]) -> None:
-    kind, objects = overlay
-    for name, _, pod in workloads(objects):
-        gpu = kind == "gpu" and name == "worker"
-        assert {c["image"] for c in (*pod["containers"], *pod["initContainers"])} == {
-            "anchorstream:gpu" if gpu else "anchorstream:cpu"
-        }
-        assert ("nvidia.com/gpu" in pod["containers"][0]["resources"]["limits"]) is gpu
-
-
-def test_services_point_at_pods_and_ports(overlay: tuple[str, list[dict[str, Any]]]) -> None:
-    pods = {name: pod for name, _, pod in workloads(overlay[1])}
-    services = [thing for thing in overlay[1] if thing["kind"] == "Service"]
-    assert {s["metadata"]["name"] for s in services} == {"serve", "processor", "worker"}
-    for service in services:
-        pod = pods[service["spec"]["selector"]["app.kubernetes.io/component"]]
-        ports = {port["name"] for port in pod["containers"][0]["ports"]}
-        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
-    for _, thing, _ in workloads(overlay[1]):
-        if thing["kind"] == "StatefulSet":
-            assert thing["spec"]["serviceName"] in {s["metadata"]["name"] for s in services}
-
-
-def test_the_config_map_is_a_configuration() -> None:
-    settings = load(DEPLOY / "kubernetes" / "base" / "config.toml")
-    assert not settings.kafka.managed, "the broker is somebody else's"
-    assert settings.modalities
-    assert settings.scenarios
 
 
 # ---- dashboards -----------------------------------------------------------------------------------------------------

@@ -19,13 +19,14 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy import cli
-from deploy.run.endpoint import SILENT_SECONDS, application, clear_targets, listen, target_path, write_target
+from deploy.run.endpoint import application, clear_targets, listen, target_path, write_target
 from deploy.run.launcher import DRAIN_ORDER, Launcher
 from deploy.run.spawn import Spawn
 from deploy.settings.config import Settings, load
 from store.base import pulse
 from store.base.errors import AnchorstreamError
 from store.base.exposure import netloc
+from store.base.pulse import SILENT_SECONDS
 from tests.deploy.operate.test_onboarding import CONFIG, lines
 
 ROOT = Path(__file__).parents[3]

@@ -17,6 +17,7 @@ import pytest
 from httpx import Response
 from structlog.testing import capture_logs
 
+from store.base import pulse
 from store.base.errors import BrokerError
 from store.http import body as bodies
 from store.http.openapi import description
@@ -341,6 +342,16 @@ def test_nothing_is_answered_from_half_an_index(serving: Serving) -> None:
     assert_problem(serving.client.post("/v1/scenarios/churn/neighbors", json={"user_id": "a"}), "not_ready")
     assert serving.client.get("/livez").json() == {"status": "ok"}
     assert serving.client.get("/").status_code == 200
+
+
+def test_a_reader_that_hangs_is_not_alive(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """E14."""
+    pulse.beat()
+    assert serving.client.get("/livez").status_code == 200
+    monkeypatch.setattr(pulse, "_last", time.monotonic() - pulse.SILENT_SECONDS - 1)
+    assert_problem(serving.client.get("/livez"), "not_alive")
+    pulse.beat()
+    assert serving.client.get("/livez").status_code == 200
 
 
 # tokens
