@@ -32,6 +32,7 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("embedding", "deploy.commands.embedding:embedding", _ASK, "Show a user's embedding record."),
     ("embed", "deploy.commands.embed:embed", _ASK, "A user's embedding for a query that nobody registered."),
     ("neighbors", "deploy.commands.neighbors:neighbors", _ASK, "Show the users nearest to one."),
+    ("export", "deploy.commands.export:export", _ASK, "Write all embeddings of a scenario to a file."),
     ("scenarios", "deploy.commands.scenarios:app", _ASK, "Scenarios and how many users each has."),
     ("lag", "deploy.commands.lag:lag", _OPERATE, "How far each role is behind, in messages and seconds."),
     ("offsets", "deploy.commands.offsets:app", _OPERATE, "Where each group goes on, what is lost to it, and a reset."),

@@ -6,21 +6,16 @@
 from __future__ import annotations
 
 import heapq
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from confluent_kafka import KafkaException, TopicPartition
-
-from store.base.errors import BrokerError, NotFoundError
+from store.base.errors import NotFoundError
 from stream.dead_letter import REPLAYED, DeadLetterHeaders, source_headers
 from stream.dead_letters.replay_marks import LetterTable, Range, unpack_replay_mark
 from stream.kafka.client import Connection
-
-_SILENCE_SECONDS = 10.0
-_PROGRESS_EVERY = 500
+from stream.kafka.whole_topic import WholeTopic
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,22 +180,9 @@ def scan(
     Raises:
         NotFoundError: there is no such topic. BrokerError: the broker stopped answering.
     """
-    consumer = connection.consumer("anchorstream-dead-letters")  # only a name: it is never joined
-    try:
-        spans = _spans(consumer, topic, _partitions(consumer, topic, connection), within)
-        total = sum(end - begin for _, begin, end in spans)
-        for done, message in enumerate(_messages(consumer, topic, spans), start=1):
-            if done % _PROGRESS_EVERY == 0:
-                on_progress(done, total)
+    with WholeTopic(connection, topic, "anchorstream-dead-letters") as whole:
+        for message in whole.messages(whole.spans(within), on_progress):
             yield _mark(message) or parse(message)
-        on_progress(total, total)
-    except KafkaException as exc:
-        raise BrokerError(
-            f"the broker at {connection.bootstrap} does not give {topic}: {exc.args[0].str()}",
-            action="check that it runs (`anchorstream doctor`) and lets this user read the topic",
-        ) from exc
-    finally:
-        consumer.close()
 
 
 def parse(message: Any) -> RefusedEvent:
@@ -221,57 +203,3 @@ def _mark(message: Any) -> ReplayMark | None:
         return None
     ranges = unpack_replay_mark(message.value())
     return None if ranges is None else ReplayMark(message.partition(), ranges)
-
-
-def _partitions(consumer: Any, topic: str, connection: Connection) -> list[int]:
-    # all topics, not this one: asking by name may create it
-    found = consumer.list_topics(timeout=_SILENCE_SECONDS).topics.get(topic)
-    if found is None or found.error is not None:
-        raise NotFoundError(
-            f"there is no topic {topic} on {connection.bootstrap}",
-            action="check kafka.topic_prefix; `anchorstream up` creates it",
-        )
-    return sorted(found.partitions)
-
-
-def _spans(
-    consumer: Any, topic: str, partitions: Sequence[int], within: Mapping[int, tuple[int, int]] | None
-) -> list[tuple[int, int, int]]:
-    """(partition, first offset, end) of what is to be read."""
-    spans = []
-    for partition in partitions:
-        if within is not None and partition not in within:
-            continue
-        low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_SILENCE_SECONDS)
-        if within is not None:
-            low, high = max(low, within[partition][0]), min(high, within[partition][1])
-        if low < high:
-            spans.append((partition, low, high))
-    return spans
-
-
-def _messages(consumer: Any, topic: str, spans: Sequence[tuple[int, int, int]]) -> Iterator[Any]:
-    consumer.assign([TopicPartition(topic, partition, begin) for partition, begin, _ in spans])
-    ends = {partition: end for partition, _, end in spans}
-    deadline = time.monotonic() + _SILENCE_SECONDS
-    while ends:
-        message = consumer.poll(0.2)
-        if message is not None:
-            if message.error() is not None:
-                raise KafkaException(message.error())
-            deadline = time.monotonic() + _SILENCE_SECONDS
-            end = ends.get(message.partition(), 0)
-            if message.offset() < end:
-                yield message
-            if message.offset() >= end - 1:
-                ends.pop(message.partition(), None)
-            continue
-        # the last offsets before the end can be transaction markers, which are never delivered
-        for at in consumer.position([TopicPartition(topic, partition) for partition in ends]):
-            if at.offset >= ends[at.partition]:
-                del ends[at.partition]
-        if time.monotonic() > deadline:
-            raise BrokerError(
-                f"{topic}: nothing came for {_SILENCE_SECONDS:g} s; ends not reached: {ends}",
-                action="check the broker, then try again",
-            )
