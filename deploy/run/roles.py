@@ -215,6 +215,7 @@ def _serve_alone(context: Context, say: Callable[[str], None]) -> None:
         lambda: reader.read().to_dict(),
         tail.ready,
         state.back_fills,
+        state.fields,
         registrar=registrar,
         embedder=embedder,
         source_of=lambda topic: topic if raw_topics is None else raw_topics.sources.get(topic, topic),

@@ -65,7 +65,7 @@ async def console(
     if user:
         parts.append(await work.pools.searches.run(request, lambda stop: _user(service, user, scenario, stop)))
     if not asking:
-        parts += await run_sync(lambda: [_scenarios(service), _freshness(service)])
+        parts += await run_sync(lambda: [_scenarios(service), _freshness(service), _fields(service)])
         parts.append(await _lag(work))
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     page = (
@@ -165,6 +165,22 @@ def _freshness(service: Service) -> str:
     ]
     counts = [recent["count"], report["all"]["count"], report["pending_events"], report["oldest_pending_seconds"]]
     return "<h2>Freshness: raw event → queryable</h2>" + _table(head, [[*values, *counts]])
+
+
+def _fields(service: Service) -> str:
+    title = "<h2>Fields: share of the last events that carry them</h2>"
+    shares = service.fields.shares()
+    if not shares:
+        return title + "<p>Not reported yet: ingest counts for a minute, and 20 events of a modality at least.</p>"
+    head = ["modality", "field", "carried by", "events", "counted"]
+    rows = [[s.modality, s.field, _share(s.share), s.events, _moment(s.at_ms)] for s in shares]
+    return title + _table(head, rows)
+
+
+def _share(share: float) -> _Html:
+    # rounded down: 99.9 % is not all
+    text = f"{int(share * 100 + 1e-9)} %" if share >= 0.01 or not share else "under 1 %"
+    return _Html(text if share else f'<span class="warn">{text}</span>')
 
 
 async def _lag(work: Work) -> str:

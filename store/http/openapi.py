@@ -12,13 +12,16 @@ from store.http.app import create_app
 from store.http.service import Service
 from store.index.back_fill_board import BackFillBoard
 from store.index.catalog import Catalog
+from store.index.field_board import FieldBoard
 from store.index.freshness import PendingEvents
 
 
 def description() -> dict[str, Any]:
     """The OpenAPI document; it does not depend on scenarios or settings."""
     tracker = PendingEvents((), lambda _scenario, _user: None)
-    return create_app(Service(ServeSettings(), Catalog(), tracker, dict, threading.Event(), BackFillBoard(1))).openapi()
+    return create_app(
+        Service(ServeSettings(), Catalog(), tracker, dict, threading.Event(), BackFillBoard(1), FieldBoard())
+    ).openapi()
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from store.http.problems import ProblemError
 from store.http.shared_reading import SharedReading
 from store.index.back_fill_board import BackFillBoard
 from store.index.catalog import Catalog, ServedScenario
+from store.index.field_board import FieldBoard
 from store.index.freshness import PendingEvents
 from store.index.index import ScenarioIndex
 from store.records.embed_messages import EmbedReply
@@ -58,7 +59,7 @@ class Service:
     """What requests are answered from.
 
     catalog: the scenarios, as they are at each request. lag: body of `GET /v1/lag` but for freshness.
-    back_fills: how far those of the scenarios are.
+    back_fills: how far those of the scenarios are. fields: what ingest found in the last events.
     source_of: a raw topic's name in `covers`: one that was made anew has another.
     embedder: None = no ad-hoc queries. registrar: None = nothing can be registered.
     """
@@ -69,6 +70,7 @@ class Service:
     lag: ReadLag
     ready: Readiness
     back_fills: BackFillBoard
+    fields: FieldBoard
     embedder: QueryEmbedder | None = None
     registrar: Registrar | None = None
     source_of: Callable[[str], str] = lambda topic: topic

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from store.index.back_fill_board import BackFillBoard
 from store.index.catalog import Catalog
+from store.index.field_board import FieldBoard
 from store.index.freshness import PendingEvents
 
 
@@ -24,3 +25,5 @@ class ServeState:
         """Accepted events that the catalog's indexes do not cover."""
         self.back_fills = BackFillBoard(partitions)
         """How far the back-fills of registered scenarios are."""
+        self.fields = FieldBoard()
+        """Which share of the last events carried each configured field."""

@@ -1,4 +1,5 @@
-"""How many of the last events carried each configured field: a gauge, and a warning a minute of those that none did.
+"""How many of the last events carried each configured field: a gauge, counts for serve, and a warning a minute of those
+that none did.
 
 A producer that renames a field makes no error: the text is only poorer, the number only absent.
 """
@@ -9,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from store.base import logs, metrics
 from stream.events.content import Content, names
+from stream.events.field_counts import OfModality
 
 SECONDS = 60.0
 FEW = 20
@@ -17,9 +19,14 @@ log = logs.get(__name__)
 
 
 class FieldPresence:
-    """Looks at what was counted, every SECONDS. `clock` gives seconds."""
+    """Looks at what was counted, every SECONDS.
+
+    counts: of the last look, by modality; whoever passes them on takes them away.
+    """
 
     def __init__(self, contents: Mapping[str, Content], clock: Callable[[], float]) -> None:
+        """`clock` gives seconds."""
+        self.counts: dict[str, OfModality] = {}
         self._contents = contents
         self._clock = clock
         self._next = clock() + SECONDS
@@ -32,10 +39,12 @@ class FieldPresence:
         for modality, content in self._contents.items():
             if content.judged < FEW:
                 continue
-            for field in content.fields:
-                present = (content.judged - content.missing[field]) / content.judged
-                metrics.FIELD_PRESENT.labels(modality, field).set(present)
-            if never := [field for field in content.fields if content.missing[field] == content.judged]:
+            carried = {field: content.judged - content.missing[field] for field in content.fields}
+            for field, events in carried.items():
+                metrics.FIELD_PRESENT.labels(modality, field).set(events / content.judged)
+            if carried:
+                self.counts[modality] = OfModality(content.judged, carried)
+            if never := [field for field, events in carried.items() if not events]:
                 log.warning(
                     logs.FIELDS_MISSING,
                     modality=modality,

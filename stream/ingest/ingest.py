@@ -26,6 +26,7 @@ from store.base.stop import Stopped, obey
 from stream.clock import ClockState, EventClock, Source, read_clock
 from stream.commit_metadata import decode
 from stream.dead_letter import dead_letter
+from stream.events import field_counts
 from stream.events.event import Event
 from stream.events.packing import packs
 from stream.events.validate import Validator
@@ -240,12 +241,25 @@ class Ingest:
         for partition, events in accepted.items():
             for value in packs(now, events, self._settings.pack_events):
                 batch.sent()
-                self._producer.produce(self._topics.events, value, partition=partition, on_delivery=batch.on_delivery)
+                self._producer.produce(
+                    self._topics.events,
+                    value,
+                    partition=partition,
+                    headers=self._field_counts(wall_ms),
+                    on_delivery=batch.on_delivery,
+                )
         self._read_to.update({(message.topic(), message.partition()): message.offset() + 1 for message in messages})
         sources = {*concluded, *((message.topic(), message.partition()) for message in messages)}
         batch.seal({source: self._position(source, self._read_to[source]) for source in sources})
         self._resume()
         self._count(counts, refused)
+
+    def _field_counts(self, wall_ms: int) -> list[tuple[str, bytes | None]] | None:
+        """For serve, on the next message after each look."""
+        if not self._presence.counts:
+            return None
+        counts, self._presence.counts = self._presence.counts, {}
+        return [(field_counts.HEADER, field_counts.FieldCounts(wall_ms, counts).pack())]
 
     def _send_dead_letter(self, batch: InFlightBatch, rejection: Rejection, message: Any) -> None:
         kind, timestamp = message.timestamp()

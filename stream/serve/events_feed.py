@@ -8,7 +8,9 @@ from typing import Any
 from confluent_kafka import TopicPartition
 
 from store.base import logs
+from store.index.field_board import FieldBoard
 from store.index.freshness import AcceptedEvent, PendingEvents
+from stream.events import field_counts
 from stream.events.event import Pack, unpack
 from stream.kafka.positions import resume_positions
 from stream.serve.offset_committer import Offsets
@@ -26,9 +28,10 @@ class EventsFeed:
 
     Args:
         modalities: the configured ones; events of others never reach an embedding.
+        fields: is told what ingest counted.
     """
 
-    def __init__(self, topics: Topics, modalities: Collection[str], tracker: PendingEvents) -> None:
+    def __init__(self, topics: Topics, modalities: Collection[str], tracker: PendingEvents, fields: FieldBoard) -> None:
         self.topic = topics.events
         self._group = topics.group_freshness
         self.ends: dict[int, int] = {}
@@ -36,6 +39,7 @@ class EventsFeed:
         self.held = False
         self._modalities = frozenset(modalities)
         self._tracker = tracker
+        self._fields = fields
         self._partitions = [TopicPartition(topics.events, partition) for partition in range(topics.partitions)]
 
     @property
@@ -69,9 +73,22 @@ class EventsFeed:
                 # the processor sends it to dead-letters, so nothing will ever cover it
                 log.warning(logs.RECORD_REFUSED, topic=self.topic, partition=partition, offset=offset, detail=str(exc))
                 accepted = []
+            for name, value in message.headers() or ():
+                if name == field_counts.HEADER:
+                    self._count_fields(value, partition, offset)
             live = offset >= self.ends[partition]
             fresh += self._tracker.observe(partition, offset, accepted, sample=live)
         return fresh
+
+    def _count_fields(self, value: bytes | None, partition: int, offset: int) -> None:
+        try:
+            counts = field_counts.FieldCounts.unpack(value)
+        except ValueError as exc:
+            log.warning(logs.RECORD_REFUSED, topic=self.topic, partition=partition, offset=offset, detail=str(exc))
+            return
+        for modality, (events, carried) in counts.modalities.items():
+            if modality in self._modalities:
+                self._fields.put(modality, counts.at_ms, events, carried)
 
     def _accepted(self, pack: Pack) -> list[AcceptedEvent]:
         sources = [f"{topic}:{partition}" for topic, partition in pack.sources]

@@ -101,7 +101,7 @@ class ServeTail:
             interval_seconds=snapshot_interval_seconds,
             embedded=connection.embedded,
         )
-        self._events = EventsFeed(topics, modalities, state.pending)
+        self._events = EventsFeed(topics, modalities, state.pending, state.fields)
         self._back_fills = BackFillWatch(state.back_fills, state.catalog, self._embeddings.ends)
         self._wall_ms = wall_ms
         self._errors = ConsumerErrors(topics.group_serve)

@@ -57,6 +57,8 @@ def healthy(*, headroom: str = "", busy: bool = True) -> Values:
             series[lag_series(role, partition, "anchorstream_lag_seconds")] = steady(0.4)
             series[lag_series(role, partition, "anchorstream_retention_headroom_messages")] = headroom or growing(25)
     if busy:
+        series['anchorstream_field_present_ratio{modality="bill",field="amount",instance="ingest-a"}'] = steady(1)
+        series['anchorstream_field_present_ratio{modality="bill",field="voucher",instance="ingest-a"}'] = steady(0.02)
         series['anchorstream_events_accepted_total{modality="bill",instance="ingest-a"}'] = growing(100)
         series['anchorstream_events_dead_lettered_total{code="invalid_field",instance="ingest-a"}'] = growing(0.1)
         for le, share in (("0.5", 0.9), ("2.5", 1), ("10", 1), ("30", 1), ("+Inf", 1)):
@@ -159,6 +161,13 @@ FAULTS = [
     Fault("a tenth of the events is refused", healthy() | {
           'anchorstream_events_dead_lettered_total{code="invalid_field",instance="ingest-a"}': growing(10)},
           ("DeadLetters", {"code": "invalid_field"})),
+    Fault("a producer renames a field", changed(healthy(), "field_present", "amount", to=f"1x{STEPS // 2} 0x{STEPS}"),
+          ("FieldMissing", {"modality": "bill", "field": "amount"})),
+    Fault("one of two producers renames a field", changed(healthy(), "field_present", "amount",
+          to=f"1x{STEPS // 2} 0.4x{STEPS}"), ("FieldMissing", {"modality": "bill", "field": "amount"})),
+    Fault("the configuration names a field that nobody sends", healthy() | {
+          'anchorstream_field_present_ratio{modality="bill",field="amuont",instance="ingest-a"}': steady(0)},
+          ("FieldMissing", {"modality": "bill", "field": "amuont"})),
     Fault("snapshots cannot be written", healthy() | {
           'anchorstream_snapshot_failures_total{role="serve",instance="serve-a",job="anchorstream-serve"}':
           growing(0.03)},

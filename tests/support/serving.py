@@ -17,6 +17,7 @@ from store.http.service import Service
 from store.index.back_fill_board import BackFillBoard
 from store.index.catalog import Catalog, ServedScenario
 from store.index.door import Entry
+from store.index.field_board import FieldBoard
 from store.index.freshness import AcceptedEvent, PendingEvents
 from store.index.index import ScenarioIndex
 from store.records.embedding import EmbeddingRecord
@@ -58,6 +59,7 @@ class Serving:
             self.serve(name, Registered(ScenarioSettings(query=f"Will it be {name}?")))
         self.tracker = PendingEvents(tuple(self.catalog), self.catalog.coverage)
         self.board = BackFillBoard(2)
+        self.fields = FieldBoard()
         self.ready = threading.Event()
         self.ready.set()
         self.offset = 0
@@ -69,6 +71,7 @@ class Serving:
             lag,
             self.ready,
             self.board,
+            self.fields,
             source_of=lambda topic: self.sources.get(topic, topic),
         )
         self.app = create_app(self.service)

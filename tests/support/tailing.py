@@ -62,14 +62,15 @@ class World:
         for scenario in scenarios:
             self._send(self.topics.embeddings(scenario), user, None)
 
-    def event(self, *users: str, modality: str = "bill") -> int:
+    def event(self, *users: str, modality: str = "bill", headers: Sequence[tuple[str, bytes]] = ()) -> int:
         """One message of `events`; all users must share a partition. Returns the last raw offset."""
         now = int(time.time() * 1000)
         events = []
         for user in users:
             events.append(Event(user, modality, now, f"e{self.offset}", "", (), None, "raw", 0, self.offset, now, now))
             self.offset += 1
-        self.producer.produce(self.topics.events, pack(now, events), partition=partition_of(users[0], 2))
+        partition = partition_of(users[0], 2)
+        self.producer.produce(self.topics.events, pack(now, events), partition=partition, headers=list(headers))
         self.flush()
         return self.offset - 1
 

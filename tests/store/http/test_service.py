@@ -457,6 +457,22 @@ def test_console_renders_without_scripts_and_escapes(serving: Serving) -> None:
     assert f"'sha256-{digest}'" in page.headers["content-security-policy"]
 
 
+def test_console_shows_how_many_events_carry_each_field(serving: Serving) -> None:
+    """A1."""
+    assert "Not reported yet" in serving.client.get("/").text
+    serving.fields.put("bill", 1_790_000_000_000, 1000, {"properties.<sku>": 0, "amount": 999, "channel": 290})
+    page = serving.client.get("/").text
+    rows = [re.sub("<[^>]+>", "|", row) for row in re.findall(r"<tr>(.*?)</tr>", page) if "bill" in row]
+    shown = [[cell for cell in row.split("|") if cell][1:4] for row in rows]
+    assert shown == [
+        ["properties.&lt;sku&gt;", "0 %", "1,000"],
+        ["amount", "99 %", "1,000"],
+        ["channel", "29 %", "1,000"],
+    ]
+    assert page.count('class="warn"') == 1
+    assert "Not reported yet" not in page
+
+
 def test_openapi_is_the_committed_one(serving: Serving) -> None:
     committed = json.loads(Path(__file__).with_name("openapi.json").read_text())
     assert description() == committed, "renew it: python -m store.http.openapi > tests/store/http/openapi.json"

@@ -11,6 +11,7 @@ from prometheus_client import REGISTRY
 from store.base import logs
 from store.base.settings import ModalitySettings
 from stream.events.content import Content, names
+from stream.events.field_counts import OfModality
 from stream.events.refused import Refused
 from stream.ingest.field_presence import FEW, SECONDS, FieldPresence
 from stream.rejection import ErrorCode
@@ -103,6 +104,7 @@ def test_fields_that_nobody_sends_are_named_once_a_minute() -> None:
     assert present("merchant") == 1.0
     assert present("channel") == 0.0
     assert present("amount") == 0.5
+    assert presence.counts == {"bill": OfModality(FEW, {"merchant": FEW, "channel": 0, "amount": FEW // 2})}
 
 
 def test_a_field_that_comes_back_is_not_named() -> None:

@@ -26,6 +26,8 @@ from store.buffer.token_buffer import TokenBuffer
 from stream.clock import AGREE, ClockState, read_clock
 from stream.dead_letter import DeadLetterHeaders, source_headers
 from stream.events.event import Event, unpack
+from stream.events.field_counts import FieldCounts
+from stream.ingest.field_presence import FEW
 from stream.ingest.ingest import Ingest
 from stream.kafka import pacing
 from stream.kafka.client import Connection
@@ -165,6 +167,34 @@ def garbage(now: int) -> list[tuple[str, bytes | None, bytes | None, str]]:
         ("web", b"k", os.urandom(1 << 20), "too_large"),
         ("web", os.urandom(60_000), b"{", "invalid_json"),
     ]
+
+
+def test_serve_is_told_which_fields_events_carried(start_embedded: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A1: on the message after each look."""
+    monkeypatch.setattr("stream.ingest.field_presence.SECONDS", 0.0)
+    broker = start_embedded(NAMES)
+    now = int(time.time() * 1000)
+    with running(broker.connection):
+        send(broker.connection, [("shop", *event_with(i, now, "shop" if i % 4 else "store")) for i in range(40)])
+        wait_committed(broker.connection)
+        send(broker.connection, [("shop", *event_with(40, now, "shop"))])
+        wait_committed(broker.connection)
+    headers = [
+        header for message in read_to_end(broker.connection, TOPICS.events) for header in message.headers() or ()
+    ]
+    assert {name for name, _ in headers} == {"fields"}
+    counted = [FieldCounts.unpack(value).modalities["pay"] for _, value in headers]
+    # a look may have come between two batches; no event is counted twice
+    assert 0 < len(counted) <= 2
+    events = sum(of.events for of in counted)
+    assert FEW <= events <= 40
+    assert sum(of.carried["amount"] for of in counted) == events
+    assert events * 0.6 < sum(of.carried["shop"] for of in counted) < events * 0.9
+
+
+def event_with(i: int, now: int, field: str) -> tuple[bytes, bytes]:
+    event = {"user_id": "anna", "ts": now - i, "event_id": f"e{i}", field: "baker", "amount": i}
+    return b"anna", json.dumps(event).encode()
 
 
 def test_garbage_is_isolated_and_every_good_event_arrives_once(start_embedded: Start) -> None:

@@ -15,8 +15,10 @@ import pytest
 from deploy.brokers.local import LocalKafka
 from deploy.brokers.process import EmbeddedBroker
 from store.base.errors import DataLossError
+from store.index.field_board import FieldShare
 from store.index.index import ScenarioIndex
 from store.index.snapshot import SnapshotStore
+from stream.events.field_counts import FieldCounts, OfModality
 from stream.kafka.partitioner import partition_of
 from tests.support.tailing import SCENARIOS, World, running, until
 
@@ -61,6 +63,19 @@ def test_an_event_is_pending_until_every_scenario_covers_it(world: World) -> Non
         world.flush()
         until(lambda: len(tail.pending) == 0)
         assert tail.pending.samples.report(now_ms=int(time.time() * 1000))["all"]["count"] == 1
+
+
+def test_counts_of_fields_are_taken_from_the_messages_that_have_them(world: World) -> None:
+    """A1: also of several ingests; what is no count spoils nothing."""
+    of_bill = OfModality(40, {"amount": 30})
+    with running(world) as tail:
+        world.event("anna")
+        world.event("anna", headers=[("fields", b"no counts")])
+        for at, events in ((1000, 40), (2000, 60)):
+            counts = FieldCounts(at, {"bill": OfModality(events, {"amount": 30}), "retired": of_bill})
+            world.event("anna", headers=[("trace", b"x"), ("fields", counts.pack())])
+        until(lambda: len(tail.pending) == 4)
+        assert tail.state.fields.shares() == [FieldShare("bill", "amount", 0.6, 100, 2000)]
 
 
 def test_a_backlog_of_pending_events_waits_on_the_broker(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
