@@ -27,7 +27,7 @@ def check_events(settings: Settings) -> Finding:
     if connection is None:
         return Finding("events", Level.OK, "none yet: no broker runs")
     raw_topics = {m.topic for m in settings.modalities.values()}
-    return judged(settings, _last(connection, raw_topics), int(time.time() * 1000))
+    return judged(settings, last_messages(connection, raw_topics), int(time.time() * 1000))
 
 
 def judged(settings: Settings, messages: Iterable[Any], wall_ms: int) -> Finding:
@@ -65,7 +65,8 @@ def judged(settings: Settings, messages: Iterable[Any], wall_ms: int) -> Finding
     return Finding("events", Level.OK, detail)
 
 
-def _last(connection: Connection, topics: set[str]) -> Iterator[Any]:
+def last_messages(connection: Connection, topics: set[str]) -> Iterator[Any]:
+    """The newest LAST messages of each partition of these topics, as far as they come in READ_SECONDS."""
     from confluent_kafka import TopicPartition
 
     there = connection.metadata(timeout_s=READ_SECONDS).topics

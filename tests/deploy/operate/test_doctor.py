@@ -10,18 +10,24 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_LOG_APPEND_TIME, TIMESTAMP_NOT_AVAILABLE
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
 from deploy import brokers
+from deploy.brokers.local import LocalKafka
 from deploy.brokers.process import EmbeddedBroker
 from deploy.brokers.state import claim_state
-from deploy.checks import broker, events, files, machine, model
+from deploy.checks import broker, events, files, machine, model, time_stamps
 from deploy.checks.events import judged
 from deploy.checks.finding import Finding, Level
+from deploy.checks.time_stamps import Kind, kind_of
+from deploy.checks.time_stamps import judged as judged_stamps
 from deploy.kafka import topics
 from deploy.lock import DataDirLock
 from deploy.operate.doctor import bounded, diagnose
 from deploy.settings.config import Settings, load
 from store.base.errors import AnchorstreamError, ConfigError, WeightsError
+from stream.topics import TopicSpec
 from tests.support.raw_message import RawMessage
 
 
@@ -41,8 +47,8 @@ def free_port() -> int:
 def test_a_sound_machine_has_no_failure(tmp_path: Path, free_port: int) -> None:
     found = list(diagnose(lambda: settings_in(tmp_path / "new", serve={"port": free_port})))
     assert [f.name for f in found] == [
-        "python", "packages", "config", "data directory", "broker parts", "broker", "topics", "state", "events", "port",
-        "device", "text encoder", "model",
+        "python", "packages", "config", "data directory", "broker parts", "broker", "topics", "state", "events",
+        "time stamps", "port", "device", "text encoder", "model",
     ]  # fmt: skip
     assert not [f for f in found if f.level is Level.FAIL]
     assert not (tmp_path / "new").exists()  # looking changes nothing
@@ -202,6 +208,80 @@ def test_events_that_are_accepted_are_no_fault(tmp_path: Path) -> None:
     assert last_events(tmp_path) == Finding("events", Level.OK, "none yet")
     good = {"merchant": "m", "channel": "c", "amount": 3}
     assert last_events(tmp_path, *[good] * 6, {"amount": 1}, {"x": 1}).level is Level.OK
+
+
+NOW = 1_790_000_000_000
+CREATED, APPENDED, ABSENT = TIMESTAMP_CREATE_TIME, TIMESTAMP_LOG_APPEND_TIME, TIMESTAMP_NOT_AVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("stamp", "kind", "said"),
+    [
+        ((CREATED, NOW), Kind.GOOD, None),
+        ((CREATED, NOW + 30_000), Kind.GOOD, None),
+        ((CREATED, NOW - 29 * 86_400_000), Kind.GOOD, None),
+        ((CREATED, 1_500_000_000_000), Kind.OLD, "bill: 3 of the last 4 are of 2017-07-14 02:40: the event's own time"),
+        ((CREATED, NOW + 86_400_000), Kind.AHEAD, "ahead of now: 2026-09-22"),
+        ((CREATED, NOW // 1000), Kind.SECONDS, "have 1790000000, which looks like seconds"),
+        ((CREATED, 0), Kind.SECONDS, "have 0, which"),
+        ((CREATED, NOW * 1000), Kind.AHEAD, str(NOW * 1000)),
+        ((CREATED, -1), Kind.ABSENT, "have no time stamp (-1)"),
+        ((ABSENT, 0), Kind.ABSENT, "have no time stamp (-1)"),
+        ((ABSENT, -1), Kind.ABSENT, "3 of the last 4 have no time stamp (-1)"),
+    ],
+)
+def test_time_stamps_that_cannot_be_the_time_of_producing(stamp: tuple[int, int], kind: Kind, said: str | None) -> None:
+    """B17."""
+    assert kind_of(stamp, NOW) is kind
+
+    class Stamped(RawMessage):
+        def timestamp(self) -> tuple[int, int]:
+            return stamp if self.at else (CREATED, NOW)
+
+    found = judged_stamps([Stamped("bill", 0, i, b"{}") for i in range(4)], NOW)
+    assert (found.level is Level.WARN) is (said is not None)
+    assert said is None or said in found.detail
+    assert bool(found.action) is (said is not None)
+
+
+def test_the_brokers_time_stamps_are_no_fault_and_are_named() -> None:
+    class Appended(RawMessage):
+        def timestamp(self) -> tuple[int, int]:
+            return APPENDED, 1_500_000_000_000
+
+    found = judged_stamps([Appended("bill", 0, 1, b"{}"), RawMessage("other", 0, 1, b"{}", NOW)], NOW)
+    assert found.level is Level.OK
+    assert "of the last 2, all may be the time of producing; bill: 1 of the last 1 are the broker's" in found.detail
+    assert "other" not in found.detail
+    assert judged_stamps([], NOW) == Finding("time stamps", Level.OK, "none yet")
+
+
+@pytest.mark.kafka
+def test_time_stamps_on_a_broker(kafka_broker: LocalKafka, topic_prefix: str, tmp_path: Path) -> None:
+    """B17: the event's own time of 2017, none at all, and LogAppendTime, which the broker writes over both."""
+    connection = kafka_broker.connection
+    names = [f"{topic_prefix}-{kind}" for kind in ("own", "now", "appended")]
+    topics.ensure(connection, [TopicSpec(name, 1, ours=False) for name in names])
+    resource = ConfigResource(ConfigResource.Type.TOPIC, names[2])
+    resource.add_incremental_config(
+        ConfigEntry("message.timestamp.type", "LogAppendTime", incremental_operation=AlterConfigOpType.SET)
+    )
+    admin = connection.admin()
+    admin.incremental_alter_configs([resource])[resource].result(30)
+    producer = connection.producer()
+    for name, stamp in zip(names, (1_500_000_000_000, 0, 1_500_000_000_000), strict=True):
+        producer.produce(name, b"{}", timestamp=stamp)
+    assert producer.flush(30) == 0
+    kafka = {"bootstrap_servers": connection.bootstrap}
+    modalities = {f"m{i}": {"topic": name} for i, name in enumerate(names)}
+    found = time_stamps.check_time_stamps(settings_in(tmp_path, modalities=modalities, kafka=kafka))
+    assert found.level is Level.WARN
+    assert found.detail.startswith(f"{names[0]}: 1 of the last 1 are of 2017-07-14 02:40")
+    assert names[1] not in found.detail
+    good = {name: of for name, of in modalities.items() if name != "m0"}
+    found = time_stamps.check_time_stamps(settings_in(tmp_path, modalities=good, kafka=kafka))
+    assert found.level is Level.OK
+    assert f"{names[2]}: 1 of the last 1 are the broker's" in found.detail
 
 
 @pytest.mark.slow
