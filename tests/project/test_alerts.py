@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -246,16 +245,3 @@ def test_two_serves_do_not_double_the_vectors_of_the_index(tmp_path: Path) -> No
     asked = {"expr": target["expr"], "eval_time": "30s", "exp_samples": expected}
     tests = [{"interval": "30s", "input_series": series, "promql_expr_test": [asked]}]
     run_promtool({"evaluation_interval": "30s", "tests": tests}, tmp_path)
-
-
-def test_every_alert_has_a_fault_and_every_fault_a_row_in_the_docs() -> None:
-    assert {fault.alert[0] for fault in FAULTS if fault.alert} == set(alerts())
-    text = (ROOT / "docs" / "lag.md").read_text()
-    rows = {cells[0]: cells[-1].strip("`–") for line in text.splitlines() if line.startswith("| ")
-            if len(cells := [cell.strip() for cell in line.strip("| ").split("|")]) == 5}  # fmt: skip
-    documented = {what: alert for what, alert in rows.items() if what in {fault.what for fault in FAULTS}}
-    assert documented == {fault.what: fault.alert[0] if fault.alert else "" for fault in FAULTS}
-    known = {str(s) for s in Status}
-    for line in text.splitlines():
-        if (cells := [cell.strip() for cell in line.strip("| ").split("|")])[0] in documented:
-            assert set(re.findall(r"`(\w+)`", cells[1])) <= known
