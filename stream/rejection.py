@@ -1,4 +1,4 @@
-"""Why a raw event was refused: stable codes, each explained in docs/errors.md."""
+"""Why a raw event was refused, or skipped: stable codes, each explained in docs/errors.md."""
 
 from __future__ import annotations
 
@@ -61,6 +61,23 @@ class Rejection(NamedTuple):
 
     code: ErrorCode
     detail: str
+
+
+class SkipReason(StrEnum):
+    """Why an event is skipped, as its topic's mapping says."""
+
+    WHERE = "where"
+    """A condition of `where` does not hold."""
+    WITHOUT_USER = "without_user"
+    """It has no user (`skip_without_user`)."""
+    OTHER_MODALITY = "other_modality"
+    """It is of none of the topic's modalities (`skip_other_modalities`)."""
+
+
+class Skipped(NamedTuple):
+    """An event that is passed over: counted, no dead letter."""
+
+    reason: SkipReason
 
 
 def quote(value: object) -> str:

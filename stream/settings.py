@@ -1,12 +1,15 @@
-"""Settings of what speaks Kafka: broker, topics, ingest, processor."""
+"""Settings of what speaks Kafka: broker, topics, mapping, ingest, processor."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Self
+from zoneinfo import ZoneInfo
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from store.base.settings import Section
 from stream.broker_properties import fault
@@ -40,6 +43,120 @@ class KafkaSettings(Section):
     def managed(self) -> bool:
         """Whether `anchorstream up` starts the broker itself."""
         return self.bootstrap_servers in ("embedded", "local")
+
+
+class TimeUnit(StrEnum):
+    """Of a number that is a time."""
+
+    SECONDS = "s"
+    MILLISECONDS = "ms"
+    MICROSECONDS = "us"
+    NANOSECONDS = "ns"
+
+
+Name = Annotated[str, Field(min_length=1)]
+"""Of a field, or a path like `customer.id`."""
+Scalar = bool | int | float | str
+
+
+class Condition(Section):
+    """What must hold of one field; one of a list of tables."""
+
+    field: Name
+    """The field, or its path."""
+    equals: Scalar | tuple[Scalar, ...] | None = None
+    """Its value, or one of several: texts, numbers, true or false, each equal to its own kind only."""
+    present: bool | None = None
+    """true: it is there and not null; false: it is not."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.equals is None) is (self.present is None):
+            raise ValueError("a condition has either `equals` or `present`")
+        return self
+
+
+class MappingSettings(Section):
+    """How the messages of one raw topic become events. Fields are named by dotted path; a key that is the whole path
+    comes first."""
+
+    user_id: Name = "user_id"
+    """Where the user's id is."""
+    user_id_integers: bool = False
+    """Take an integer for an id: its exact decimal digits. `17850.0`, as tables with gaps write integers, is one below
+    2^53."""
+    ts: Name = "ts"
+    """Where the event's time is."""
+    ts_unit: TimeUnit = TimeUnit.MILLISECONDS
+    """Of times that are numbers, since 1970 in UTC."""
+    ts_pattern: str | None = None
+    """`strptime` pattern (`%d/%m/%Y %H:%M`) of times that are texts and not RFC 3339. None = the common dialects of
+    that."""
+    ts_zone: str | None = None
+    """Time zone (`Europe/Paris`) of times that are texts without an offset; None = they are refused. Of an hour that
+    occurs twice the first is meant; one that is skipped is read with the offset before the change."""
+    ts_local: bool = False
+    """Numbers count from 1970 in the local time of `ts_zone`, as tables write times without a zone."""
+    event_id: Name | Annotated[tuple[Name, ...], Field(min_length=1, max_length=16)] = "event_id"
+    """Where the event's id is: one path to a text of 1 to 128 characters, or a list of paths to texts, numbers, true or
+    false, which together are the id. Where one is missing the event has none."""
+    modality: Name = "modality"
+    """Where the event says which modality it is."""
+    modalities: dict[str, str] = Field(default_factory=dict)
+    """What stands there → modality. Empty = the modality's own name stands there."""
+    where: Annotated[tuple[Condition, ...], Field(max_length=64)] = ()
+    """Conditions like `{field = "status", equals = "paid"}` or `{field = "sku", present = true}`. An event for which
+    one does not hold is skipped: counted, no dead letter."""
+    skip_without_user: bool = False
+    """Skip an event without a user."""
+    skip_other_modalities: bool = False
+    """Skip an event that is of none of the topic's modalities."""
+    numbers_from_text: bool = False
+    """Take a text that is a decimal number for it: in `numbers`, as a time, as a tabular field (there one with leading
+    zeros stays text). Counted."""
+    empty_is_absent: bool = False
+    """Take an empty or blank text for a missing field. Counted."""
+
+    @field_validator("ts_zone")
+    @classmethod
+    def _known_zone(cls, value: str | None) -> str | None:
+        try:
+            return value if value is None else ZoneInfo(value).key
+        except (ValueError, KeyError, OSError) as exc:
+            raise ValueError("not a time zone that this machine knows, like Europe/Paris") from exc
+
+    @field_validator("ts_pattern")
+    @classmethod
+    def _whole_pattern(cls, value: str | None) -> str | None:
+        if value is not None:
+            _has_offset(value)
+        return value
+
+    @model_validator(mode="after")
+    def _placed(self) -> Self:
+        if self.ts_pattern is not None and self.ts_zone is None and not _has_offset(self.ts_pattern):
+            raise ValueError("times of a `ts_pattern` without %z have no offset: set `ts_zone`")
+        if self.ts_local and self.ts_zone is None:
+            raise ValueError("`ts_local` is a time of `ts_zone`: set it")
+        return self
+
+
+_MOMENTS = (datetime(2023, 11, 25, 22, 45, 31, tzinfo=UTC), datetime(2024, 2, 9, 13, 7, 5, tzinfo=UTC))
+
+
+def _has_offset(pattern: str) -> bool:
+    """Whether times in this `strptime` pattern do. Raises ValueError for one that cannot be read, or does not tell a
+    day, or tells half of an hour."""
+    if "%Z" in pattern:
+        raise ValueError("%Z tells no offset; use %z, or write the name as it stands and set `ts_zone`")
+    for moment in _MOMENTS:
+        try:
+            found = datetime.strptime(moment.strftime(pattern), pattern)
+        except (ValueError, re.error) as exc:  # re: a directive that comes twice
+            raise ValueError(f"no pattern of strptime: {exc}") from exc
+        if found.date() != moment.date() or found.hour not in (0, moment.hour):
+            raise ValueError("a pattern tells year, month and day, and with %I also %p")
+    return found.tzinfo is not None
 
 
 class Clock(StrEnum):

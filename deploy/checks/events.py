@@ -33,23 +33,27 @@ def check_events(settings: Settings) -> Finding:
 def judged(settings: Settings, messages: Iterable[Any], wall_ms: int) -> Finding:
     """The finding of these messages. Pure."""
     from stream.clock import EventClock
-    from stream.events.content import names
+    from stream.events.field_names import names
     from stream.events.validate import Validator
-    from stream.rejection import Rejection
+    from stream.rejection import Rejection, Skipped
     from stream.settings import Clock
 
     # of history nobody knows here how far its stream is
     ingest = settings.ingest.model_copy(update={"clock": Clock.STREAM})
-    rules = Validator(settings.modalities, ingest, EventClock.of(ingest, settings.modalities, lenient=True))
+    rules = Validator(
+        settings.modalities, ingest, EventClock.of(ingest, settings.modalities, lenient=True), mapping=settings.mapping
+    )
     refused: Counter[str] = Counter()
     first: dict[str, str] = {}
-    read = 0
+    read = skipped = 0
     for message in messages:
         read += 1
         found = rules.validate(message.value(), message.topic(), message.partition(), message.offset(), 0, wall_ms)
         if isinstance(found, Rejection):
             refused[found.code] += 1
             first.setdefault(found.code, found.detail)
+        elif isinstance(found, Skipped):
+            skipped += 1
     if not read:
         return Finding("events", Level.OK, "none yet")
     missing = []
@@ -58,8 +62,9 @@ def judged(settings: Settings, messages: Iterable[Any], wall_ms: int) -> Finding
         if never:
             seen = names(content.incomplete)
             missing.append(f"{name}: none of {content.judged} has {', '.join(never)}; they have {seen}")
-    detail = f"of the last {read}, {read - refused.total()} are accepted"
-    if missing or 2 * refused.total() > read:
+    detail = f"of the last {read}, {read - refused.total() - skipped} are accepted"
+    detail += f", {skipped} skipped" if skipped else ""
+    if missing or 2 * refused.total() > read - skipped:
         said = [f"{n} {code} ({first[code]})" for code, n in refused.most_common(3)]
         return Finding("events", Level.WARN, "; ".join([detail, *said, *missing]), "see docs/producers.md")
     return Finding("events", Level.OK, detail)

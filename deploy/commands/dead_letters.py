@@ -145,6 +145,7 @@ def replay_letters(
             Topics(settings.kafka),
             settings.modalities,
             settings.ingest,
+            mapping=settings.mapping,
             stop=stop,
             on_progress=lambda what, done, of: bar.update(done / max(of, 1), f"{what}: {done:,} of {of:,}"),
         )

@@ -138,7 +138,7 @@ def _publish(
             _in_time(deadline, watch.status)
 
     producer, topics = raw_producer(launcher.connection, settings, stop=stop, while_waiting=look)
-    router = Router(settings.modalities, topics.dead_letters)
+    router = Router(settings.modalities, topics.dead_letters, settings.mapping)
     messages = plant(households.events(), router, planted, now_ms=int(time.time() * 1000))
 
     def on_progress(now: ReplayProgress) -> None:

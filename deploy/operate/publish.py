@@ -65,7 +65,7 @@ def publish_files(
     producer, topics = raw_producer(connection, settings, stop=stop)
     topic_setup.ensure(connection, topics.specs(settings.modalities, settings.scenario_names))
     progress = ReplayProgress()
-    router = Router(settings.modalities, topics.dead_letters)
+    router = Router(settings.modalities, topics.dead_letters, settings.mapping)
     max_ahead_ms = settings.ingest.max_ahead_ms(m.window_ms for m in settings.modalities.values())
     messages = read(
         files, router, progress, skip=skip, merge=merge, max_bytes=MAX_MESSAGE_BYTES, max_ahead_ms=max_ahead_ms

@@ -94,7 +94,14 @@ def _ingest(context: Context) -> None:
 
     settings = context.settings
     _export(context, "ingest")
-    role = Ingest(context.connection, context.topics, settings.modalities, settings.ingest, on_ready=context.on_ready)
+    role = Ingest(
+        context.connection,
+        context.topics,
+        settings.modalities,
+        settings.ingest,
+        mapping=settings.mapping,
+        on_ready=context.on_ready,
+    )
     role.run(context.stop)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -24,7 +24,7 @@ from encoder.model.settings import ModelSettings
 from store.base.errors import ConfigError
 from store.base.settings import NAME, ModalitySettings, ScenarioSettings, ServeSettings, StoreSettings
 from store.records.scenario_name import every
-from stream.settings import IngestSettings, KafkaSettings, MetricsSettings, ProcessorSettings
+from stream.settings import IngestSettings, KafkaSettings, MappingSettings, MetricsSettings, ProcessorSettings
 
 ENV_PREFIX = "ANCHORSTREAM_"
 Name = Annotated[str, StringConstraints(pattern=NAME)]
@@ -62,6 +62,7 @@ class Settings(BaseSettings):
 
     kafka: KafkaSettings = Field(default_factory=KafkaSettings)
     modalities: dict[Name, ModalitySettings] = Field(default_factory=paper_modalities, min_length=1, max_length=64)
+    mapping: dict[str, MappingSettings] = Field(default_factory=dict)
     scenarios: dict[Name, ScenarioSettings] = Field(default_factory=default_scenarios, min_length=1, max_length=256)
     ingest: IngestSettings = Field(default_factory=IngestSettings)
     processor: ProcessorSettings = Field(default_factory=ProcessorSettings)
@@ -81,6 +82,31 @@ class Settings(BaseSettings):
                     "{topic} lies under the prefix {own} of our own topics",
                     {"topic": repr(modality.topic), "own": repr(own), "key": f"modalities.{name}.topic"},
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _known_to_mapping(self) -> Self:
+        topics = {modality.topic for modality in self.modalities.values()}
+        for topic, mapping in self.mapping.items():
+            if topic not in topics:
+                raise PydanticCustomError(
+                    "unknown_topic",
+                    "{topic} is no modality's raw topic{meant}",
+                    {"topic": repr(topic), "meant": _near(topic, sorted(topics)), "key": f"mapping.{topic}"},
+                )
+            own = sorted(name for name, modality in self.modalities.items() if modality.topic == topic)
+            for value, name in mapping.modalities.items():
+                if name not in own:
+                    raise PydanticCustomError(
+                        "unknown_modality",
+                        "{name} is no modality of topic {topic}{meant}",
+                        {
+                            "name": repr(name),
+                            "topic": repr(topic),
+                            "meant": _near(name, own),
+                            "key": f"mapping.{topic}.modalities.{value}",
+                        },
+                    )
         return self
 
     @property
@@ -133,7 +159,7 @@ def load(path: Path | None, *, overrides: Mapping[str, Any] | None = None) -> Se
             action="in a variable or secret file a table is given as JSON, a single value as it is",
         ) from exc
     except ValidationError as exc:
-        raise ConfigError(describe(exc, path), action="see docs/configuration.md for every key") from exc
+        raise ConfigError(describe(exc, path, data), action="see docs/configuration.md for every key") from exc
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,8 +170,8 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def describe(exc: ValidationError, path: Path | None) -> str:
-    """One line per fault: key, what is allowed, and the value given (never a secret's)."""
+def describe(exc: ValidationError, path: Path | None, data: Mapping[str, Any]) -> str:
+    """One line per fault: key, what is allowed, and the value given (never a secret's). data: of the file."""
     lines = [f"{path or 'configuration'}: {exc.error_count()} setting(s) are wrong"]
     for fault in exc.errors(include_url=False):
         where, given = fault["loc"], fault["input"]
@@ -153,7 +179,7 @@ def describe(exc: ValidationError, path: Path | None) -> str:
         hidden = isinstance(given, (Mapping, BaseModel)) or any(word in key for word in ("token", "password", "secret"))
         shown = "" if hidden or fault["type"] in ("missing", "extra_forbidden") else f"; got {given!r:.80}"
         if fault["type"] == "extra_forbidden":
-            message = f"unknown key{_meant(where)}"
+            message = _moved(where, data) or f"unknown key{_meant(where)}"
         elif where and where[-1] == "[key]":
             message, shown = f"{given!r} is not a name: lower-case letters, digits and _, at most 63, letter first", ""
         else:
@@ -184,7 +210,31 @@ def _meant(where: tuple[int | str, ...]) -> str:
     for part in where[:-1]:
         if isinstance(section, type) and issubclass(section, BaseModel):
             section = section.model_fields[str(part)].annotation
+        elif isinstance(part, int):  # tuple[Section, ...]
+            section = section.__args__[0]
         else:  # dict[Name, Section]
             section = section.__args__[1]
-    near = get_close_matches(str(where[-1]), section.model_fields, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(section.model_fields)}"
+    return _near(str(where[-1]), list(section.model_fields))
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(known)}"
+
+
+_MOVED = {
+    "user_id_field": "user_id",
+    "user_id_integers": "user_id_integers",
+    "ts_field": "ts",
+    "ts_unit": "ts_unit",
+    "ts_zone": "ts_zone",
+}
+
+
+def _moved(where: tuple[int | str, ...], data: Mapping[str, Any]) -> str:
+    """Where a modality's key is now; "" for any other."""
+    if len(where) != 3 or where[0] != "modalities" or (key := _MOVED.get(str(where[2]))) is None:
+        return ""
+    modality = data.get("modalities", {}).get(where[1], {})
+    topic = modality.get("topic", "TOPIC") if isinstance(modality, Mapping) else "TOPIC"
+    return f'this is said of the raw topic now: `{key}` in [mapping."{topic}"]'

@@ -8,9 +8,10 @@ from __future__ import annotations
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -20,15 +21,28 @@ BEGIN, END = "<!-- settings: begin (python -m deploy.settings.reference) -->", "
 
 
 def sections() -> list[tuple[str, type[BaseModel]]]:
-    """Every table of the file: its name and its class; NAME stands for any name."""
+    """Every table of the file: its name and its class; NAME and TOPIC stand for any."""
     found: list[tuple[str, type[BaseModel]]] = []
     for name, field in Settings.model_fields.items():
         kind: Any = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             found.append((name, kind))
         else:  # dict[Name, Section]
-            found.append((f"{name}.NAME", kind.__args__[1]))
-    return found
+            found.append((_TABLE_NAMES.get(name, f"{name}.NAME"), kind.__args__[1]))
+    return [inner for outer in found for inner in (outer, *_lists(*outer))]
+
+
+_TABLE_NAMES = {"mapping": 'mapping."TOPIC"'}
+
+
+def _lists(name: str, section: type[BaseModel]) -> list[tuple[str, type[BaseModel]]]:
+    """Its keys that are lists of tables."""
+    kinds: list[tuple[str, Any]] = [(key, field.annotation) for key, field in section.model_fields.items()]
+    return [
+        (f"{name}.{key}", kind.__args__[0])
+        for key, kind in kinds
+        if get_origin(kind) is tuple and isinstance(kind.__args__[0], type) and issubclass(kind.__args__[0], BaseModel)
+    ]
 
 
 _BOUNDS = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
@@ -91,12 +105,28 @@ def _allowed(field: FieldInfo) -> str:
         for rule in field.metadata
         if getattr(rule, name, None) is not None
     ]
-    kind = {str: "text", int: "integer", float: "number", bool: "true, false", Path: "path"}.get(annotation, "")
-    if not kind:
-        shown = str(annotation)
-        kinds = (("tuple", "list of texts"), ("dict", "table"), ("Path", "path"))
-        kind = next((name for part, name in kinds if part in shown), "text")
-    return " ".join([kind, *limits])
+    return " ".join([_kind(annotation), *limits])
+
+
+_KINDS = {str: "text", SecretStr: "text", int: "integer", float: "number", bool: "true, false", Path: "path"}
+_SCALARS = [bool, int, float, str]
+
+
+def _kind(annotation: Any) -> str:
+    """What a value of this type is called."""
+    arguments = [kind for kind in get_args(annotation) if kind not in (type(None), ...)]
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _kind(arguments[0])
+    if origin is dict:
+        return "table"
+    if origin is tuple:
+        return f"list of {_kind(arguments[0])}s"
+    if origin in (Union, UnionType):
+        scalars = [kind for kind in arguments if kind in _SCALARS]
+        named = ["value"] if scalars == _SCALARS else list(map(_kind, scalars))
+        return " or ".join([*named, *(_kind(kind) for kind in arguments if kind not in scalars)])
+    return "table" if issubclass(annotation, BaseModel) else _KINDS[annotation]
 
 
 def main(path: Path) -> None:

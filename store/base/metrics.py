@@ -19,6 +19,14 @@ _POWERS = tuple(float(2**i) for i in range(0, 17, 2))
 READY = Gauge("anchorstream_ready", "1 once the role works (assigned, restored, consuming), 0 before.", ["role"])
 EVENTS_ACCEPTED = Counter("anchorstream_events_accepted_total", "Raw events accepted by ingest.", ["modality"])
 EVENTS_DEAD_LETTERED = Counter("anchorstream_events_dead_lettered_total", "Raw events refused.", ["code"])
+EVENTS_SKIPPED = Counter(
+    "anchorstream_events_skipped_total", "Raw events that their topic's mapping passes over.", ["topic", "reason"]
+)
+VALUES_CONVERTED = Counter(
+    "anchorstream_values_converted_total",
+    "Values of raw events taken as their topic's mapping says: number_from_text, empty_is_absent.",
+    ["topic", "how"],
+)
 FIELD_PRESENT = Gauge(
     "anchorstream_field_present_ratio",
     "Share of a modality's last events, of a minute or more, that carried a field which the configuration names.",

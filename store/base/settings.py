@@ -6,7 +6,6 @@ import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
-from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
@@ -39,20 +38,12 @@ class ModalityKind(StrEnum):
     TABULAR = "tabular"
 
 
-class TimeUnit(StrEnum):
-    """Of a number that is a time."""
-
-    SECONDS = "s"
-    MILLISECONDS = "ms"
-    MICROSECONDS = "us"
-    NANOSECONDS = "ns"
-
-
 class ModalitySettings(Section):
     """One kind of behaviour and its rolling window."""
 
     topic: str = Field(min_length=1, max_length=249, pattern=r"^[a-zA-Z0-9._-]+$")
-    """Raw topic it arrives on. Modalities may share one; their events then name theirs in `modality`."""
+    """Raw topic it arrives on. Modalities may share one; their events then name theirs in `modality`.
+    `[mapping."TOPIC"]` is for events of another shape."""
     kind: ModalityKind = ModalityKind.EVENTS
     """`events`: a rolling sequence. `tabular`: the latest value per field, by event time."""
     text: str = ""
@@ -62,17 +53,6 @@ class ModalitySettings(Section):
     """Fields, or paths like `order.total`, kept as numbers beside the text vector."""
     require_content: bool = True
     """Refuse an event with none of the fields that `text` and `numbers` name; tabular: with none (`no_content`)."""
-    user_id_field: str = Field(default="user_id", min_length=1)
-    """Where the user's id is: a field, or a path like `customer.id`."""
-    user_id_integers: bool = False
-    """Take an integer for an id: its decimal digits."""
-    ts_field: str = Field(default="ts", min_length=1)
-    """Where the event's time is: a field, or a path."""
-    ts_unit: TimeUnit = TimeUnit.MILLISECONDS
-    """Of times that are numbers, since 1970 in UTC."""
-    ts_zone: str | None = None
-    """Time zone (`Europe/Paris`) of times that are texts without an offset; None = they are refused. Of an hour that
-    occurs twice the first is meant; one that is skipped is read with the offset before the change."""
     window_days: Annotated[float, Field(gt=0, le=3660)] = 90.0
     """Older events leave the window (by the newest event time seen)."""
     max_events: Annotated[int, Field(ge=1, le=MAX_EVENTS_LIMIT)] = 250
@@ -83,14 +63,6 @@ class ModalitySettings(Section):
     def _placeholders(cls, value: str) -> str:
         Template(value)
         return value
-
-    @field_validator("ts_zone")
-    @classmethod
-    def _known_zone(cls, value: str | None) -> str | None:
-        try:
-            return value if value is None else ZoneInfo(value).key
-        except (ValueError, KeyError, OSError) as exc:
-            raise ValueError("not a time zone that this machine knows, like Europe/Paris") from exc
 
     @property
     def window_ms(self) -> int:

@@ -35,7 +35,7 @@ from stream.dead_letters.replay_marks import pack_replay_marks
 from stream.dead_letters.target import LEFT, REMOVED, SKIPPED, Left, Target, Targets
 from stream.kafka.client import Connection
 from stream.kafka.pacing import SafeProducer
-from stream.settings import Clock, IngestSettings
+from stream.settings import Clock, IngestSettings, MappingSettings
 from stream.topics import Topics
 
 BATCH_LETTERS = 1000
@@ -116,15 +116,17 @@ class DeadLetterReplay:
         modalities: Mapping[str, ModalitySettings],
         settings: IngestSettings,
         *,
+        mapping: Mapping[str, MappingSettings] | None = None,
         stop: threading.Event | None = None,
         on_progress: OnProgress = lambda _what, _done, _all: None,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """`wall` gives seconds since the epoch."""
+        """`mapping` is by raw topic. `wall` gives seconds since the epoch."""
         self._connection = connection
         self._topics = topics
         self._modalities = modalities
         self._settings = settings
+        self._mapping = mapping
         self._stop = stop or threading.Event()
         self._on_progress = on_progress
         self._wall = wall
@@ -178,7 +180,7 @@ class DeadLetterReplay:
         sources = [s for s in order.sources() if s[1] < partitions.get(s[0], 0)]
         clock = self._clock([] if choice.reset_clock else sources)
         self._to_reset = set(sources) if choice.reset_clock else set()
-        targets = Targets(self._topics, self._modalities, self._settings, partitions, clock)
+        targets = Targets(self._topics, self._modalities, self._settings, partitions, clock, self._mapping)
         if not dry_run:
             self._producer = self._open()
         fit = self._fit(order, targets, scripted=mender is not None)

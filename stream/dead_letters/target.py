@@ -14,9 +14,10 @@ from stream.dead_letters.read import RefusedEvent
 from stream.events.decode import decode
 from stream.events.event import unpack
 from stream.events.event_id import derived_id, with_event_id
+from stream.events.mapping import TopicMappings
 from stream.events.validate import Validator
-from stream.rejection import ErrorCode, Rejection, quote
-from stream.settings import IngestSettings
+from stream.rejection import ErrorCode, Rejection, Skipped, quote
+from stream.settings import IngestSettings, MappingSettings
 from stream.topics import Topics
 
 
@@ -43,6 +44,7 @@ NO_TOPIC = "no_topic"
 NOT_RAW = "not_raw"
 REMOVED = "removed"
 SKIPPED = "skipped"
+UNWANTED = "unwanted"
 LEFT = {
     TRUNCATED: "the letter holds the beginning of the value, or of the key, only",
     NO_SOURCE: "a foreign producer wrote the letter and does not say where from",
@@ -50,6 +52,7 @@ LEFT = {
     NOT_RAW: "a pack of `events`, not a raw event: replayed without --fixed-by",
     REMOVED: "it was removed from the topic during the replay",
     SKIPPED: "the script said so",
+    UNWANTED: "its topic's mapping skips it now",
 }
 """Reasons to leave a letter, beside what ingest would refuse it for; docs/cli.md lists them."""
 
@@ -69,13 +72,15 @@ class Targets:
         settings: IngestSettings,
         partitions: Mapping[str, int],
         clock: EventClock,
+        mapping: Mapping[str, MappingSettings] | None = None,
     ) -> None:
         self._topics = topics
         self._modalities = modalities
         self._max_bytes = settings.max_event_bytes
         self._raw_topics = {m.topic for m in modalities.values()}
         self._partitions = partitions
-        self._validator = Validator(modalities, settings, clock)
+        self._mappings = TopicMappings(modalities, mapping)
+        self._validator = Validator(modalities, settings, clock, mapping=mapping)
 
     def unfit(self, letter: RefusedEvent, *, scripted: bool) -> Left | None:
         """Why the letter cannot go anywhere, whatever a script makes of its value; None if it can."""
@@ -108,10 +113,12 @@ class Targets:
             topic, partition, place = named, -1, (self._topics.dead_letters, letter.partition, letter.offset)
         else:
             place = (letter.source_name or topic, partition, offset)
-        value = with_event_id(value, derived_id(*place))
+        value = with_event_id(value, derived_id(*place), self._mappings.by_topic[topic])
         verdict = self._validator.validate(value, topic, partition, place[2], wall_ms, wall_ms)
         if isinstance(verdict, Rejection):
             return Left(*verdict)
+        if isinstance(verdict, Skipped):
+            return Left(UNWANTED, f"{LEFT[UNWANTED]}: {verdict.reason}")
         # the same partition: where ingest's clock stands by it, and where a producer's own partitioner put the user
         to = partition if partition < self._partitions[topic] else -1
         return Target(topic, to, letter.key, value, letter.headers)
@@ -130,6 +137,7 @@ class Targets:
 
     def _named_topic(self, value: bytes) -> str | None:
         event = decode(value, self._max_bytes)
-        name = None if isinstance(event, Rejection) else event.get("modality")
-        modality = self._modalities.get(name) if isinstance(name, str) else None
-        return None if modality is None or modality.topic not in self._partitions else modality.topic
+        if isinstance(event, Rejection):
+            return None
+        named = (topic for topic, own in self._mappings.by_topic.items() if own.named(event)[1] is not None)
+        return next((topic for topic in named if topic in self._partitions), None)

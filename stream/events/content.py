@@ -1,20 +1,22 @@
 """What one modality makes of an event's own fields: text, numbers, or fields. Pure.
 
-Numbers are numbers (a numeric string is refused), null = missing, what the config does not name is ignored unless the
-modality has no template or is tabular, and then every scalar at the top level counts. A configured field that an event
-does not carry is counted: a producer that renames one makes no error otherwise.
+Numbers are numbers (a numeric string is refused, or read where the mapping says so), null = missing, what the config
+does not name is ignored unless the modality has no template or is tabular, and then every scalar at the top level
+counts. A configured field that an event does not carry is counted: a producer that renames one makes no other error.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
 from store.base.settings import ModalityKind, ModalitySettings
 from store.base.template import Template, inner, value_inside
 from stream.events.event import FieldValue, Numbers
+from stream.events.field_names import names, plain
+from stream.events.mapping import NUMBER, TopicMapping
 from stream.events.refused import Refused
 from stream.rejection import ErrorCode, quote
 
@@ -23,7 +25,10 @@ MAX_TEXT_CHARS = 2000
 RESERVED = frozenset({"event_id", "user_id", "ts", "modality"})
 _MAX_F4 = 3.4028235e38
 _NUMBERS = (float, int)
-_NAMES_SHOWN = 12
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_CANONICAL = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
+"""Without leading zeros or an exponent: `01234` and `1e5` may be codes, as are long numbers."""
+_CODE_CHARS = 15
 
 
 class Content:
@@ -32,12 +37,14 @@ class Content:
     judged: events. missing: of these, how many did not carry a field. incomplete: the last of those.
     """
 
-    def __init__(self, settings: ModalitySettings) -> None:
+    def __init__(self, settings: ModalitySettings, mapping: TopicMapping) -> None:
+        """mapping: of its topic."""
+        self._mapping = mapping
         self._tabular = settings.kind is ModalityKind.TABULAR
         self._required = settings.require_content
         self._template = Template(settings.text) if settings.text else None
         self._numbers = [(name, inner(name)) for name in settings.numbers]
-        self._not_text = RESERVED | set(settings.numbers) | {settings.user_id_field, settings.ts_field}
+        self._not_text = RESERVED | set(settings.numbers) | mapping.fields
         named = () if self._template is None else self._template.fields
         self.fields = () if self._tabular else tuple(dict.fromkeys((*named, *settings.numbers)))
         self.judged = 0
@@ -79,7 +86,7 @@ class Content:
             self.incomplete = raw
         nothing = len(absent) == len(self.fields)
         if nothing and self._required and (not text or (self._template is not None and self._template.fields)):
-            wanted = f"none of {', '.join(map(_plain, self.fields))}" if self.fields else "no text"
+            wanted = f"none of {', '.join(map(plain, self.fields))}" if self.fields else "no text"
             raise Refused(ErrorCode.NO_CONTENT, f"{wanted}; it has {names(raw)}")
 
     def _number(self, raw: dict[str, Any], name: str, path: tuple[str, ...]) -> float | None:
@@ -91,7 +98,17 @@ class Content:
                 value = value_inside(raw, path)
             if value is None:
                 self._absent.append(name)
+        if value.__class__ is str and self._mapping.numbers_from_text:
+            value = self._read(value, _NUMBER)
         return number(name, value)
+
+    def _read(self, value: str, form: re.Pattern[str]) -> float | str:
+        """The number that a text of this form is; any other text as it is."""
+        text = value.strip()
+        if form.fullmatch(text) is None:
+            return value
+        self._mapping.converted[NUMBER] += 1
+        return float(text)
 
     def _as_text(self, name: str, value: Any) -> str:
         if value is None:
@@ -108,6 +125,8 @@ class Content:
                 raise Refused(
                     ErrorCode.INVALID_FIELD, f"a field name has 1 to {MAX_NAME_CHARS} characters: {quote(name)}"
                 )
+            if value.__class__ is str and self._mapping.numbers_from_text and len(value) <= _CODE_CHARS:
+                value = self._read(value, _CANONICAL)
             if isinstance(value, (str, bool)):
                 fields[name] = " ".join(scalar(name, value).split())[:MAX_TEXT_CHARS]
             else:
@@ -135,26 +154,6 @@ def scalar(name: str, value: Any) -> str:
     if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
         return str(value)
     raise Refused(ErrorCode.INVALID_FIELD, f"{quote(name)} = {quote(value)} is not a string, number, boolean or null")
-
-
-def names(raw: dict[str, Any]) -> str:
-    """Names of an event's fields, also those inside others, for people: the first dozen, in printable ASCII."""
-    found = list(_paths(raw))
-    shown = ", ".join(map(_plain, found[:_NAMES_SHOWN]))
-    more = len(found) - _NAMES_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown or "nothing"
-
-
-def _paths(raw: dict[str, Any]) -> Iterable[str]:
-    for name, value in raw.items():
-        if isinstance(value, dict) and value:
-            yield from (f"{name}.{own}" for own in value)
-        else:
-            yield name
-
-
-def _plain(name: str) -> str:
-    return ascii(name)[1:-1][:40]
 
 
 def _is_scalar(value: Any) -> bool:

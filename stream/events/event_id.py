@@ -7,6 +7,8 @@ import json
 import msgpack
 
 from stream.events.decode import decode, is_msgpack
+from stream.events.mapping import TopicMapping
+from stream.events.refused import Refused
 from stream.rejection import Rejection
 
 
@@ -19,20 +21,29 @@ def derived_id(topic: str, partition: int, offset: int) -> str:
     return f"{topic}/{partition}/{offset}"
 
 
-def with_event_id(value: bytes, event_id: str) -> bytes:
-    """`value` with `event_id` where it has none (or null); every other byte stays, so the content's digest does too.
+def with_event_id(value: bytes, event_id: str, mapping: TopicMapping) -> bytes:
+    """`value` with this id where it has none (or null); every other byte stays, so the content's digest does too.
 
     The pair is appended, because of two equal keys the last counts. What cannot be decoded is returned as it is.
     """
     event = decode(value, len(value))
-    if isinstance(event, Rejection) or event.get("event_id") is not None:
+    if isinstance(event, Rejection):
         return value
+    any_field = bool(event)
+    mapping.prepare(event)
+    try:
+        if mapping.event_id(event) is not None:
+            return value
+    except Refused:
+        return value
+    field = mapping.event_id_field
     if is_msgpack(value):
         pairs, start = _map_header(value)
         header = msgpack.Packer().pack_map_header(pairs + 1)
-        return b"".join((header, value[start:], msgpack.packb("event_id"), msgpack.packb(event_id)))
+        return b"".join((header, value[start:], msgpack.packb(field), msgpack.packb(event_id)))
     body = value.rstrip()[:-1]
-    return b"".join((body, b"," if event else b"", b'"event_id":', json.dumps(event_id).encode(), b"}"))
+    pair = f"{json.dumps(field)}:{json.dumps(event_id)}".encode()
+    return b"".join((body, b"," if any_field else b"", pair, b"}"))
 
 
 def _map_header(value: bytes) -> tuple[int, int]:

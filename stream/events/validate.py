@@ -1,4 +1,4 @@
-"""Raw message → canonical event, or the reason why not. Pure: no I/O, the clocks are passed in; never raises.
+"""Raw message → canonical event, skipped, or the reason why not. Pure: no I/O, clocks are passed in; never raises.
 
 Every string that leaves here can be written as UTF-8 and every number is finite as float32.
 """
@@ -9,21 +9,20 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from store.base.settings import ModalitySettings, TimeUnit
-from store.base.template import value_at
-from store.base.user_id import MAX_CHARS, user_id_fault
+from store.base.settings import ModalitySettings
+from store.base.user_id import MAX_CHARS
 from stream.clock import EventClock, Place, Source
 from stream.events import foreign_format
-from stream.events.content import Content, names
+from stream.events.content import Content
 from stream.events.decode import decode
 from stream.events.event import Event
 from stream.events.event_id import derived_id
-from stream.events.event_time import EventTime, looks_like
+from stream.events.event_time import looks_like
+from stream.events.mapping import MAX_ID_CHARS, TopicMapping, TopicMappings
 from stream.events.refused import Refused
-from stream.rejection import ErrorCode, Rejection, quote
-from stream.settings import IngestSettings
+from stream.rejection import ErrorCode, Rejection, Skipped
+from stream.settings import IngestSettings, MappingSettings
 
-MAX_ID_CHARS = 128
 _DAY_MS = 86_400_000
 _MAX_TS = 2**63
 _FITS = Place.FITS
@@ -42,27 +41,29 @@ class Validator:
         settings: IngestSettings,
         clock: EventClock,
         source_of: Callable[[str], str] = lambda topic: topic,
+        mapping: Mapping[str, MappingSettings] | None = None,
     ) -> None:
-        """source_of: what a raw topic is called in `covers` and in derived ids."""
+        """source_of: what a raw topic is called in `covers` and in derived ids. mapping: by raw topic."""
         self._settings = settings
         self._clock = clock
         self._source_of = source_of
         self._max_future_ms = int(settings.max_future_seconds * 1000)
-        self._rules: dict[str, dict[str, _Rules]] = {}
-        self._only: dict[str, _Rules] = {}
-        for name, modality in modalities.items():
-            self._rules.setdefault(modality.topic, {})[name] = _Rules(name, modality)
-        for topic, rules in self._rules.items():
-            if len(rules) == 1:
-                (self._only[topic],) = rules.values()
+        self._topics = {
+            topic: _Topic(of, {name: modalities[name] for name in modalities if modalities[name].topic == topic})
+            for topic, of in TopicMappings(modalities, mapping).by_topic.items()
+        }
 
     def contents(self) -> dict[str, Content]:
         """What each modality makes of its fields, and has counted of them."""
-        return {name: rules.content for known in self._rules.values() for name, rules in known.items()}
+        return {name: rules.content for topic in self._topics.values() for name, rules in topic.rules.items()}
+
+    def mappings(self) -> dict[str, TopicMapping]:
+        """How each raw topic is read, and what was counted of that."""
+        return {topic: of.mapping for topic, of in self._topics.items()}
 
     def validate(
         self, value: bytes | None, topic: str, partition: int, offset: int, produced_at: int, wall_ms: int
-    ) -> Event | Rejection:
+    ) -> Event | Rejection | Skipped:
         """Judge one raw message and, if it is accepted, advance the clock.
 
         TS_AHEAD_OF_STREAM is a verdict on what is known by now: where enough that follow agree, the clock moves
@@ -75,20 +76,29 @@ class Validator:
         raw = decode(value, self._settings.max_event_bytes)
         if isinstance(raw, Rejection):
             return raw
+        own = self._topics.get(topic) or _Topic(TopicMapping(topic, ()), {})
+        mapping = own.mapping
         try:
-            rules = self._modality(raw, topic)
-            user_id = raw.get(rules.user_id_field)
-            # most ids are of the common form; only the others take a call
+            if own.is_mapped:
+                mapping.prepare(raw)
+                if (reason := mapping.skipped(raw)) is not None:
+                    return Skipped(reason)
+            # most events are of the common form; only the others take calls
+            if (rules := own.only) is None or raw.get(mapping.modality_field) is not None:
+                rules = own.rules[mapping.modality(raw)]
+            user_id = raw.get(mapping.user_id_field)
             if not (
                 user_id.__class__ is str
                 and user_id.isascii()
                 and user_id.isprintable()
                 and 2 < len(user_id) <= MAX_CHARS
             ):
-                user_id = rules.user_id(raw)
+                user_id = mapping.user_id(raw)
             name = self._source_of(topic)
-            event_id = _event_id(raw) or derived_id(name, partition, offset)
-            ts = self._ts(raw, rules, (topic, partition), wall_ms)
+            event_id = raw.get(mapping.event_id_field)
+            if not (event_id.__class__ is str and 0 < len(event_id) <= MAX_ID_CHARS):
+                event_id = mapping.event_id(raw) or derived_id(name, partition, offset)
+            ts = self._ts(raw, mapping, rules, (topic, partition), wall_ms)
             text, numbers, fields = rules.content.of(raw)
         except Refused as refused:
             wrapping = foreign_format.of_map(raw) if refused.rejection.code in _LACKING else None
@@ -98,30 +108,17 @@ class Validator:
             user_id, rules.name, ts, event_id, text, numbers, fields, name, partition, offset, produced_at, wall_ms
         )
 
-    def _modality(self, raw: dict[str, Any], topic: str) -> _Rules:
-        name = raw.get("modality")
-        if name is None and (only := self._only.get(topic)) is not None:
-            return only
-        known = self._rules.get(topic, {})
-        if name is None:
-            raise Refused(ErrorCode.MISSING_MODALITY, f"topic {topic} carries {', '.join(sorted(known))}: say which")
-        if not isinstance(name, str) or name not in known:
-            allowed = ", ".join(sorted(known)) or "none"
-            raise Refused(ErrorCode.UNKNOWN_MODALITY, f"{quote(name)}; on topic {topic}: {allowed}")
-        return known[name]
-
-    def _ts(self, raw: dict[str, Any], rules: _Rules, source: Source, wall_ms: int) -> int:
-        value = raw.get(rules.ts_field)
-        if value is None and (value := value_at(raw, rules.ts_field)) is None:
-            raise Refused(ErrorCode.MISSING_TS, f"the event has no {rules.ts_field}; it has {names(raw)}")
-        # the common form, without a call
-        ts = value if value.__class__ is int and rules.in_ms and 0 <= value < _MAX_TS else rules.time.of(value)
+    def _ts(self, raw: dict[str, Any], mapping: TopicMapping, rules: _Rules, source: Source, wall_ms: int) -> int:
+        value = raw.get(mapping.ts_field)
+        if value is None:
+            value = mapping.ts_value(raw)
+        ts = value if value.__class__ is int and mapping.time.is_ms and 0 <= value < _MAX_TS else mapping.time.of(value)
         if ts > wall_ms + self._max_future_ms:
-            hint = looks_like(value, rules.time.unit, wall_ms)
+            hint = looks_like(value, mapping.time.unit, wall_ms)
             raise Refused(ErrorCode.TS_IN_FUTURE, f"{(ts - wall_ms) / 1000:.0f} s ahead of the wall clock{hint}")
         place = self._clock.place(source, ts, rules.window_ms, wall_ms)
         if place is not _FITS:
-            raise self._misplaced(place, source, ts, rules, looks_like(value, rules.time.unit, wall_ms))
+            raise self._misplaced(place, source, ts, rules, looks_like(value, mapping.time.unit, wall_ms))
         return ts
 
     def _misplaced(self, place: Place, source: Source, ts: int, rules: _Rules, hint: str) -> Refused:
@@ -140,39 +137,21 @@ class Validator:
         )
 
 
+class _Topic:
+    """One raw topic's. only: of events that name no modality, where the field is not inside others."""
+
+    def __init__(self, mapping: TopicMapping, modalities: Mapping[str, ModalitySettings]) -> None:
+        self.mapping = mapping
+        self.is_mapped = mapping.may_skip or mapping.empty_is_absent
+        self.rules = {name: _Rules(name, modality, mapping) for name, modality in modalities.items()}
+        is_flat = "." not in mapping.modality_field
+        self.only = None if mapping.only is None or not is_flat else self.rules[mapping.only]
+
+
 class _Rules:
     """One modality's."""
 
-    def __init__(self, name: str, settings: ModalitySettings) -> None:
+    def __init__(self, name: str, settings: ModalitySettings, mapping: TopicMapping) -> None:
         self.name = name
         self.window_ms = settings.window_ms
-        self.content = Content(settings)
-        self.time = EventTime(settings)
-        self.ts_field = settings.ts_field
-        self.in_ms = settings.ts_unit is TimeUnit.MILLISECONDS
-        self.user_id_field = settings.user_id_field
-        self._integers = settings.user_id_integers
-
-    def user_id(self, raw: dict[str, Any]) -> str:
-        """The event's user. Raises Refused."""
-        name = self.user_id_field
-        value = raw.get(name)
-        if value is None and (value := value_at(raw, name)) is None:
-            raise Refused(ErrorCode.MISSING_USER_ID, f"the event has no {name}; it has {names(raw)}")
-        if value.__class__ is int and self._integers:
-            value = str(value)
-        if value.__class__ is not str:
-            how = "; user_id_integers = true takes integers" if value.__class__ is int else ""
-            raise Refused(ErrorCode.INVALID_USER_ID, f"{quote(value)} is not a string{how}")
-        if fault := user_id_fault(value):
-            raise Refused(ErrorCode.INVALID_USER_ID, f"{quote(value)}: {fault}")
-        return value
-
-
-def _event_id(raw: dict[str, Any]) -> str | None:
-    value = raw.get("event_id")
-    if value is None:
-        return None
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_CHARS:
-        raise Refused(ErrorCode.INVALID_EVENT_ID, f"{quote(value)} is not a string of 1 to {MAX_ID_CHARS} characters")
-    return value
+        self.content = Content(settings, mapping)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from store.base import logs, metrics
-from stream.events.content import Content, names
+from stream.events.content import Content
 from stream.events.field_counts import OfModality
+from stream.events.field_names import names
 
 SECONDS = 60.0
 FEW = 20

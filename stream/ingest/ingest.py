@@ -1,7 +1,7 @@
 """Ingest: raw topics → validated, packed events in `events`; what is refused goes to `dead-letters`.
 
     1  read      a batch of raw messages
-    2  judge     each is an Event or a Rejection (judge.py); what is ahead of its stream waits for what follows
+    2  judge     an Event, a Rejection, or Skipped (judge.py); what is ahead of its stream waits for what follows
     3  send      events packed per partition to `events`, rejections with their original bytes to `dead-letters`
     4  commit    the batch's offsets, once the broker has acknowledged all of 3 for it and for every batch before
 
@@ -40,8 +40,8 @@ from stream.kafka.partitioner import partition_of
 from stream.kafka.positions import resume_positions
 from stream.kafka.topic_ids import TopicIds
 from stream.raw_topics.registry import RawTopics
-from stream.rejection import Rejection
-from stream.settings import IngestSettings
+from stream.rejection import Rejection, Skipped
+from stream.settings import IngestSettings, MappingSettings
 from stream.topics import Topics
 
 MAX_IN_FLIGHT = 16
@@ -70,10 +70,12 @@ class Ingest:
         modalities: Mapping[str, ModalitySettings],
         settings: IngestSettings,
         *,
+        mapping: Mapping[str, MappingSettings] | None = None,
         on_ready: Callable[[], None] = lambda: None,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """`on_ready` is called once, when the first partitions are assigned. `wall` gives seconds since the epoch."""
+        """`on_ready` is called once, when the first partitions are assigned. `mapping` is by raw topic. `wall` gives
+        seconds since the epoch."""
         self._connection = connection
         self._topics = topics
         self._raw_topics = sorted({m.topic for m in modalities.values()})
@@ -84,8 +86,9 @@ class Ingest:
         self._ids = TopicIds(connection)
         self._topic_ids: dict[str, str] = {}
         self._registry = None if connection.embedded else RawTopics(connection, topics, topics.group_ingest)
-        validator = Validator(modalities, settings, self._clock, self._source_of)
+        validator = Validator(modalities, settings, self._clock, self._source_of, mapping)
         self._judge = Judge(validator, self._clock)
+        self._mappings = validator.mappings()
         self._presence = FieldPresence(validator.contents(), time.monotonic)
         self._in_flight = InFlight()
         self._assigned: set[Source] = set()
@@ -228,15 +231,18 @@ class Ingest:
         accepted: dict[int, list[Event]] = {}
         counts: Counter[str] = Counter()
         refused: Counter[str] = Counter()
+        skipped: Counter[tuple[str, str]] = Counter()
         partitions = self._topics.partitions
         verdicts = (self._judge.judge(messages, wall_ms), *(self._judge.conclude(s, wall_ms) for s in concluded))
         for message, result in chain.from_iterable(verdicts):
-            if isinstance(result, Rejection):
-                refused[result.code] += 1
-                self._send_dead_letter(batch, result, message)
-            else:
+            if isinstance(result, Event):
                 counts[result.modality] += 1
                 accepted.setdefault(partition_of(result.user_id, partitions), []).append(result)
+            elif isinstance(result, Skipped):
+                skipped[message.topic(), result.reason] += 1
+            else:
+                refused[result.code] += 1
+                self._send_dead_letter(batch, result, message)
         now = self._clock.now(wall_ms)
         for partition, events in accepted.items():
             for value in packs(now, events, self._settings.pack_events):
@@ -252,7 +258,7 @@ class Ingest:
         sources = {*concluded, *((message.topic(), message.partition()) for message in messages)}
         batch.seal({source: self._position(source, self._read_to[source]) for source in sources})
         self._resume()
-        self._count(counts, refused)
+        self._count(counts, refused, skipped)
 
     def _field_counts(self, wall_ms: int) -> list[tuple[str, bytes | None]] | None:
         """For serve, on the next message after each look."""
@@ -433,11 +439,17 @@ class Ingest:
         consumer.incremental_unassign(partitions)
         log.info(logs.PARTITIONS_REVOKED, partitions=[f"{tp.topic}:{tp.partition}" for tp in partitions])
 
-    def _count(self, accepted: Counter[str], refused: Counter[str]) -> None:
+    def _count(self, accepted: Counter[str], refused: Counter[str], skipped: Counter[tuple[str, str]]) -> None:
         for modality, n in accepted.items():
             metrics.EVENTS_ACCEPTED.labels(modality).inc(n)
         for code, n in refused.items():
             metrics.EVENTS_DEAD_LETTERED.labels(code).inc(n)
+        for (topic, reason), n in skipped.items():
+            metrics.EVENTS_SKIPPED.labels(topic, reason).inc(n)
+        for topic, mapping in self._mappings.items():
+            for how, n in mapping.converted.items():
+                metrics.VALUES_CONVERTED.labels(topic, how).inc(n)
+            mapping.converted.clear()
         self._refused += refused
         now = time.monotonic()
         if self._refused and now >= self._refusals_logged_at + LOG_INTERVAL_SECONDS:

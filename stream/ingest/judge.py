@@ -22,13 +22,13 @@ from store.base import logs
 from stream.clock import RESET_CLOCK, ClockState, EventClock, Source
 from stream.events.event import Event
 from stream.events.validate import Validator
-from stream.rejection import ErrorCode, Rejection
+from stream.rejection import ErrorCode, Rejection, Skipped
 from stream.settings import Clock
 
 MAX_HELD_BYTES = 8 * 1024 * 1024
 """Of one partition; at most one message more."""
 
-Verdict = tuple[Any, Event | Rejection]
+Verdict = tuple[Any, Event | Rejection | Skipped]
 """A raw message and what it is."""
 
 log = logs.get(__name__)
@@ -122,7 +122,7 @@ class Judge:
         yield from self.judge([message for message, _ in messages], wall_ms, may_reset=False)
         self._clock.settled(source)
 
-    def _resets(self, message: Any, result: Event | Rejection) -> bool:
+    def _resets(self, message: Any, result: Event | Rejection | Skipped) -> bool:
         return (
             result.__class__ is Rejection
             and result.code is ErrorCode.TS_TOO_OLD

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple, Protocol
 
 from store.base.settings import ModalitySettings
 from store.base.stop import Stopped
-from store.base.template import value_at
 from stream.dead_letter import dead_letter
-from stream.events.event_time import EventTime
+from stream.events.mapping import TopicMapping, TopicMappings
 from stream.events.refused import Refused
 from stream.rejection import ErrorCode, Rejection
 from stream.replay.json_lines import MAX_LINE_BYTES, Line, LineFile
 from stream.replay.merge_order import merge_times
+from stream.settings import MappingSettings
 
 Headers = list[tuple[str, bytes | None]]
 
@@ -59,17 +59,22 @@ class Producer(Protocol):
 
 
 class Router:
-    """Which topic a line goes to."""
+    """Which topic a line goes to, by the rules that ingest reads it by there."""
 
-    def __init__(self, modalities: Mapping[str, ModalitySettings], dead_letters: str) -> None:
-        self._topics = {name: modality.topic for name, modality in modalities.items()}
-        topics = list(self._topics.values())
+    def __init__(
+        self,
+        modalities: Mapping[str, ModalitySettings],
+        dead_letters: str,
+        mapping: Mapping[str, MappingSettings] | None = None,
+    ) -> None:
+        """mapping: by raw topic."""
+        self._modalities = tuple(modalities)
+        self._mappings = TopicMappings(modalities, mapping)
+        topics = [modality.topic for modality in modalities.values()]
         self._first = topics[0]
         shared = [topic for topic in topics if topics.count(topic) > 1]
         self._missing = self._first if len(topics) == 1 else shared[0] if shared else None
         self._dead_letters = dead_letters
-        self._rules = {name: _Rules(modality) for name, modality in modalities.items()}
-        self._rules_of = {modality.topic: self._rules[name] for name, modality in reversed([*modalities.items()])}
 
     def route_line(self, line: Line) -> Outgoing:
         """The same for a line of a file."""
@@ -83,35 +88,19 @@ class Router:
         event = _object(value)
         if event is None:
             return Outgoing(self._first, None, value)
-        modality = event.get("modality")
-        if modality is not None:
-            topic = self._topics.get(modality, self._first) if isinstance(modality, str) else self._first
-        else:
-            topic = self._missing or self._first
-        rules = self._rules.get(modality) if isinstance(modality, str) else None
-        key, ts = (rules or self._rules_of[topic]).key_and_ts(event)
-        if modality is not None or self._missing is not None:
+        topic = self._mappings.topic_named(event) or self._missing
+        mapping = self._mappings.by_topic[topic or self._first]
+        mapping.prepare(event)
+        user = mapping.user_text(event)
+        key = _utf8(user) if isinstance(user, str) else None
+        ts = event_ts(event, mapping)
+        if topic is not None:
             return Outgoing(topic, key, value, ts)
         where = f"{origin.file}:{origin.number}" if origin else "the event"
-        detail = ascii(f"{where} names no modality; configured: {', '.join(self._topics)}")
+        detail = ascii(f"{where} names no modality; configured: {', '.join(self._modalities)}")
         why = Rejection(ErrorCode.MISSING_MODALITY, detail)
         letter = dead_letter(why, key, value, self._first, -1, origin.number if origin else -1)
         return Outgoing(self._dead_letters, letter.key, letter.value, ts, letter.headers)
-
-
-class _Rules:
-    """Where a modality's events have their user and their time."""
-
-    def __init__(self, modality: ModalitySettings) -> None:
-        self._modality = modality
-        self._time = EventTime(modality)
-
-    def key_and_ts(self, event: dict[str, Any]) -> tuple[bytes | None, int | None]:
-        user = value_at(event, self._modality.user_id_field)
-        if user.__class__ is int and self._modality.user_id_integers:
-            user = str(user)
-        key = _utf8(user) if isinstance(user, str) else None
-        return key, event_ts(value_at(event, self._modality.ts_field), self._time)
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,13 +276,13 @@ def _note_unsent(progress: ReplayProgress, what: str) -> None:
         progress.first_unsent.append(what)
 
 
-def event_ts(value: Any, time_of: EventTime) -> int | None:
-    """Event time in ms by the rules of a raw event; None where there is none or it lies in the future.
+def event_ts(event: dict[str, Any], mapping: TopicMapping) -> int | None:
+    """Event time in ms by the rules of its topic; None where there is none or it lies in the future.
 
     For pacing and merging only: a line from the year 2100 must not hold up all after it.
     """
     try:
-        ts = time_of.of(value)
+        ts = mapping.ts(event)
     except Refused:
         return None
     return ts if ts <= time.time() * 1000 + _FUTURE_MS else None

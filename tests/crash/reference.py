@@ -84,7 +84,7 @@ def expected(
     events: list[list[Event]] = [[] for _ in range(settings.kafka.partitions)]
     wall_ms = time.time_ns() // 1_000_000
     clock = EventClock.of(settings.ingest, settings.modalities)
-    judge = Judge(Validator(settings.modalities, settings.ingest, clock), clock)
+    judge = Judge(Validator(settings.modalities, settings.ingest, clock, mapping=settings.mapping), clock)
     # in the order of the raw partitions: what is too old depends on that alone (docs/adr/0004)
     messages = [
         RawMessage(message.topic, partition, offset, message.value)

@@ -29,6 +29,15 @@ kind = "tabular"
 query = "Will they leave?"
 """
 
+SHARED = """
+[modalities.click]
+topic = "web.x"
+[modalities.view]
+topic = "web.x"
+[modalities.other]
+topic = "other"
+"""
+
 
 def write(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "anchorstream.toml"
@@ -66,6 +75,28 @@ def test_no_file_gives_the_papers_six_modalities() -> None:
         ("[serve]\nport = 99999", ["serve.port", "65535", "got 99999"]),
         ('[model]\npreset = "gpt"', ["model.preset", "tiny", "got 'gpt'"]),
         ('[kafka\n', ["readable TOML"]),
+        (
+            '[modalities.a]\ntopic = "web.x"\nts_field = "at"\nuser_id_field = "who"\nts_unit = "s"',
+            [
+                'modalities.a.ts_field: this is said of the raw topic now: `ts` in [mapping."web.x"]',
+                'modalities.a.user_id_field: this is said of the raw topic now: `user_id` in [mapping."web.x"]',
+                'modalities.a.ts_unit: this is said of the raw topic now: `ts_unit` in [mapping."web.x"]',
+            ],
+        ),
+        (f'{SHARED}[mapping."web.y"]\n', ["mapping.web.y: 'web.y' is no modality's raw topic", "mean 'web.x'?"]),
+        (
+            f'{SHARED}[mapping."web.x".modalities]\n"Page Viewed" = "vieww"\n',
+            ["mapping.web.x.modalities.Page Viewed: 'vieww' is no modality of topic 'web.x'", "mean 'view'?"],
+        ),
+        (
+            f'{SHARED}[mapping."web.x".modalities]\n"Page Viewed" = "other"\n',
+            ["'other' is no modality of topic 'web.x'; known here: click, view"],
+        ),
+        (f'{SHARED}[mapping."web.x"]\nuser = "a"\n', ["mapping.web.x.user: unknown key", "mean 'user_id'?"]),
+        (
+            f'{SHARED}[mapping."web.x"]\nwhere = [{{feild = "a", present = true}}]\n',
+            ["mapping.web.x.where.0.feild: unknown key; did you mean 'field'?"],
+        ),
     ],
 )  # fmt: skip
 def test_every_fault_is_named(tmp_path: Path, text: str, said: list[str]) -> None:

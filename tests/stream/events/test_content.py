@@ -10,17 +10,21 @@ from prometheus_client import REGISTRY
 
 from store.base import logs
 from store.base.settings import ModalitySettings
-from stream.events.content import Content, names
+from stream.events.content import Content
 from stream.events.field_counts import OfModality
+from stream.events.field_names import names
+from stream.events.mapping import TopicMapping
 from stream.events.refused import Refused
 from stream.ingest.field_presence import FEW, SECONDS, FieldPresence
 from stream.rejection import ErrorCode
+from stream.settings import MappingSettings
 
 BILL: dict[str, Any] = {"text": "{merchant} by {channel}", "numbers": ("amount",)}
 
 
-def content(**settings: Any) -> Content:
-    return Content(ModalitySettings(topic="t", **(settings or BILL)))
+def content(mapping: MappingSettings | None = None, **settings: Any) -> Content:
+    own = TopicMapping("t", ["m"], mapping or MappingSettings())
+    return Content(ModalitySettings(topic="t", **(settings or BILL)), own)
 
 
 def refusal(rules: Content, raw: dict[str, Any]) -> str:
@@ -72,7 +76,7 @@ def test_what_needs_no_field() -> None:
 
 
 def test_a_tabular_event_without_a_field_is_refused() -> None:
-    rules = content(kind="tabular", user_id_field="who", ts_field="at")
+    rules = content(MappingSettings(user_id="who", ts="at"), kind="tabular")
     assert refusal(rules, {"who": "u", "at": 1, "nested": {"a": 1}}) == "no field but who, at, nested.a"
     assert rules.of({"who": "u", "city": None}) == ("", (), {"city": None})
 

@@ -11,17 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from store.base.settings import ModalitySettings
 from stream.events.event_time import EventTime
 from stream.events.refused import Refused
 from stream.rejection import ErrorCode
+from stream.settings import MappingSettings
 
 TEN = 1_763_719_200_000
 """2025-11-21T10:00Z."""
 
 
 def reader(**settings: Any) -> EventTime:
-    return EventTime(ModalitySettings(topic="t", **settings))
+    return EventTime(MappingSettings(**settings))
 
 
 def why(value: Any, **settings: Any) -> str:

@@ -14,8 +14,8 @@ from store.base.settings import ModalitySettings
 from stream.clock import EventClock
 from stream.events.event import Event
 from stream.events.validate import Validator
-from stream.rejection import Rejection
-from stream.settings import IngestSettings
+from stream.rejection import Rejection, Skipped
+from stream.settings import IngestSettings, MappingSettings
 
 NOW = 1_763_719_200_000
 """2025-11-21T10:00Z."""
@@ -27,11 +27,12 @@ def as_json(**changes: Any) -> bytes:
     return json.dumps({k: v for k, v in {**BILL, **changes}.items() if v is not ...}).encode()
 
 
-def judge(value: bytes, **settings: Any) -> Event | Rejection:
+def judge(value: bytes, mapping: dict[str, Any] | None = None, **settings: Any) -> Event | Rejection | Skipped:
     modality = {"text": "{merchant} by {channel}", "numbers": ("amount",), **settings}
     modalities = {"bill": ModalitySettings(topic="bill", **modality)}
     found = IngestSettings()
-    rules = Validator(modalities, found, EventClock.of(found, modalities))
+    own = {"bill": MappingSettings(**(mapping or {}))}
+    rules = Validator(modalities, found, EventClock.of(found, modalities), mapping=own)
     return rules.validate(value, "bill", 0, 7, NOW, NOW)
 
 
@@ -87,10 +88,10 @@ TAKEN: dict[str, tuple[bytes, dict[str, Any]]] = {
     "an offset without a colon": (as_json(ts="2025-11-21T10:00:00+0000"), {}),
     "a decimal comma": (as_json(ts="2025-11-21T10:00:00,000Z"), {}),
     "UTC by name": (as_json(ts="2025-11-21 10:00:00 UTC"), {}),
-    "`ts_unit`": (as_json(ts=NOW // 1000), {"ts_unit": "s"}),
-    "`ts_zone`": (as_json(ts="2025-11-21 11:00:00"), {"ts_zone": "Europe/Paris"}),
-    "`ts_field`": (as_json(ts=..., meta={"at": NOW}), {"ts_field": "meta.at"}),
-    "`user_id_field`": (as_json(user_id=..., customer={"id": "u1"}), {"user_id_field": "customer.id"}),
+    "`ts_unit`": (as_json(ts=NOW // 1000), {"mapping": {"ts_unit": "s"}}),
+    "`ts_zone`": (as_json(ts="2025-11-21 11:00:00"), {"mapping": {"ts_zone": "Europe/Paris"}}),
+    "`ts`": (as_json(ts=..., meta={"at": NOW}), {"mapping": {"ts": "meta.at"}}),
+    "`user_id`": (as_json(user_id=..., customer={"id": "u1"}), {"mapping": {"user_id": "customer.id"}}),
     "`{properties.merchant}`": (as_json(**INSIDE), INNER),
 }
 
@@ -115,14 +116,17 @@ def test_what_is_taken(what: str) -> None:
     assert f"| {what} |" in PAGE.read_text()
 
 
+INTEGERS = {"user_id_integers": True}
+
+
 @pytest.mark.parametrize("number", [0, -3, 17, 2**64 - 1, 12345678901234567890])
 def test_integers_as_ids_are_exact(number: int) -> None:
     for value in (as_json(user_id=number), msgpack.packb({**BILL, "user_id": number})):
-        found = judge(value, user_id_integers=True)
+        found = judge(value, INTEGERS)
         assert isinstance(found, Event)
         assert found.user_id == str(number)
-    for other in (1.0, True, None, [1]):
-        assert isinstance(judge(as_json(user_id=other), user_id_integers=True), Rejection)
+    for other in (1.5, 2.0**53, -(2.0**53), 1e300, True, None, [1]):
+        assert isinstance(judge(as_json(user_id=other), INTEGERS), Rejection)
 
 
 def test_the_page_has_no_row_without_a_test() -> None:

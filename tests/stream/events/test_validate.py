@@ -16,7 +16,7 @@ from store.base.user_id import user_id_fault
 from stream.clock import ClockState, EventClock
 from stream.events.event import Event, pack, unpack
 from stream.events.validate import Validator
-from stream.rejection import ErrorCode, Rejection
+from stream.rejection import ErrorCode, Rejection, Skipped
 from stream.settings import Clock, IngestSettings
 
 DAY_MS = 86_400_000
@@ -36,11 +36,11 @@ def validator(clock: Clock = Clock.WALL, **settings: Any) -> Validator:
     return Validator(MODALITIES, found, EventClock.of(found, MODALITIES))
 
 
-def judge(value: bytes | None, topic: str = "bill") -> Event | Rejection:
+def judge(value: bytes | None, topic: str = "bill") -> Event | Rejection | Skipped:
     return validator().validate(value, topic, 2, 7, NOW - 5, NOW)
 
 
-def judge_map(topic: str = "bill", **changes: Any) -> Event | Rejection:
+def judge_map(topic: str = "bill", **changes: Any) -> Event | Rejection | Skipped:
     """GOOD with changes; `...` removes a key."""
     return judge(as_json({k: v for k, v in (GOOD | changes).items() if v is not ...}), topic)
 
@@ -261,7 +261,7 @@ good_maps = st.fixed_dictionaries(
 )
 
 
-def check(result: Event | Rejection) -> None:
+def check(result: Event | Rejection | Skipped) -> None:
     if isinstance(result, Rejection):
         assert isinstance(result.code, ErrorCode)
         result.detail.encode("ascii")

@@ -18,7 +18,7 @@ from store.base.stop import Stopped
 from stream.clock import EventClock
 from stream.events.event import Event
 from stream.events.validate import Validator
-from stream.rejection import ErrorCode, Rejection
+from stream.rejection import ErrorCode, Rejection, Skipped
 from stream.replay.json_lines import MAX_LINE_BYTES, LineFile
 from stream.replay.replay import Headers, Outgoing, Pace, PaceClock, ReplayProgress, Router, read, replay
 from stream.replay.resume import ResumeFile
@@ -70,7 +70,7 @@ def event(user: str = "u1", modality: str | None = "click", ts: object = NOW_MS,
     return json.dumps(body if modality is None else {**body, "modality": modality}).encode()
 
 
-def judge(modalities: dict[str, ModalitySettings], message: Outgoing) -> Event | Rejection:
+def judge(modalities: dict[str, ModalitySettings], message: Outgoing) -> Event | Rejection | Skipped:
     """What ingest makes of a message."""
     settings = IngestSettings(clock=Clock.STREAM, max_age_days=200 * 365)
     validator = Validator(modalities, settings, EventClock.of(settings, modalities, lenient=True))
