@@ -17,6 +17,7 @@ from store.buffer.token_buffer import TokenBuffer
 from stream.kafka.patience import passes, patiently
 from stream.kafka.positions import REBUILD
 from stream.kafka.rebalance import Rebalance
+from stream.token_log.catch_up import NEAR_ROWS, CatchUp
 from stream.token_log.reader import LogReader
 
 ANSWER_SECONDS = 30
@@ -38,7 +39,7 @@ class Assignment:
         self.published = max(int(found.offset), 0)
         new = found.offset < 0 and buffer.log_offset == 0
         self.back_fill = PartitionBackFill(buffer, unpack(found.metadata), targets, new=new)
-        self.usable = False
+        self.caught_up = False
         self.fenced_until: float | None = None
         """Not None: nothing can be published until it is renewed, then or later; seconds, monotonic."""
         self._committed: tuple[int, str | None] | None = (found.offset, found.metadata) if found.offset >= 0 else None
@@ -63,9 +64,18 @@ class Assignment:
         return self._committed is not None and self._committed[1] == self.back_fill.metadata
 
     @property
+    def usable(self) -> bool:
+        """Whether the replica has read what was in the log when it was given, and nobody has fenced it since."""
+        return self.caught_up and self.fenced_until is None
+
+    @property
     def ready(self) -> bool:
-        """Whether embeddings of its users may be published."""
-        return self.usable and self.announced and self.fenced_until is None
+        """Whether embeddings of its users may be published.
+
+        Another member may have published embeddings of what a replica has not yet read: older ones must not follow
+        them. And somebody who computes other targets must not take ours for his.
+        """
+        return self.usable and self.announced
 
     def fenced(self, *, until: float) -> None:
         """Its transaction was refused: nothing of it is committed either until it is renewed."""
@@ -84,15 +94,17 @@ class Assignment:
 
 
 class Assignments:
-    """All of them, read through one consumer. For the worker's thread.
+    """All of them. For the worker's thread.
 
     Args:
         consumer: of the worker's group, subscribed by the caller.
+        catch_up: reads those that are far behind; the group's consumer is to be paused there.
         open_buffer: opens the replica of a partition.
     """
 
-    def __init__(self, consumer: Any, topic: str, open_buffer: Callable[[int], TokenBuffer]) -> None:
+    def __init__(self, consumer: Any, catch_up: CatchUp, topic: str, open_buffer: Callable[[int], TokenBuffer]) -> None:
         self.reader = LogReader(consumer, topic)
+        self.catch_up = catch_up
         self._consumer = consumer
         self._topic = topic
         self._open_buffer = open_buffer
@@ -102,14 +114,12 @@ class Assignments:
     def __iter__(self) -> Iterator[Assignment]:
         return iter(list(self._mine.values()))
 
+    def __len__(self) -> int:
+        return len(self._mine)
+
     def get(self, partition: int) -> Assignment | None:
         """None where the partition is not ours."""
         return self._mine.get(partition)
-
-    @property
-    def topic_partitions(self) -> list[TopicPartition]:
-        """To pause and resume."""
-        return [TopicPartition(self._topic, partition) for partition in self._mine]
 
     def given(self, partitions: Sequence[int], targets: Sequence[Target]) -> tuple[list[TopicPartition], float]:
         """Open partitions.
@@ -123,7 +133,7 @@ class Assignments:
         away = self._rebalance.given()
         return self._take(partitions, targets, self._open_buffer), away
 
-    def renew(self, partition: int, targets: Sequence[Target]) -> Assignment:
+    def renew(self, partition: int, targets: Sequence[Target]) -> None:
         """Take on anew a partition that stayed ours, with its replica: another member may have published meanwhile.
 
         Raises:
@@ -131,11 +141,15 @@ class Assignments:
         """
         self._rebalance.given()
         buffer = self._mine[partition].buffer
-        self._take([partition], targets, lambda _: buffer)  # reading goes on where it is
-        return self._mine[partition]
+        self._take([partition], targets, lambda _: buffer, far=False)  # reading goes on where it is
 
     def _take(
-        self, partitions: Sequence[int], targets: Sequence[Target], buffer_of: Callable[[int], TokenBuffer]
+        self,
+        partitions: Sequence[int],
+        targets: Sequence[Target],
+        buffer_of: Callable[[int], TokenBuffer],
+        *,
+        far: bool = True,
     ) -> list[TopicPartition]:
         positions = []
         asked = [TopicPartition(self._topic, partition) for partition in partitions]
@@ -155,7 +169,11 @@ class Assignments:
                     "`anchorstream offsets reset worker --to earliest`",
                 )
             assignment = self._mine[found.partition] = Assignment(found.partition, buffer, found, end, targets)
-            positions.append(self.reader.add(found.partition, buffer, mark_from=assignment.published))
+            mark_from = assignment.published
+            if far and end - buffer.log_offset > NEAR_ROWS:
+                positions.append(self.catch_up.add(found.partition, buffer, end=end, mark_from=mark_from))
+            else:
+                positions.append(self.reader.add(found.partition, buffer, mark_from=mark_from))
         return positions
 
     def release(self, partitions: Iterable[int], *, commit: bool) -> list[Assignment]:
@@ -166,28 +184,34 @@ class Assignments:
             self._commit(mine)
         for assignment in mine:
             del self._mine[assignment.partition]
+            self.catch_up.remove(assignment.partition)
             self.reader.remove(assignment.partition)
         return mine
 
-    def ready(self) -> bool:
-        """Whether embeddings may be published: no replica is behind, and every standing is committed.
-
-        Another member may have published embeddings of what a replica has not yet read: older ones must not follow
-        them. And somebody who computes other targets must not take ours for his.
-        """
-        ready = True
+    def advance(self) -> list[Assignment]:
+        """Those that have become usable since the last call."""
+        for partition in self.catch_up.near():
+            self._follow(self._mine[partition])
+        out = []
         for assignment in self._mine.values():
-            if not assignment.usable and assignment.buffer.log_offset >= assignment.end:
-                assignment.usable = True
-                assignment.back_fill.begin()
-                self._rebalance.usable(assignment.partition)
-            ready = ready and assignment.ready
-        return ready
+            if not assignment.caught_up and assignment.partition not in self.catch_up:
+                assignment.caught_up = assignment.buffer.log_offset >= assignment.end
+                if assignment.caught_up:
+                    assignment.back_fill.begin()
+                    self._rebalance.usable(assignment.partition)
+                    out.append(assignment)
+        return out
 
     @property
-    def behind(self) -> bool:
-        """Whether a replica has not yet read what was in the log when it was given."""
-        return any(not assignment.usable for assignment in self._mine.values())
+    def usable(self) -> set[int]:
+        """Partitions that are."""
+        return {partition for partition, assignment in self._mine.items() if assignment.usable}
+
+    @property
+    def ready(self) -> bool:
+        """Whether embeddings of every usable partition may be published, if there is one."""
+        usable = [assignment for assignment in self._mine.values() if assignment.usable]
+        return bool(usable) and all(assignment.ready for assignment in usable)
 
     @property
     def announced(self) -> bool:
@@ -201,6 +225,20 @@ class Assignments:
             KafkaException: the broker failed for good.
         """
         self._commit(self._mine.values())
+
+    def _follow(self, assignment: Assignment) -> None:
+        """From here on the group's consumer reads it."""
+        partition, buffer = assignment.partition, assignment.buffer
+        position = TopicPartition(self._topic, partition, buffer.log_offset)
+        try:
+            self._consumer.seek(position)
+        except KafkaException as exc:
+            if exc.args[0].code() != KafkaError._STATE:  # noqa: SLF001
+                raise
+            return  # it has not begun to fetch: the next time
+        self.catch_up.remove(partition)
+        self.reader.add(partition, buffer, mark_from=assignment.published)
+        self._consumer.resume([position])
 
     def _commit(self, assignments: Iterable[Assignment]) -> None:
         due = [(assignment, what) for assignment in assignments if (what := assignment.due()) is not None]

@@ -69,9 +69,10 @@ class EmbedQueue:
         self._waiting = live
         return EmbedBatch(requests, expired)
 
-    def take_all(self, now_ms: int) -> EmbedBatch:
-        """Takes out every request, of whatever query."""
-        live = [one for one in self._waiting.values() if one.request.expires_at > now_ms]
-        expired = len(self._waiting) - len(live)
-        self._waiting = {}
-        return EmbedBatch(live, expired)
+    def take_others(self, partitions: Collection[int], now_ms: int) -> EmbedBatch:
+        """Takes out every request, of whatever query, that did not come from these partitions."""
+        others = [one for one in self._waiting.values() if one.partition not in partitions]
+        live = [one for one in others if one.request.expires_at > now_ms]
+        for one in others:
+            del self._waiting[one.request.id]
+        return EmbedBatch(live, len(others) - len(live))

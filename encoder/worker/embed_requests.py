@@ -7,7 +7,7 @@ committed, and what is lost on the way is sent again or times out where it was a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -98,11 +98,12 @@ class EmbedRequests:
             self._queue.drop(gone)
             self._consumer.incremental_unassign([TopicPartition(self._topics.embed_requests, p) for p in gone])
 
-    def answer(self, windows_of: WindowsOf, encoder: AnchorEncoder, behind: bool) -> int:
+    def answer(self, windows_of: WindowsOf, encoder: AnchorEncoder, usable: Collection[int]) -> int:
         """Answer what has arrived, for about STEP_SECONDS at most; does not wait for more.
 
         Args:
-            behind: the replica has not caught up with what others may have published: every request is refused.
+            usable: partitions whose replica has caught up with what others may have published; requests of the others
+                are refused.
 
         Returns:
             How many requests still wait for the next call.
@@ -110,12 +111,13 @@ class EmbedRequests:
         self._producer.poll(0)
         self._receive()
         started = self._clock()
+        behind, expired = self._queue.take_others(usable, self._wall_ms())
+        metrics.EMBED_REQUESTS.labels("expired").inc(expired)
+        self._refuse(behind, "restoring", "the worker of this user is restoring its state; ask again")
         while self._queue:
-            batch, expired = (self._queue.take_all if behind else self._queue.next_batch)(self._wall_ms())
+            batch, expired = self._queue.next_batch(self._wall_ms())
             metrics.EMBED_REQUESTS.labels("expired").inc(expired)
-            if behind:
-                self._refuse(batch, "restoring", "the worker of this user is restoring its state; ask again")
-            elif batch:
+            if batch:
                 self._compute(batch, windows_of, encoder)
             if self._clock() - started >= STEP_SECONDS:
                 break

@@ -12,6 +12,8 @@ Rules:
      LOW_WAIT_MS and nine times as long as its last batch took: about a tenth of the time, so that it ends some day.
   7. Input should pause while live work is expected to take longer than `max_staleness_ms`, or someone has waited
      that long beyond eligibility; and go on when both are below half of it.
+  8. Users who were marked while their partition could not be refreshed come all at once, as a backlog: live if that
+     keeps the work within rule 7's bound, else with low priority. So nobody waits behind them, and no input pauses.
 
 A user's wait from mark to start is then at most `min_interval_ms`, plus two batches (one running, one of rule 6), plus
 the work of those eligible before it, which rule 7 keeps near `max_staleness_ms`.
@@ -21,6 +23,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict, deque
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -136,6 +139,14 @@ class RefreshScheduler:
         known = self._low.get(user, 0)
         self._low[user] = min(known + new_tokens, self._max_user_tokens)
         self._low_new += self._low[user] - known
+
+    def mark_backlog(self, users: Collection[str], now_ms: int) -> None:
+        """Users of one partition wait that could not be refreshed before (rule 8)."""
+        waiting = self.pending()
+        tokens = waiting.live_tokens + len(users) * (self.tail_tokens + 1)
+        mark = self.mark if 1000 * self._seconds(tokens) <= self._max_staleness_ms else self.mark_low
+        for user in users:
+            mark(user, now_ms, new_tokens=1)
 
     def remove(self, user: str) -> None:
         """Forget a user (erased, or its partition was revoked); no effect when it is not pending."""

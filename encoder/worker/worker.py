@@ -10,6 +10,7 @@ Protocol (the same numbers in the body and in docs/commit-protocol.md):
   W5. Where W3 did not: the lowest offset still dirty (or the read position) is committed to Kafka. Reading goes on at
       the offset of W1; the commit tells lag, and a new owner of the partition what needs no refresh.
 A crash before W3's commit leaves nothing of it; before W4 the marks: they are cleared up to the committed offset.
+Partitions are independent: of one that is still being read nothing is published, and the others' users are refreshed.
 A partition whose transaction is refused is fenced: its users stay dirty. If the group takes it away, it is another's;
 else it is renewed: its producer opened and its committed position read again.
 Scenarios that come or change are back-filled beside it, by B1 to B5 of encoder/worker/back_fill.py.
@@ -20,7 +21,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from confluent_kafka import TopicPartition
@@ -40,6 +41,7 @@ from store.buffer.window import UserWindow
 from stream.kafka.client import Connection
 from stream.kafka.partitioner import partition_of
 from stream.kafka.topic_ids import TopicIds
+from stream.token_log.catch_up import CatchUp
 from stream.token_log.restore import same_log
 from stream.topics import Topics
 
@@ -60,7 +62,9 @@ class Requests(Protocol):
 
     def revoked(self, partitions: Sequence[int]) -> None: ...
 
-    def answer(self, windows_of: Callable[[int, str], UserWindow | None], encoder: Any, behind: bool) -> int: ...
+    def answer(
+        self, windows_of: Callable[[int, str], UserWindow | None], encoder: Any, usable: Collection[int]
+    ) -> int: ...
 
     def forget_anchors(self) -> None: ...
 
@@ -100,7 +104,7 @@ class Worker:
         self._requests = requests
         self._on_ready = on_ready
         self._ready = False
-        self._paused = False
+        self._paused: set[int] = set()
         self._stop = threading.Event()
         specs = [topics.embeddings_spec(name) for name in self._encoder.scenarios]
         self._writers = writers(connection, topics, specs, lambda: self._stop)
@@ -108,7 +112,7 @@ class Worker:
         self._reports = BackFillReports(self._writers, topics, scenarios, lambda: int(wall() * 1000))
         self._consumer: Any = None
         self._topic_ids = TopicIds(connection)
-        self._mine = Assignments(None, topics.tokens, self._open_buffer)
+        self._mine = self._assignments(None)
         self._committed_at = 0.0
         self._renewals: Counter[int] = Counter()
 
@@ -139,9 +143,13 @@ class Worker:
     def _attach(self, consumer: Any) -> None:
         """Take the group's consumer, and read which scenarios there are."""
         self._consumer = consumer
-        self._mine = Assignments(consumer, self._topics.tokens, self._open_buffer)
+        self._mine = self._assignments(consumer)
         self._scenarios.load(self._stop)
         self._rescope()
+
+    def _assignments(self, consumer: Any) -> Assignments:
+        tokens = self._topics.tokens
+        return Assignments(consumer, CatchUp(self._connection, tokens), tokens, self._open_buffer)
 
     def _detach(self) -> None:
         self._release([assignment.partition for assignment in self._mine], commit=True)
@@ -153,17 +161,21 @@ class Worker:
     def _step(self) -> None:
         if self._scenarios.poll():
             self._rescope()
-        ready = self._mine.ready()
+        for assignment in self._mine.advance():
+            self._schedule(assignment)
         asked = 0
         if self._requests is not None:
-            asked = self._requests.answer(self._window_of, self._encoder, self._mine.behind)
-        waiting = any(assignment.back_fill.waiting for assignment in self._mine)
-        batch = self._scheduler.next_batch(_now_ms(), back_fill=waiting) if ready else None
-        self._poll(0.0 if batch or asked else IDLE_SECONDS)
+            asked = self._requests.answer(self._window_of, self._encoder, self._mine.usable)
+        waiting = any(assignment.back_fill.waiting for assignment in self._mine if assignment.ready)
+        batch = self._scheduler.next_batch(_now_ms(), back_fill=waiting) if self._mine.ready else None
+        busy = bool(batch or asked)
+        rows = self._poll(0.0 if busy or self._mine.catch_up else IDLE_SECONDS)
         if isinstance(batch, RefreshBatch):
             self._refresh(batch)
         elif batch is not None:
             self._back_fill(batch)
+        if busy or not rows:  # else their users are next
+            self._catch_up(0.0 if busy else IDLE_SECONDS)
         self._pause_or_resume()
         self._commit()
         self._report()
@@ -179,27 +191,47 @@ class Worker:
         for assignment in self._mine:
             assignment.back_fill.retarget(self._scenarios.targets)
 
-    def _poll(self, seconds: float) -> None:
-        """W1."""
+    def _poll(self, seconds: float) -> int:
+        """W1. The scheduler knows users of usable partitions; others are marked on disk, and `_schedule`d later.
+
+        Returns:
+            How many rows have come.
+        """
         polled = self._mine.reader.poll(POLL_ROWS, seconds)
-        now_ms = _now_ms()
-        for user in polled.live:
+        now_ms, usable = _now_ms(), self._mine.usable
+        for user in self._of(usable, polled.live):
             self._scheduler.mark(user, now_ms)
-        for user in polled.swept:
+        for user in self._of(usable, polled.swept):
             self._scheduler.mark_low(user, now_ms)
         if polled.rows:
             fault.point("worker.1")
+        return polled.rows
+
+    def _catch_up(self, seconds: float) -> None:
+        """W1 of partitions that are far behind: a slice of it."""
+        if self._mine.catch_up.poll(seconds):
+            fault.point("worker.1")
+
+    def _of(self, partitions: set[int], users: Iterable[str]) -> Iterable[str]:
+        if len(partitions) == len(self._mine):
+            return users
+        return [user for user in users if partition_of(user, self._topics.partitions) in partitions]
 
     def _pause_or_resume(self) -> None:
-        """While refreshes fall behind, rows wait on the broker: lag shows it, and nothing grows here."""
-        now_ms = _now_ms()
-        # behind, nobody is refreshed until the rest has been read
-        paused = self._scheduler.should_pause(now_ms) and not self._mine.behind
+        """While refreshes fall behind, rows wait on the broker: lag shows it, and nothing grows here.
+
+        What is not usable is read on: nobody of it is refreshed before.
+        """
+        pause = self._mine.usable if self._scheduler.should_pause(_now_ms()) else set()
         _export(self._scheduler.pending())
-        if paused is not self._paused:
-            self._paused = paused
-            (self._consumer.pause if paused else self._consumer.resume)(self._mine.topic_partitions)
-            log.debug(logs.INPUT_PAUSED if paused else logs.INPUT_RESUMED, topic=self._topics.tokens)
+        for partitions, change, event in (
+            (pause - self._paused, self._consumer.pause, logs.INPUT_PAUSED),
+            (self._paused - pause, self._consumer.resume, logs.INPUT_RESUMED),
+        ):
+            if partitions:
+                change([TopicPartition(self._topics.tokens, partition) for partition in partitions])
+                log.debug(event, topic=self._topics.tokens, partitions=sorted(partitions))
+        self._paused = pause
 
     def _refresh(self, batch: RefreshBatch) -> None:
         started = time.monotonic()
@@ -241,6 +273,8 @@ class Worker:
         started = time.monotonic()
         # B2
         for assignment in self._mine:
+            if not assignment.ready:
+                continue
             batch = assignment.back_fill.take(turn.tokens, self._scenarios.tail_tokens)
             if batch is not None:
                 break
@@ -298,6 +332,7 @@ class Worker:
                 action=f"check the broker, and who else uses the transactional ids {self._topics.group_worker}.…",
                 code="writer_fenced",
             )
+        self._unschedule(assignment)
         # by then the group has spoken, if the partition is another's
         assignment.fenced(until=time.monotonic() + 1.5 * self._connection.heartbeat_interval_ms / 1000)
 
@@ -307,7 +342,7 @@ class Worker:
             if old.fenced_until is not None and time.monotonic() >= old.fenced_until:
                 self._writers.open([old.partition], self._consumer)
                 self._reports.forget([old.partition])
-                self._mark_dirty(self._mine.renew(old.partition, self._scenarios.targets))
+                self._mine.renew(old.partition, self._scenarios.targets)
 
     def _commit(self) -> None:
         """W5, B1, B5."""
@@ -340,11 +375,11 @@ class Worker:
         # W0
         self._writers.open(numbers, consumer)
         positions, away = self._mine.given(numbers, self._scenarios.targets)
-        for assignment in self._mine:
-            self._mark_dirty(assignment)
         consumer.assign(positions)
         consumer.resume(positions)  # librdkafka keeps a partition paused over its next assignment
-        self._paused = False
+        if far := [tp for tp in positions if tp.partition in self._mine.catch_up]:
+            consumer.pause(far)
+        self._paused.difference_update(numbers)
         if self._requests is not None:
             self._requests.assigned(numbers)
         log.info(logs.PARTITIONS_ASSIGNED, partitions=numbers, seconds=round(away, 3))
@@ -352,10 +387,19 @@ class Worker:
             self._ready = True
             self._on_ready()
 
-    def _mark_dirty(self, assignment: Assignment) -> None:
+    def _schedule(self, assignment: Assignment) -> None:
+        """It has become usable."""
         now_ms = _now_ms()
+        dirty = assignment.buffer.dirty()
+        self._scheduler.mark_backlog([user.user_id for user in dirty if not user.mark.sweep], now_ms)
+        for user in dirty:
+            if user.mark.sweep:
+                self._scheduler.mark_low(user.user_id, now_ms)
+
+    def _unschedule(self, assignment: Assignment) -> None:
+        """It is usable no more."""
         for user in assignment.buffer.dirty():
-            (self._scheduler.mark_low if user.mark.sweep else self._scheduler.mark)(user.user_id, now_ms)
+            self._scheduler.remove(user.user_id)
 
     def _revoked(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         self._release([tp.partition for tp in partitions], commit=True)
@@ -368,10 +412,10 @@ class Worker:
             self._requests.revoked(partitions)
         self._reports.forget(partitions)
         for assignment in self._mine.release(partitions, commit=commit):
-            for user in assignment.buffer.dirty():
-                self._scheduler.remove(user.user_id)
+            self._unschedule(assignment)
             assignment.buffer.close()
             self._renewals.pop(assignment.partition, None)
+        self._paused.difference_update(partitions)
         self._writers.close(partitions)
         log.info(logs.PARTITIONS_REVOKED, partitions=list(partitions))
 

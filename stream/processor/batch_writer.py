@@ -40,9 +40,9 @@ from stream.kafka.rebalance import Rebalance
 from stream.kafka.topic_ids import TopicIds
 from stream.processor.encode_events import TextEncoder, encode_events
 from stream.processor.faust_app import Message
+from stream.processor.openings import Openings
 from stream.processor.partition import Partition, PartitionConfig, open_partition
 from stream.processor.read_packs import read_packs
-from stream.token_log.standby import Standby
 
 T = TypeVar("T")
 LOG_INTERVAL_SECONDS = 10.0
@@ -62,7 +62,7 @@ class BatchWriter:
         stop: threading.Event,
         *,
         group: str,
-        standby: Standby | None = None,
+        openings: Openings | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         """Create the producer.
@@ -70,7 +70,7 @@ class BatchWriter:
         Args:
             stop: once set, what blocks gives up its batch.
             group: the consumer group whose committed offset is where an empty buffer starts.
-            standby: has the buffers of partitions that are not open here.
+            openings: from where buffers are taken, and where they are left; closed with this.
             wall: seconds since the epoch.
         """
         self._config = config
@@ -78,7 +78,7 @@ class BatchWriter:
         self._stop = stop
         self._topic = config.topics.events
         self._group = group
-        self._standby = standby
+        self._openings = openings or Openings(config)
         self._wall = wall
         self._partitions: dict[int, Partition] = {}
         self._next: dict[int, int] = {}
@@ -108,7 +108,7 @@ class BatchWriter:
             AnchorstreamError: as `apply`.
         """
         with suppress(Stopped):
-            self._open(number, time.monotonic(), revoked)
+            self._open(number, None, revoked)
 
     def apply(self, messages: Sequence[Message], revoked: threading.Event) -> None:
         """Steps 2 to 5 for one batch.
@@ -146,15 +146,15 @@ class BatchWriter:
         self._write([(p, p.buffer.prepare([], source_offset=p.buffer.source_offset)) for p in left])
 
     def close(self, partitions: Sequence[int] | None = None) -> None:
-        """Let go of some partitions: to the standby if there is one. Default: close all."""
+        """Let go of some partitions, also of those on their way. Default: of all, for good."""
+        if partitions is None:
+            self._openings.close()
+        else:
+            self._openings.give_up(partitions)
         for number in list(self._partitions) if partitions is None else partitions:
             self._next.pop(number, None)
-            if (partition := self._partitions.pop(number, None)) is None:
-                continue
-            if self._standby is not None and partitions is not None:
-                self._standby.give(number, partition.buffer)
-            else:
-                partition.close()
+            if (partition := self._partitions.pop(number, None)) is not None:
+                self._openings.leave(number, partition.buffer)
 
     def _fresh(
         self, messages: Sequence[Message], revoked: threading.Event
@@ -238,26 +238,28 @@ class BatchWriter:
                     metrics.EVENTS_APPLIED.labels(outcome).inc(count)
             fault.point("processor.5")
 
-    def _open(self, number: int, began: float, revoked: threading.Event) -> Partition:
-        """began: when it was needed; a batch's partitions are opened one after the other."""
+    def _open(self, number: int, began: float | None, revoked: threading.Event) -> Partition:
+        """began: when it was needed; None = when it was given. A batch's are opened one after the other."""
         if (partition := self._partitions.get(number)) is None:
             self._config.topics.check_partition(self._topic, number)
             stop = AnyOf(self._stop, revoked)
-            if stop.is_set():
-                raise Stopped
-            partition = open_partition(self._config, number, self._producer, stop, self._standby)
-            if partition is None:
-                raise Stopped
+            obey(stop)
+            buffer = self._openings.take(number)
             try:
-                self._same_source(number, partition.buffer)
+                partition = open_partition(self._config, number, buffer, self._producer, stop)
+                if partition is not None:
+                    self._same_source(number, buffer)
             except BaseException:
-                partition.close()
+                buffer.close()
                 raise
+            if partition is None:
+                self._openings.leave(number, buffer)
+                raise Stopped
             self._partitions[number] = partition
-            known = partition.buffer.source_offset
+            known = buffer.source_offset
             # with a new disk Kafka's position counts: what lies below it is in `tokens`
             self._next[number] = self._position(number, known + 1 if known >= 0 else -1)
-            self.rebalance.usable(number, opening=time.monotonic() - began)
+            self.rebalance.usable(number, opening=None if began is None else time.monotonic() - began)
         return partition
 
     def _same_source(self, number: int, buffer: TokenBuffer) -> None:

@@ -15,12 +15,17 @@ from typing import Any, NamedTuple, Protocol
 import faust
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.transport.drivers.aiokafka import Consumer as AioKafkaConsumer
+from faust.types import TP
 
 from stream.kafka.client import EMBEDDED_FETCH_WAIT_MS, Connection
 
 COMMIT_INTERVAL_SECONDS = 0.5
 FETCH_BYTES = 4 * 1024 * 1024
 """Most bytes of one partition in one fetch; several packs."""
+
+LOOK_SECONDS = 0.1
+"""Until messages of a partition that has become known are read, at most."""
+_NONE = frozenset({TP("", -1)})
 
 
 class Message(NamedTuple):
@@ -56,7 +61,8 @@ class Handler(Protocol):
         ...
 
     def durable(self, partition: int) -> int | None:
-        """Next offset to read after a crash at this instant; None = unknown, commit nothing."""
+        """Next offset to read after a crash at this instant; None = not known yet: nothing is read of the partition,
+        and nothing committed."""
         ...
 
 
@@ -98,7 +104,7 @@ def create(
     )
     app.finalize()
     app.transport.Consumer = _consumer_class(
-        handler, fetch_wait_ms=EMBEDDED_FETCH_WAIT_MS if connection.embedded else None
+        handler, topic, fetch_wait_ms=EMBEDDED_FETCH_WAIT_MS if connection.embedded else None
     )
 
     async def consume(stream: Any) -> None:
@@ -120,7 +126,10 @@ def create(
     return app
 
 
-def _consumer_class(handler: Handler, *, fetch_wait_ms: int | None) -> type[Any]:
+def _consumer_class(handler: Handler, topic: str, *, fetch_wait_ms: int | None) -> type[Any]:
+    def known(tp: Any) -> bool:
+        return tp.topic != topic or handler.durable(tp.partition) is not None
+
     class Thread(AIOKafkaConsumerThread):  # type: ignore[misc]
         """Waits `fetch_wait_ms` for a fetch to find something; Faust itself always 1500 ms."""
 
@@ -133,8 +142,8 @@ def _consumer_class(handler: Handler, *, fetch_wait_ms: int | None) -> type[Any]
             return consumer
 
     class DurableConsumer(AioKafkaConsumer):  # type: ignore[misc]
-        """Commits what is durable instead of what was acknowledged, and tells of a rebalance before Faust waits for the
-        batch under way."""
+        """Commits what is durable instead of what was acknowledged, reads nothing of partitions of which that is not
+        known yet, and tells of a rebalance before Faust waits for the batch under way."""
 
         __module__ = AioKafkaConsumer.__module__  # whose logger it uses
 
@@ -148,6 +157,17 @@ def _consumer_class(handler: Handler, *, fetch_wait_ms: int | None) -> type[Any]
         async def on_partitions_assigned(self, assigned: Any, generation_id: int = 0) -> None:
             handler.assigning()
             await super().on_partitions_assigned(assigned, generation_id)
+
+        async def _getmany(self, active_partitions: Any, timeout: float) -> Any:  # noqa: ASYNC109
+            usable = {tp for tp in active_partitions if known(tp)}
+            if len(usable) == len(active_partitions):
+                return await super()._getmany(active_partitions, timeout)
+            # to Faust and aiokafka none would be all
+            return await super()._getmany(usable or _NONE, min(timeout, LOOK_SECONDS))
+
+        def verify_event_path(self, now: float, tp: Any) -> None:
+            if known(tp):  # else Faust complains that nothing of it is processed
+                super().verify_event_path(now, tp)
 
         def _new_offset(self, tp: Any) -> int | None:
             acked = self._acked[tp]

@@ -9,7 +9,6 @@ from store.buffer.partition_buffers import PartitionBuffers
 from store.buffer.token_buffer import TokenBuffer
 from stream.kafka.client import Connection
 from stream.kafka.pacing import SafeProducer
-from stream.token_log.standby import Standby
 from stream.token_log.take_over import OwnedLog, take_over
 from stream.topics import Topics
 
@@ -38,31 +37,16 @@ class Partition:
 
 
 def open_partition(
-    config: PartitionConfig,
-    number: int,
-    producer: SafeProducer,
-    stop: Stop,
-    standby: Standby | None = None,
+    config: PartitionConfig, number: int, buffer: TokenBuffer, producer: SafeProducer, stop: Stop
 ) -> Partition | None:
-    """Open the buffer, or take it from the standby, restore it from `tokens` and take ownership. Blocks.
+    """Restore what is left of the buffer's log and take ownership. Blocks. The buffer stays the caller's without it.
 
     Returns None if `stop` was set meanwhile.
 
     Raises:
-        StateError: the directory belongs to another format, encoder or broker.
+        StateError: the log was made under another schema.
         DataLossError: `tokens` no longer begins where the buffer stopped.
         BrokerError: the broker failed.
     """
-    buffer = (standby.take(number) if standby is not None else None) or config.buffers.open(number)
-    try:
-        taken = take_over(config.connection, config.topics.tokens, number, buffer, producer, stop=stop)
-    except BaseException:
-        buffer.close()
-        raise
-    if taken is None:
-        if standby is not None:
-            standby.give(number, buffer)
-        else:
-            buffer.close()
-        return None
-    return Partition(number, buffer, taken[0])
+    taken = take_over(config.connection, config.topics.tokens, number, buffer, producer, stop=stop)
+    return None if taken is None else Partition(number, buffer, taken[0])

@@ -1,4 +1,5 @@
-"""The processor role: `events` → token buffer and its log. Faust consumes, one worker thread does everything else.
+"""The processor role: `events` → token buffer and its log. Faust consumes, one thread restores the partitions that were
+given, and one, the batch thread, does everything else.
 
 An exception in a batch ends the process at once, before anything of it is acknowledged: a supervisor starts it anew,
 and it goes on from what is durable.
@@ -17,13 +18,14 @@ from typing import Any
 
 from store.base import logs, pulse
 from store.base.errors import AnchorstreamError, BrokerError
-from store.base.stop import Stopped
+from store.base.stop import AnyOf, Stopped
 from store.buffer.partition_buffers import PartitionBuffers
 from stream.kafka.client import Connection
 from stream.processor import faust_app
 from stream.processor.batch_writer import BatchWriter
 from stream.processor.encode_events import TextEncoder
 from stream.processor.faust_app import Message
+from stream.processor.openings import Openings
 from stream.processor.partition import PartitionConfig
 from stream.settings import ProcessorSettings
 from stream.token_log.standby import Standby
@@ -77,8 +79,9 @@ class Processor:
         """
         self._stop = stop
         standby = self._standby() if self._settings.standby else None
+        self._openings = Openings(self._config, standby, on_failure=_die)
         self._writer = BatchWriter(
-            self._config, self._encoder, stop, group=self._topics.group_processor, standby=standby
+            self._config, self._encoder, stop, group=self._topics.group_processor, openings=self._openings
         )
         try:
             asyncio.run(self._consume())
@@ -132,7 +135,7 @@ class Processor:
     # faust_app.Handler: called in the event loop
 
     async def process(self, messages: Sequence[Message]) -> None:
-        """Step 1, then 2 to 5 in the worker thread."""
+        """Step 1, then 2 to 5 in the batch thread."""
         mine = self._mine()
         # left over from before a rebalance: another member has them now
         kept = [message for message in messages if message.partition in mine]
@@ -141,17 +144,25 @@ class Processor:
             await self._in_thread(self._writer.apply, kept, revoked)
 
     async def assigned(self, partitions: Sequence[int]) -> None:
-        """Open them, one after the other. Faust does not wait for this handler: a batch may open one first."""
+        """Open them: each is restored beside the batches of the others, and its messages wait on the broker."""
         seconds = round(self._writer.rebalance.given(), 3)
         log.info(logs.PARTITIONS_ASSIGNED, partitions=list(partitions), seconds=seconds)
         revoked = self._revoked
+        if revoked.is_set():
+            return  # this gift is over
         mine = sorted(self._mine() & set(partitions))  # another rebalance may have come before this handler
-        for number in mine:
+
+        def near(number: int) -> None:
             self._thread.submit(_or_die, self._writer.open, number, revoked)
-        self._thread.submit(_or_die, self._say_ready, mine)
+            self._thread.submit(_or_die, self._say_ready, mine)
+
+        closed = [number for number in mine if self._writer.durable(number) is None]
+        self._openings.begin(closed, AnyOf(self._stop, revoked), near)
+        if not closed:
+            self._thread.submit(_or_die, self._say_ready, mine)
 
     def _say_ready(self, partitions: Sequence[int]) -> None:
-        """In the worker thread, after they were to be opened."""
+        """In the batch thread, after one of them was to be opened."""
         opened = all(self._writer.durable(number) is not None for number in partitions)
         if self._on_ready is not None and opened:
             self._on_ready()
@@ -162,7 +173,7 @@ class Processor:
         self._revoked = threading.Event()
 
     def revoking(self) -> None:
-        """No partition is opened any more, be it for a batch: a rebalance does not wait until a state is restored."""
+        """No partition is opened any more: a rebalance does not wait until a state is restored."""
         self._revoked.set()
 
     async def revoked(self, partitions: Sequence[int]) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 from confluent_kafka import TopicPartition
@@ -73,6 +74,27 @@ def same_log(ids: TopicIds, topic: str, buffer: TokenBuffer) -> None:
             action=REBUILD,
         )
     buffer.follow_log(found)  # a new buffer, or an older version's
+
+
+def records_left(connection: Connection, topic: str, buffers: Mapping[int, TokenBuffer]) -> dict[int, int]:
+    """{partition: about how many records `restore` would read}; a position that cannot be served counts as none.
+
+    Raises:
+        KafkaException: the broker did not answer.
+    """
+    consumer = connection.consumer(f"{topic}.restore")
+    never = threading.Event()
+    try:
+        ends = {
+            partition: patiently(
+                partial(consumer.get_watermark_offsets, TopicPartition(topic, partition), timeout=10, cached=False),
+                never,
+            )[1]
+            for partition in buffers
+        }
+    finally:
+        consumer.close()
+    return {partition: max(0, end - buffers[partition].log_offset) for partition, end in ends.items()}
 
 
 def restore(

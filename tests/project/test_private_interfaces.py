@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import aiokafka
+import aiokafka.consumer.fetcher
 import confluent_kafka
 import faust.transport.consumer
 import pytest
@@ -97,6 +97,13 @@ def _rebalance() -> bool:
     ) and parameters(FaustConsumer.on_partitions_assigned) == ["self", "assigned", "generation_id"]
 
 
+def _getmany() -> bool:
+    taken = parameters(FaustConsumer._getmany) == ["self", "active_partitions", "timeout"]
+    asked = mentions(faust.transport.consumer.Consumer._wait_next_records, "_getmany", "_get_active_partitions")
+    filters = mentions(aiokafka.consumer.fetcher.Fetcher.fetched_records, "partitions", "is_assigned")
+    return taken and asked and filters and parameters(FaustConsumer.verify_event_path) == ["self", "now", "tp"]
+
+
 def _flash() -> bool:
     schema = str(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default._schema)
     return schema == (
@@ -172,6 +179,7 @@ INTERFACES = (
     Interface(FAUST, "Consumer._new_consumer_thread()", APP, _thread),
     Interface(FAUST, "AIOKafkaConsumerThread._create_worker_consumer(transport)", APP, _worker_consumer),
     Interface(FAUST, "Consumer.on_partitions_revoked, .on_partitions_assigned", APP, _rebalance),
+    Interface(FAUST, "Consumer._getmany(active_partitions, timeout), .verify_event_path(now, tp)", APP, _getmany),
     Interface(FAUST, "Transport.Consumer", APP, lambda: mentions(Transport.create_consumer, "Consumer")),
     Interface(
         "aiokafka",

@@ -7,45 +7,62 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from store.base import logs
 from store.base.settings import ModalitySettings
+from store.base.stop import Stop
 from store.buffer.partition_buffers import PartitionBuffers
 from store.buffer.resources import BufferResources
 from stream.kafka.client import Connection
-from stream.processor import batch_writer
+from stream.processor import openings
 from stream.processor.processor import Processor
 from stream.settings import KafkaSettings, ProcessorSettings
+from stream.token_log.restore import Restored
 from stream.topics import Topics
 from tests.support.hash_encoder import HashEncoder
 
 log = logs.get("child")
 
 
-def open_slowly() -> None:
+def restore_slowly() -> None:
     """As if there were no end of what to restore, until that has been given up; which is logged."""
-    real = batch_writer.open_partition
+    hold(None, threading.Event().is_set)
+
+
+def hold(partition: int | None, go_on: Callable[[], bool]) -> None:
+    """A restore (None: any) does not end, until `go_on` or until one has been given up; which is logged."""
+    real_left, real_restore = openings.records_left, openings.restore
     given_up = threading.Event()
 
-    def slow(*args: Any) -> Any:
-        if given_up.is_set():
-            return real(*args)
-        log.info("opening", partition=args[1])
-        while not args[3].is_set():
-            time.sleep(0.02)
-        log.info("gave_up", partition=args[1])
-        given_up.set()
-        return None
+    def held(number: int) -> bool:
+        return partition in (None, number) and not given_up.is_set() and not go_on()
 
-    batch_writer.open_partition = slow  # type: ignore[assignment]
+    def left(*args: Any) -> dict[int, int]:
+        return {number: 10**9 if held(number) else rows for number, rows in real_left(*args).items()}
+
+    def slow(connection: Connection, topic: str, number: int, *args: Any, stop: Stop, **options: Any) -> Restored:
+        log.info("restoring", partition=number)
+        while held(number):
+            if stop.is_set():
+                log.info("gave_up", partition=number)
+                given_up.set()
+                return Restored(0, 0, 0, 0.0, complete=False)
+            time.sleep(0.02)
+        return real_restore(connection, topic, number, *args, stop=stop, **options)
+
+    openings.records_left = left  # type: ignore[assignment]
+    openings.restore = slow  # type: ignore[assignment]
 
 
 def main(spec: dict[str, Any]) -> None:
     logs.configure("processor")
-    if spec.get("open_slowly"):
-        open_slowly()
+    if spec.get("restore_slowly"):
+        restore_slowly()
+    if spec.get("hold_until"):
+        hold(spec["hold"], Path(spec["hold_until"]).exists)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     connection = Connection(**spec["connection"])

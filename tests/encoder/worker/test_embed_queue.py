@@ -60,18 +60,22 @@ def test_batches_are_those_of_a_naive_queue(arriving: list[Waiting], batch_users
     assert expired + answered == len(arriving) - len(left)
 
 
-@given(requests, st.sets(st.integers(0, 2)))
-def test_a_partition_that_goes_takes_its_requests_along(arriving: list[Waiting], gone: set[int]) -> None:
+@given(requests, st.sets(st.integers(0, 2)), st.sets(st.integers(0, 2)))
+def test_a_partition_that_goes_takes_its_requests_along(
+    arriving: list[Waiting], gone: set[int], usable: set[int]
+) -> None:
     queue = EmbedQueue(8)
     for one in arriving:
         queue.add(one)
     queue.drop(gone)
     kept = [one for one in arriving if one.partition not in gone]
     assert len(queue) == len(kept)
-    batch = queue.take_all(1)
-    assert batch.requests == [one for one in kept if one.request.expires_at > 1]
-    assert batch.expired == len(kept) - len(batch.requests)
-    assert not queue
+    others = [one for one in kept if one.partition not in usable]
+    batch = queue.take_others(usable, 1)
+    assert batch.requests == [one for one in others if one.request.expires_at > 1]
+    assert batch.expired == len(others) - len(batch.requests)
+    assert len(queue) == len(kept) - len(others)
+    assert all(one.partition in usable for one in queue.next_batch(0).requests)
 
 
 def test_others_of_the_oldest_query_go_with_it_and_the_rest_keep_their_order() -> None:

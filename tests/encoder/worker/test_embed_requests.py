@@ -135,7 +135,7 @@ def answer_until(side: EmbedRequests, encoder: UserEncoder | Counting, done: Cal
     deadline = time.monotonic() + 30
     while not done():
         assert time.monotonic() < deadline
-        side.answer(windows_of, encoder, False)
+        side.answer(windows_of, encoder, range(PARTITIONS))
         time.sleep(0.002)
 
 
@@ -220,7 +220,7 @@ def test_refusals(world: World, side: EmbedRequests, tiny: UserEncoder) -> None:
     deadline = time.monotonic() + 30
     while sum(counted(code) - n for code, n in before.items()) < 4:
         assert time.monotonic() < deadline
-        side.answer(lambda _, user: windows[user], tiny, False)
+        side.answer(lambda _, user: windows[user], tiny, range(PARTITIONS))
     replies = world.replies(4)
     codes = {name: reply.error for name, reply in replies.items()}
     assert codes == {"known": "", "nobody": "user_unknown", "erased": "user_unknown", "prompt": "prompt_missing"}
@@ -230,14 +230,21 @@ def test_refusals(world: World, side: EmbedRequests, tiny: UserEncoder) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("usable", [(), (1,)])
 def test_a_replica_that_is_behind_refuses_and_computes_nothing(
-    world: World, side: EmbedRequests, tiny: UserEncoder
+    world: World, side: EmbedRequests, tiny: UserEncoder, usable: tuple[int, ...]
 ) -> None:
+    """And others answer meanwhile."""
     encoder = Counting(tiny)
-    world.send(*(asked(f"r{i}", query=f"query {i}") for i in range(20)))
-    replies = world.replies(20, lambda: side.answer(windows_of, encoder, True))
-    assert {reply.error for reply in replies.values()} == {"restoring"}
-    assert (encoder.anchors, encoder.users) == (0, [])
+    users = list(USERS)
+    world.send(*(asked(f"r{i}", users[i % len(users)], f"query {i // 5}") for i in range(20)))
+    replies = world.replies(20, lambda: side.answer(windows_of, encoder, usable))
+    where = {f"r{i}": partition_of(users[i % len(users)], PARTITIONS) for i in range(20)}
+    assert set(where.values()) == set(range(PARTITIONS))
+    assert {name: reply.error for name, reply in replies.items()} == {
+        name: "" if partition in usable else "restoring" for name, partition in where.items()
+    }
+    assert {partition_of(user, PARTITIONS) for batch in encoder.users for user in batch} == set(usable)
 
 
 def test_what_nobody_waits_for_is_dropped_without_computing(
@@ -278,7 +285,7 @@ def test_one_query_is_computed_together_and_a_user_once(
     while len(side._queue) <= len(users):
         assert time.monotonic() < deadline
         received()
-    assert side.answer(windows_of, encoder, False) == 0
+    assert side.answer(windows_of, encoder, range(PARTITIONS)) == 0
     assert [sorted(batch) for batch in encoder.users] == [sorted(set(users)), [users[0]]]
     assert encoder.anchors == 2
     for name, reply in world.replies(len(users) + 1).items():
@@ -306,7 +313,7 @@ def test_a_step_has_an_end(world: World, tiny: UserEncoder, monkeypatch: pytest.
     while len(side._queue) < 5:
         assert time.monotonic() < deadline
         received()
-    assert [side.answer(windows_of, encoder, False) for _ in range(4)] == [3, 1, 0, 0]
+    assert [side.answer(windows_of, encoder, range(PARTITIONS)) for _ in range(4)] == [3, 1, 0, 0]
     assert len(world.replies(5)) == 5
     side.close()
 
@@ -343,7 +350,7 @@ def test_a_partition_is_read_from_its_end_and_left_at_once(either_world: World, 
         side._receive()
     side.revoked([0, 1])
     world.send(asked("the new owner's", users[0]))
-    assert side.answer(windows_of, tiny, False) == 0
+    assert side.answer(windows_of, tiny, range(PARTITIONS)) == 0
     assert world.no_reply()
     settled(side, [1, 0], world)
     world.send(asked("mine again", users[0]), asked("mine too", users[1]))
@@ -386,7 +393,7 @@ def test_a_reply_that_cannot_be_sent_is_counted_and_stops_nothing(world: World, 
         deadline = time.monotonic() + 30
         while metrics.EMBED_REPLIES_LOST._value.get() == before:
             assert time.monotonic() < deadline
-            side.answer(lambda _, user: large if user == "user-1" else USERS[user], tiny, False)
+            side.answer(lambda _, user: large if user == "user-1" else USERS[user], tiny, range(PARTITIONS))
         replies = _answered(world, side, tiny, 1)
     assert list(replies) == ["small"]
     assert [line["event"] for line in lines].count("embed_reply_lost") == 1
@@ -428,6 +435,6 @@ def test_a_soft_prompt_that_was_swapped_is_used_once_the_worker_says_so(
 
 def _answered(world: World, side: EmbedRequests, encoder: AnchorEncoder, count: int) -> dict[str, EmbedReply]:
     """Replies that come while the side is at work."""
-    out = world.replies(count, lambda: side.answer(windows_of, encoder, False))
+    out = world.replies(count, lambda: side.answer(windows_of, encoder, range(PARTITIONS)))
     assert all(isinstance(reply.record, EmbeddingRecord) for reply in out.values())
     return out

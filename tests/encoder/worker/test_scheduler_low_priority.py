@@ -121,3 +121,40 @@ def test_the_rate_is_not_taught_by_back_fills(seconds: float) -> None:
     before = s.pending().seconds
     s.done(BackFillTurn(1), seconds, 0)
     assert s.pending().seconds == before == pytest.approx(0.1)
+
+
+@given(st.integers(0, 30), st.integers(0, 400), st.sampled_from([0, 20, 200]))
+def test_a_backlog_delays_nobody_by_more_than_the_bound_and_ends(live: int, backlog: int, tokens_per_ms: int) -> None:
+    """B13: a partition has become usable, beside others. With no rate measured yet, nothing says that it is much."""
+    one = scheduler()
+    if tokens_per_ms:
+        one.done(RefreshBatch(("x",), 1000 * tokens_per_ms, live=True), 1.0, 0)
+    for i in range(live):
+        one.mark(f"live{i}", 0)
+    users = [f"old{i}" for i in range(backlog)]
+    one.mark_backlog(users, 0)
+    pending = one.pending()
+    assert pending.live_users + pending.low_users == live + backlog
+    assert pending.live_users in {live, live + backlog}
+    bound = 1000 * tokens_per_ms or 10**9
+    assert (pending.low_users == 0) == (not backlog or (live + backlog) * (TAIL + 1) <= bound)
+    assert one.should_pause(0) == (live * (TAIL + 1) > bound)
+    one.mark("new", 0)
+    served: list[str] = []
+    now = 0
+    while batch := one.next_batch(now):
+        assert isinstance(batch, RefreshBatch)
+        served += batch.users
+        now += 1
+    assert sorted(served) == sorted(["new", *users, *(f"live{i}" for i in range(live))])
+    assert served.index("new") < live + (backlog if pending.low_users == 0 else 0) + 1
+
+
+def test_a_user_of_a_backlog_with_a_new_event_is_live() -> None:
+    one = scheduler()
+    one.done(RefreshBatch(("x",), 100, live=True), 1.0, 0)
+    one.mark_backlog([f"old{i}" for i in range(50)], 0)
+    one.mark("old49", 0)
+    batch = one.next_batch(0)
+    assert isinstance(batch, RefreshBatch)
+    assert (batch.users, batch.live) == (("old49",), True)

@@ -6,7 +6,6 @@ import json
 import random
 import shutil
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
@@ -40,6 +39,7 @@ from stream.topics import Topics
 from tests.models.buffer_model import BufferModel
 from tests.support.hash_encoder import HashEncoder
 from tests.support.processes import Role, running, wait_until
+from tests.support.worker_bench import commit_ends
 
 Start = Callable[[dict[str, int]], EmbeddedBroker]
 
@@ -220,6 +220,8 @@ def test_an_exception_in_a_batch_stops_the_process_before_anything_is_acknowledg
         assert committed[partition] <= buffer.source_offset + 1
         buffer.close()
     assert committed != embedded.ends(embedded.topics.events)
+    # on an embedded broker rows of a former life, whose size is not known, wait for who reads them
+    commit_ends(embedded.connection, embedded.topics.group_worker, embedded.topics.tokens, PARTITIONS)
     with running(embedded.child(), ready_s=30):
         wait_until(embedded.done, "all committed")
     embedded.check(sent, tmp_path)
@@ -369,16 +371,15 @@ def test_a_standby_takes_over_what_it_has_followed(kafka: Bench, tmp_path: Path)
 
 @pytest.mark.kafka
 def test_a_rebalance_does_not_wait_for_a_restore(kafka: Bench, tmp_path: Path) -> None:
-    """Also with a batch waiting for it. The batch that is given up comes again: nothing is lost, nobody dies."""
-    first, second = kafka.child("processor", open_slowly=True), kafka.child("other")
+    """Nothing is lost, nobody dies."""
+    first, second = kafka.child("processor", restore_slowly=True), kafka.child("other")
     sent = kafka.send(make_events(10, 400))
     first.start()
     try:
-        first.wait_for(lambda: bool(first.events("opening")), "the opening has begun")
-        time.sleep(1.5)  # the better the odds that a batch waits for it
+        first.wait_for(lambda: bool(first.events("restoring")), "the restore has begun")
         assert not first.events("role_ready"), "ready once its partitions are open"
         with running(second):
-            wait_until(lambda: bool(first.events("gave_up")), "the opening was given up")
+            wait_until(lambda: bool(first.events("gave_up")), "the restore was given up")
             wait_until(lambda: bool(second.events("partition_usable")), "the other one has its part")
             wait_until(kafka.done, "all committed")
             assert second.stop() == 0, second.tail()
@@ -391,6 +392,44 @@ def test_a_rebalance_does_not_wait_for_a_restore(kafka: Bench, tmp_path: Path) -
     finally:
         if first.alive():
             first.kill()
+    kafka.check(sent, tmp_path)
+
+
+@pytest.mark.kafka
+def test_batches_go_on_while_another_partition_is_restored(kafka: Bench, tmp_path: Path) -> None:
+    """B13. Events of the one that is restored wait on the broker; nothing is committed past them."""
+    cold, warm = 0, 1
+    sent = kafka.send(make_events(12, 300))
+    child = kafka.child(hold=cold, hold_until=str(tmp_path / "go on"))
+    (tmp_path / "go on").touch()
+    with running(child):
+        wait_until(kafka.done, "all committed")
+        assert child.stop() == 0, child.tail()
+    (tmp_path / "go on").unlink()
+    shutil.rmtree(kafka.data_dir / "processor" / str(cold))
+    before = kafka.committed()
+
+    def send(seed: int) -> None:
+        for partition, own in kafka.send(make_events(seed, 200)).items():
+            sent[partition] += own
+        wait_until(lambda: kafka.committed()[warm] == kafka.ends(kafka.topics.events)[warm], "the warm one's events")
+
+    child.start()
+    try:
+        send(13)
+        child.wait_for(lambda: bool(child.events("restoring")), "the cold one is being restored")
+        send(14)
+        assert [line["partition"] for line in child.events("partition_usable")] == [warm]
+        assert kafka.committed()[cold] == before[cold]
+        assert not child.events("role_ready"), "ready once its partitions are open"
+        (tmp_path / "go on").touch()
+        wait_until(kafka.done, "all committed")
+        assert [line["partition"] for line in child.events("partition_usable")] == [warm, cold]
+        assert child.events("role_ready")
+        assert child.stop() == 0, child.tail()
+    finally:
+        if child.alive():
+            child.kill()
     kafka.check(sent, tmp_path)
 
 
