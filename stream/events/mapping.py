@@ -177,10 +177,12 @@ class TopicMappings:
         found = settings or {}
         self.by_topic = {topic: TopicMapping(topic, of, found.get(topic, _DEFAULT)) for topic, of in own.items()}
 
-    def topic_named(self, raw: dict[str, Any]) -> str | None:
-        """The first topic of which the event names a modality; else the first that has something where its events name
-        theirs, which will refuse or skip it; None: it names none anywhere."""
-        unknown = None
+    def topic_named(self, raw: dict[str, Any], unknown: str | None = None) -> str | None:
+        """The first topic of which the event names a modality. None: it names none anywhere.
+
+        unknown: of an event that names none that there is; None = the first topic that has something where its events
+        name theirs, and so will refuse or skip it.
+        """
         for topic, mapping in self.by_topic.items():
             value, name = mapping.named(raw)
             if name is not None:

@@ -66,14 +66,18 @@ class Router:
         modalities: Mapping[str, ModalitySettings],
         dead_letters: str,
         mapping: Mapping[str, MappingSettings] | None = None,
+        *,
+        topic: str | None = None,
     ) -> None:
-        """mapping: by raw topic."""
+        """mapping: by raw topic. topic: of lines that name no modality, or none that there is; None = as the
+        configuration tells."""
+        self._topic = topic
         self._modalities = tuple(modalities)
         self._mappings = TopicMappings(modalities, mapping)
         topics = [modality.topic for modality in modalities.values()]
-        self._first = topics[0]
-        shared = [topic for topic in topics if topics.count(topic) > 1]
-        self._missing = self._first if len(topics) == 1 else shared[0] if shared else None
+        self._first = topic or topics[0]
+        shared = [name for name in topics if topics.count(name) > 1]
+        self._missing = topic or (self._first if len(topics) == 1 else shared[0] if shared else None)
         self._dead_letters = dead_letters
 
     def route_line(self, line: Line) -> Outgoing:
@@ -88,7 +92,7 @@ class Router:
         event = _object(value)
         if event is None:
             return Outgoing(self._first, None, value)
-        topic = self._mappings.topic_named(event) or self._missing
+        topic = self._mappings.topic_named(event, self._topic) or self._missing
         mapping = self._mappings.by_topic[topic or self._first]
         mapping.prepare(event)
         user = mapping.user_text(event)

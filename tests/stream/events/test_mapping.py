@@ -488,7 +488,7 @@ def test_blank_texts_are_as_if_they_were_not_there(event: dict[str, Any], blanks
         "bill": ModalitySettings(topic="bill", text="{row.merchant} by {row.channel}", numbers=("row.amount",))
     }
     where = {name: f"row.{name}" for name in ("user_id", "ts", "event_id", "modality")}
-    assert judge(as_json(inside), mapped(empty_is_absent=True, **where), "bill", modalities) == expected
+    assert code(judge(as_json(inside), mapped(empty_is_absent=True, **where), "bill", modalities)) == code(expected)
 
 
 def test_a_blank_field_of_a_table_forgets_nothing() -> None:

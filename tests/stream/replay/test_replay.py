@@ -6,6 +6,7 @@ import gzip
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -22,7 +23,7 @@ from stream.rejection import ErrorCode, Rejection, Skipped
 from stream.replay.json_lines import MAX_LINE_BYTES, LineFile
 from stream.replay.replay import Headers, Outgoing, Pace, PaceClock, ReplayProgress, Router, read, replay
 from stream.replay.resume import ResumeFile
-from stream.settings import Clock, IngestSettings
+from stream.settings import Clock, Condition, IngestSettings, MappingSettings, TimeUnit
 
 CLICKS = ModalitySettings(topic="in.click", text="{title}")
 PROFILES = ModalitySettings(topic="in.profile", kind="tabular")
@@ -70,10 +71,12 @@ def event(user: str = "u1", modality: str | None = "click", ts: object = NOW_MS,
     return json.dumps(body if modality is None else {**body, "modality": modality}).encode()
 
 
-def judge(modalities: dict[str, ModalitySettings], message: Outgoing) -> Event | Rejection | Skipped:
+def judge(
+    modalities: dict[str, ModalitySettings], message: Outgoing, mapping: dict[str, MappingSettings] | None = None
+) -> Event | Rejection | Skipped:
     """What ingest makes of a message."""
     settings = IngestSettings(clock=Clock.STREAM, max_age_days=200 * 365)
-    validator = Validator(modalities, settings, EventClock.of(settings, modalities, lenient=True))
+    validator = Validator(modalities, settings, EventClock.of(settings, modalities, lenient=True), mapping=mapping)
     return validator.validate(message.value, message.topic, 0, 0, NOW_MS, NOW_MS)
 
 
@@ -100,6 +103,71 @@ def test_no_line_is_taken_for_another_modality(
         assert message.key == verdict.user_id.encode()
     elif user == "u1":
         assert modality not in modalities if isinstance(modality, str) else True
+
+
+MAPPED = {
+    "order": ModalitySettings(topic="segment", text="{title}"),
+    "page": ModalitySettings(topic="segment", text="{title}"),
+    "visit": ModalitySettings(topic="visits", text="{title}"),
+    "profile": PROFILES,
+}
+MAPPING = {
+    "segment": MappingSettings(
+        user_id="user.id",
+        ts="sent",
+        ts_unit=TimeUnit.SECONDS,
+        modality="event",
+        modalities={"Order Completed": "order", "Page Viewed": "page"},
+        where=(Condition(field="type", equals="track"),),
+        skip_without_user=True,
+        skip_other_modalities=True,
+        empty_is_absent=True,
+    ),
+    "visits": MappingSettings(
+        user_id="no", user_id_integers=True, ts="at", ts_zone="Europe/London", modality="kind.is"
+    ),
+}
+
+
+def named(body: dict[str, Any], topic: str | None) -> str:
+    """Where a line goes: to the first topic of which it names a modality; else as it is told."""
+    event, kind, modality = body.get("event"), body.get("kind"), body.get("modality")
+    inside = kind.get("is") if isinstance(kind, dict) else None
+    if event in ("Order Completed", "Page Viewed"):
+        return "segment"
+    if inside == "visit":
+        return "visits"
+    if modality == "profile":
+        return "in.profile"
+    if topic is not None or event not in (None, ""):
+        return topic or "segment"
+    return "visits" if inside is not None else "in.profile" if modality is not None else "segment"
+
+
+@pytest.mark.parametrize("topic", [None, "segment", "visits", "in.profile"])
+@given(
+    body=st.fixed_dictionaries(
+        {"title": st.just("t")},
+        optional={
+            "event": st.sampled_from(["Order Completed", "Page Viewed", "Other", "order", "", None, 7]),
+            "modality": st.sampled_from(["profile", "visit", "order", "nonsense", None]),
+            "kind": st.sampled_from([{"is": "visit"}, {"is": "other"}, {}, "visit", None]),
+            "type": st.sampled_from(["track", "page"]),
+            "user": st.sampled_from([{"id": "u1"}, {"id": ""}, {"id": 7}, {}, None]),
+            "user_id": st.sampled_from(["u2", None]),
+            "no": st.sampled_from([17, 17.0, "17", True, None]),
+            "sent": st.sampled_from([NOW_MS // 1000, "2026-03-01T12:00Z", None, ""]),
+            "at": st.sampled_from([NOW_MS, "2026-03-01T12:00", None]),
+            "ts": st.sampled_from([NOW_MS, None]),
+        },
+    )
+)
+def test_a_line_is_routed_by_the_rules_it_is_judged_by(topic: str | None, body: dict[str, Any]) -> None:
+    message = Router(MAPPED, "dead", MAPPING, topic=topic).route(json.dumps(body).encode())
+    assert message.topic == named(body, topic)
+    verdict = judge(MAPPED, message, MAPPING)
+    if isinstance(verdict, Event):
+        assert (message.key, message.ts) == (verdict.user_id.encode(), verdict.ts)
 
 
 @given(st.binary(max_size=60))
