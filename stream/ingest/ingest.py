@@ -153,7 +153,7 @@ class Ingest:
     def _round(self) -> None:
         """Steps 1 to 4 for one batch."""
         self._look_at_topics()
-        messages, ended = self._read()
+        messages, ended, errors = self._read()
         quiet = self._quiet(messages)
         if messages or quiet:
             started = time.monotonic()
@@ -166,6 +166,7 @@ class Ingest:
         self._presence.look()
         self._wait_at(ended)
         self._pass_over(ended | quiet)
+        self._judge_errors(errors)
         self._producer.check()
         while len(self._in_flight) >= MAX_IN_FLIGHT and not self._stop.is_set():
             self._producer.poll(0.01)
@@ -173,15 +174,15 @@ class Ingest:
             self._commit()
         self._commit()
 
-    def _read(self) -> tuple[list[Any], dict[Source, int]]:
-        """Step 1: messages without errors, and the partitions that have been read to their end."""
+    def _read(self) -> tuple[list[Any], dict[Source, int], list[Any]]:
+        """Step 1: messages without errors, the partitions that have been read to their end, and errors."""
         wanted = self._settings.batch_messages
         batch, self._backlog = self._backlog, []
         if not batch:
             batch = self._consumer.consume(wanted, READ_SECONDS)
             if not batch and not len(self._in_flight) and (message := self._consumer.poll(IDLE_SECONDS)) is not None:
                 batch = [message, *self._consumer.consume(wanted, READ_SECONDS)]
-        good = []
+        good, errors = [], []
         ended: dict[Source, int] = {}
         for message in batch:
             source = (message.topic(), message.partition())
@@ -190,9 +191,21 @@ class Ingest:
                 ended.pop(source, None)
             elif message.error().code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
                 ended[source] = message.offset()
-            elif not self._made_anew(message.topic()):
+            else:
+                errors.append(message)
+        return good, ended, errors
+
+    def _judge_errors(self, errors: Sequence[Any]) -> None:
+        """Once what came with them is processed: of a topic that was made anew, as the old one's."""
+        anew: set[str | None] = set()
+        for message in errors:
+            topic = message.topic()
+            if topic in anew:
+                continue  # its other partitions fail for the same reason
+            if self._made_anew(topic):
+                anew.add(topic)
+            else:
                 self._errors.judge(message)
-        return good, ended
 
     def _pass_over(self, ended: Mapping[Source, int]) -> None:
         """Offsets without a message, up to the end, are done once all before them is."""

@@ -1,4 +1,4 @@
-"""Random harm, from a seed: who is killed, frozen, wiped, added or taken away, and when."""
+"""Random harm, from a seed: who is killed, frozen, cut off, wiped, added or taken away, what is deleted, and when."""
 
 from __future__ import annotations
 
@@ -8,24 +8,36 @@ import random
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.crash.deletions import Deletions
 from tests.crash.system import System
 from tests.support.broker_proxy import END_TXN, INIT_PRODUCER_ID, OFFSET_COMMIT, PRODUCE, TXN_OFFSET_COMMIT
 
+NOBODY = "nobody"
 ROLES = ("ingest", "processor", "worker", "serve")
 STATEFUL = ("processor", "worker")
-SHORT_SECONDS, LONG_SECONDS = 1.0, 13.0
-"""Below and above the session timeout of 10 s: who is frozen or cut off for long loses its partitions, and
-what it had under way arrives after its successor's."""
+SETTINGS = """
+[kafka.properties]
+"session.timeout.ms" = 6000
+"heartbeat.interval.ms" = 1000
+[metrics]
+lag_interval_seconds = 2
+"""
+SHORT_SECONDS, LONG_SECONDS = 1.0, 8.0
+"""Below and above the session timeout of 6 s, Kafka's least: who is frozen or cut off for long loses its partitions,
+and what it had under way arrives after its successor's."""
+ANEW_SECONDS = 120.0
 HELD = (PRODUCE, END_TXN, TXN_OFFSET_COMMIT, OFFSET_COMMIT, INIT_PRODUCER_ID)
 NAMES = {
     "kill": 8, "freeze": 3, "long_freeze": 1, "cut": 2, "long_cut": 2, "hold": 3, "late": 2, "broker": 1,
-    "broker_twice": 1, "wipe": 2, "join": 1, "leave": 1,
+    "broker_twice": 1, "wipe": 2, "join": 1, "leave": 1, "made_anew": 2, "retention": 3,
 }  # fmt: skip
 """How often, in proportion."""
+ON_BROKER = {"broker", "broker_twice", "made_anew", "retention"}
 
 
 class Fault(NamedTuple):
@@ -43,7 +55,7 @@ def plan(seed: int, *, seconds: float) -> list[Fault]:
     for _ in range(rng.randint(2, 5)):
         name = rng.choices(list(NAMES), list(NAMES.values()))[0]
         stateful = name in ("wipe", "join", "leave", "long_freeze", "long_cut", "hold", "late")
-        target = "" if name.startswith("broker") else rng.choice(STATEFUL if stateful else ROLES)
+        target = "" if name in ON_BROKER else rng.choice(STATEFUL if stateful else ROLES)
         out.append(Fault(rng.uniform(0.2, seconds), name, target))
     return sorted(out)
 
@@ -56,6 +68,8 @@ class Harm:
         self._rng = random.Random(seed)
         self._later: list[tuple[float, Callable[[], None]]] = []
         self.done: list[str] = []
+        self.counts: Counter[str] = Counter()
+        """What really happened, by name."""
 
     def carry_out(self, fault: Fault) -> None:
         """Do it now; what was frozen or cut is mended later by `tick`."""
@@ -72,8 +86,12 @@ class Harm:
             "wipe": self._wipe,
             "join": self._join,
             "leave": self._leave,
+            "made_anew": self._made_anew,
+            "retention": self._retention,
         }
-        self.done.append(f"{fault.at:.1f}s {fault.name} {acts[fault.name](fault.target)}")
+        told = acts[fault.name](fault.target)
+        self.done.append(f"{fault.at:.1f}s {fault.name} {told}".rstrip())
+        self.counts[fault.name] += told != NOBODY
 
     def tick(self) -> None:
         """Mend what has been frozen or cut for long enough."""
@@ -95,13 +113,13 @@ class Harm:
     def _kill(self, role: str) -> str:
         if name := self._pick(role):
             self._system.launcher.kill(name)
-        return str(name)
+        return name or NOBODY
 
     def _freeze(self, role: str, seconds: float) -> str:
         if (name := self._pick(role)) and (pid := self._system.launcher.pids().get(name)):
             _send(pid, signal.SIGSTOP)
             self._after(seconds, lambda: _send(pid, signal.SIGCONT))
-        return str(name)
+        return name or NOBODY
 
     def _after(self, seconds: float, act: Callable[[], None]) -> None:
         self._later.append((time.monotonic() + seconds, act))
@@ -112,12 +130,12 @@ class Harm:
             network = self._system.networks.of(name)
             network.cut()
             self._after(seconds, network.heal)
-        return str(name)
+        return name or NOBODY
 
     def _hold(self, role: str) -> str:
         """A process is cut off at the next request of a kind, which arrives when others have its partitions."""
         if not (name := self._pick(role)):
-            return "nobody"
+            return NOBODY
         api = self._rng.choice(HELD)
         network = self._system.networks.of(name)
         network.cut_at(api)
@@ -127,7 +145,7 @@ class Harm:
     def _late(self, role: str) -> str:
         """As `hold`, and the process is killed meanwhile: what arrives is of somebody who is gone."""
         told = self._hold(role)
-        if told != "nobody":
+        if told != NOBODY:
             self._after(SHORT_SECONDS, lambda: self._system.launcher.kill(told.partition(" ")[0]))
         return told
 
@@ -141,7 +159,7 @@ class Harm:
     def _wipe(self, role: str) -> str:
         """Kill a process, take its disk, start it anew."""
         if not (name := self._pick(role)):
-            return "nobody"
+            return NOBODY
         instance = int(name.rsplit("-", 1)[1])
         if pid := self._system.launcher.pids().get(name):
             _send(pid, signal.SIGKILL)
@@ -152,16 +170,46 @@ class Harm:
 
     def _join(self, role: str) -> str:
         if self._system.count(role) > 1:
-            return "nobody"
+            return NOBODY
         taken = {int(name.rsplit("-", 1)[1]) for name in self._system.names if name.startswith(f"{role}-")}
         return self._system.add(role, min({0, 1} - taken))
 
     def _leave(self, role: str) -> str:
         if self._system.count(role) < 2:
-            return "nobody"
+            return NOBODY
         name = self._rng.choice(sorted(n for n in self._system.names if n.startswith(f"{role}-")))
         self._system.remove(name)
         return name
+
+    def _made_anew(self, _: str) -> str:
+        """A raw topic is deleted and made anew. What it held was read before, so that we know what becomes of it."""
+        system = self._system
+        topic = self._rng.choice(sorted(system.sources))
+        with system.pausing():
+            deadline = time.monotonic() + ANEW_SECONDS
+            places = Deletions(system)
+            self._wait(lambda: places.all_read(topic), deadline, f"{topic} is not read")
+            places.make_anew(topic)
+            # what is fetched before ingest has looked may be read twice (docs/architecture.md)
+            self._wait(lambda: places.seen_anew(topic), deadline, f"{topic} made anew is not seen")
+        return system.sources[topic]
+
+    def _wait(self, true: Callable[[], bool], deadline: float, otherwise: str) -> None:
+        while not true():
+            assert time.monotonic() < deadline, otherwise
+            self.tick()
+            self._system.launcher.check()
+            time.sleep(0.1)
+
+    def _retention(self, _: str) -> str:
+        """Records that all our groups have read are removed, while their reader works or just after it was killed."""
+        system = self._system
+        topic = self._rng.choice([*sorted(system.sources), system.topics.events])
+        killed = (
+            self._kill("processor" if topic == system.topics.events else "ingest") if self._rng.random() < 0.5 else ""
+        )
+        removed = Deletions(system).remove_read(topic)
+        return f"{topic} up to {removed}{killed and f', {killed} killed'}"
 
     def _folder(self, role: str, instance: int) -> Path:
         return self._system.settings.store.data_dir / role / str(instance)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from deploy.run.spawn import Process, Spawn
 from deploy.settings.config import ENV_PREFIX
 from tests.support.broker_proxy import BrokerProxy
+from tests.support.ports import lasting_port
 
 
 class Networks:
@@ -32,7 +32,7 @@ class Networks:
         def spawn_behind(argv: Sequence[str], env: Mapping[str, str], log_path: Path) -> Process:
             role, instance = argv[argv.index("run") + 1], argv[argv.index("--instance") + 1]
             name = f"{role}-{instance}"
-            port = self.metrics_ports.setdefault(name, _free_port())
+            port = self.metrics_ports.setdefault(name, lasting_port())
             own = {
                 f"{ENV_PREFIX}KAFKA__BOOTSTRAP_SERVERS": self.of(name).bootstrap,
                 f"{ENV_PREFIX}METRICS__PORT": str(port),
@@ -50,8 +50,3 @@ class Networks:
         """Cut everybody off for good."""
         for proxy in self._proxies.values():
             proxy.close()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import NamedTuple
 
@@ -73,37 +73,74 @@ def windows_of(rows: Mapping[bytes, bytes], modalities: Mapping[str, ModalitySet
     return {user: UserWindow(user, dict(sorted(parts.items()))) for user, parts in out.items()}
 
 
-def expected(
-    settings: Settings, sent: Sequence[tuple[Message, int, int]], texts: TextEncoder, users: UserEncoder
-) -> dict[str, Expected]:
-    """What must be served after these messages.
+class Sent(NamedTuple):
+    """A message as the broker has it. source: what its raw topic was called in `covers` when it was sent."""
 
-    Args:
-        sent: (message, raw partition, raw offset), those that no ingest may accept included.
+    message: Message
+    source: str
+    partition: int
+    offset: int
+
+
+class Reference:
+    """Takes what was sent, whatever the order, round by round: between rounds everything has arrived.
+
+    letters: places (source, partition, offset) of messages that must be dead letters, and their error.
     """
-    events: list[list[Event]] = [[] for _ in range(settings.kafka.partitions)]
-    wall_ms = time.time_ns() // 1_000_000
-    clock = EventClock.of(settings.ingest, settings.modalities)
-    judge = Judge(Validator(settings.modalities, settings.ingest, clock, mapping=settings.mapping), clock)
-    # in the order of the raw partitions: what is too old depends on that alone (docs/adr/0004)
-    messages = [
-        RawMessage(message.topic, partition, offset, message.value)
-        for message, partition, offset in sorted(sent, key=lambda item: (item[0].topic, item[1], item[2]))
-        if message.fate in ("accepted", "duplicate")
-    ]
-    sources = {(message.topic(), message.partition()) for message in messages}
-    verdicts = chain(judge.judge(messages, wall_ms), *(judge.conclude(source, wall_ms) for source in sources))
-    for message, event in verdicts:
-        if isinstance(event, Rejection):
-            assert event.code == "ts_too_old", (message, event)
-            continue
-        events[partition_of(event.user_id, len(events))].append(event)
-    scenarios = sorted(settings.scenarios)
-    out: dict[str, Expected] = {}
-    for of_partition in events:
+
+    def __init__(self, settings: Settings, texts: TextEncoder) -> None:
+        self.letters: dict[tuple[str, int, int], str] = {}
+        self._settings = settings
+        self._texts = texts
+        self._judges: dict[tuple[str, int], Judge] = {}
         granularity = int(settings.processor.expiry_granularity_seconds * 1000)
-        model = BufferModel(settings.modalities, texts.dim, granularity)
-        model.batch(encode_events([Pack.of(0, of_partition)], texts))
-        for user, window in windows_of(model.rows(), settings.modalities).items():
-            out[user] = Expected(window, users.encode_from_scratch([window], scenarios)[0])
-    return out
+        self._models = [
+            BufferModel(settings.modalities, texts.dim, granularity) for _ in range(settings.kafka.partitions)
+        ]
+
+    def take(self, sent: Iterable[Sent]) -> None:
+        """Judge these, and apply what is accepted. Those that no ingest may accept included."""
+        events: list[list[Event]] = [[] for _ in self._models]
+        wall_ms = time.time_ns() // 1_000_000
+        parts: dict[tuple[str, int], list[RawMessage]] = defaultdict(list)
+        # in the order of the raw partitions: what is too old depends on that alone (docs/adr/0004)
+        for message, source, partition, offset in sorted(sent, key=lambda s: (s.source, s.partition, s.offset)):
+            if message.fate in ("accepted", "duplicate"):
+                parts[source, partition].append(RawMessage(message.topic, partition, offset, message.value))
+            else:
+                self.letters[source, partition, offset] = message.fate
+        for (source, partition), messages in parts.items():
+            judge = self._judges.setdefault((source, partition), self._judge_of(source))
+            place = (messages[0].topic(), partition)
+            for message, event in chain(judge.judge(messages, wall_ms), judge.conclude(place, wall_ms)):
+                if isinstance(event, Rejection):
+                    assert event.code == "ts_too_old", (message, event)
+                    self.letters[source, partition, message.offset()] = event.code
+                else:
+                    events[partition_of(event.user_id, len(events))].append(event)
+        for model, of_partition in zip(self._models, events, strict=True):
+            if of_partition:
+                model.batch(encode_events([Pack.of(0, of_partition)], self._texts))
+
+    def expected(self, users: UserEncoder) -> dict[str, Expected]:
+        """What must be served by now."""
+        scenarios = sorted(self._settings.scenarios)
+        return {
+            user: Expected(window, users.encode_from_scratch([window], scenarios)[0])
+            for model in self._models
+            for user, window in windows_of(model.rows(), self._settings.modalities).items()
+        }
+
+    def _judge_of(self, source: str) -> Judge:
+        """A partition has a clock of its own, and so has a topic that was made anew."""
+        settings = self._settings
+        clock = EventClock.of(settings.ingest, settings.modalities)
+        validator = Validator(settings.modalities, settings.ingest, clock, lambda _: source, mapping=settings.mapping)
+        return Judge(validator, clock)
+
+
+def expected(settings: Settings, sent: Iterable[Sent], texts: TextEncoder, users: UserEncoder) -> dict[str, Expected]:
+    """What must be served after these messages, all of one round."""
+    reference = Reference(settings, texts)
+    reference.take(sent)
+    return reference.expected(users)

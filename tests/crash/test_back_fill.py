@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.crash, pytest.mark.slow, pytest.mar
 def test_a_back_fill_goes_on_behind_its_cursor(
     tmp_path: Path, spawn: Spawn, texts: TextEncoder, users: UserEncoder
 ) -> None:
-    with system(tmp_path, spawn, model=SMALL_BATCHES) as s:
+    with system(tmp_path, spawn, further=SMALL_BATCHES) as s:
         s.send(behaviour(1, users=USERS, events=900).messages)
         s.wait_drained()
         live = behaviour(2, users=USERS, events=150, start_ms=NOW + DAY_MS, label="live").messages

@@ -74,14 +74,24 @@ class Behaviour:
 
 
 def behaviour(
-    seed: int, *, users: int = 20, events: int = 1000, garbage: float = 0.03, start_ms: int = NOW, label: str = "e"
+    seed: int,
+    *,
+    users: int = 20,
+    events: int = 1000,
+    garbage: float = 0.03,
+    unnamed: float = 0.0,
+    passers_by: int = 0,
+    start_ms: int = NOW,
+    label: str = "e",
 ) -> Behaviour:
     """A stream of about `events` messages of `users` users over the 60 days before `start_ms`.
 
     5 % are exact duplicates sent later, arrival is shuffled within about a day and a half, `garbage` is the share of
-    messages that must end in dead letters.
+    messages that must end in dead letters, `unnamed` that of events without an `event_id` (none of them is sent twice).
+    passers_by: so many more users click once and are gone: they leave the buffer when the window has passed twice.
     """
     rng = random.Random(seed)
+    names = random.Random(f"{seed} names")
     out = Behaviour()
     good: list[tuple[float, Message]] = []
     for i in range(events):
@@ -96,12 +106,19 @@ def behaviour(
             event |= {"shop": rng.choice(SHOPS), "amount": round(rng.lognormvariate(3, 1), 2)}
         else:
             event |= {"age": rng.choice(("20-30", "30-40", "40-50")), "children": rng.choice((None, 0, 1, 2))}
+        if nameless := names.random() < unnamed:
+            del event["event_id"]
         message = Message(TOPICS[modality], user.encode(), json.dumps(event).encode(), "accepted")
         at = ts + rng.random() * 1.5 * DAY_MS
         good.append((at, message))
-        if rng.random() < 0.05:
+        if rng.random() < 0.05 and not nameless:
             copy = Message(message.topic, message.key, message.value, "duplicate")
             good.append((at + rng.random() * 3 * DAY_MS, copy))
+    for i in range(passers_by):
+        user, ts = f"{label}-passer-by-{i}", start_ms - int(names.random() * 25 * DAY_MS)
+        out.users.add(user)
+        event = {"event_id": f"{label}p{i}", "user_id": user, "ts": ts, "page": names.choice(PAGES)}
+        good.append((float(ts), Message(TOPICS["click"], user.encode(), json.dumps(event).encode(), "accepted")))
     good.sort(key=lambda pair: pair[0])
     for _, message in good:
         out.messages.append(message)

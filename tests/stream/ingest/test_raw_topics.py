@@ -19,8 +19,10 @@ from store.base.errors import AnchorstreamError
 from store.base.settings import ModalitySettings
 from stream.clock import ClockState
 from stream.events.event import Event, unpack
+from stream.ingest.field_presence import FieldPresence
 from stream.ingest.in_flight import RawPosition
 from stream.ingest.ingest import Ingest
+from stream.kafka import topic_ids
 from stream.kafka.client import Connection
 from stream.kafka.patience import patiently
 from stream.raw_topics.registry import RawTopics
@@ -41,12 +43,13 @@ def until(condition: Callable[[], bool]) -> None:
 class Bench:
     """An ingest that runs, and its raw topic."""
 
-    def __init__(self, connection: Connection, prefix: str) -> None:
+    def __init__(self, connection: Connection, prefix: str, partitions: int = 1) -> None:
         self.connection = connection
+        self.partitions = partitions
         self.raw = f"{prefix}-raw"
         self.topics = Topics(KafkaSettings(topic_prefix=prefix, partitions=1))
         self.modalities = {"bill": ModalitySettings(topic=self.raw)}
-        ensure(connection, [*self.topics.specs(self.modalities, ()), TopicSpec(self.raw, 1, ours=False)])
+        ensure(connection, [*self.topics.specs(self.modalities, ()), TopicSpec(self.raw, partitions, ours=False)])
         self.sent = 0
         self.named = True
         self.failures: list[AnchorstreamError] = []
@@ -97,8 +100,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(kafka_broker: LocalKafka, topic_prefix: str) -> Iterator[Bench]:
-    made = Bench(kafka_broker.connection, topic_prefix)
+def bench(kafka_broker: LocalKafka, topic_prefix: str, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    made = Bench(kafka_broker.connection, topic_prefix, getattr(request, "param", 1))
     stop = threading.Event()
     thread = threading.Thread(target=made.run, args=(stop, made.failures))
     thread.start()
@@ -164,6 +167,45 @@ def test_a_topic_made_anew_is_read_within_seconds(bench: Bench) -> None:
     plain.flush(10)
     until(lambda: bench.committed() == 12)
     assert bench.failures == []
+
+
+@pytest.fixture
+def may_go_on(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Cleared: ingest takes nothing from its consumer. Of a topic made anew it is told by errors alone."""
+    gate = threading.Event()
+    gate.set()
+    monkeypatch.setattr(FieldPresence, "look", lambda _: gate.wait(SECONDS))
+    monkeypatch.setattr(topic_ids, "LOOK_SECONDS", 3600.0)
+    return gate
+
+
+@pytest.mark.parametrize("bench", [8], indirect=True)
+def test_all_partitions_of_a_topic_made_anew_fail_at_once(may_go_on: threading.Event, bench: Bench) -> None:
+    """The first error found the new topic; the next one, of the old one still, was taken for lost data."""
+    plain = bench.connection.producer()
+    for partition in range(bench.partitions):
+        for _ in range(3):
+            bench.event(plain, partition)
+    plain.flush(10)
+    until(lambda: all(bench.committed(p) == 3 for p in range(bench.partitions)))
+    before = bench.source()
+    may_go_on.clear()
+    delete(bench)
+    ensure(bench.connection, [TopicSpec(bench.raw, bench.partitions, ours=False)])
+    time.sleep(3)  # the client's threads meet the new topic
+    may_go_on.set()
+    until(lambda: bench.source() != before)
+    plain = bench.connection.producer()
+    for partition in range(bench.partitions):
+        for _ in range(4):
+            bench.event(plain, partition)
+    plain.flush(10)
+    until(lambda: all(bench.committed(p) == 4 for p in range(bench.partitions)))
+    assert bench.failures == []
+    counts = Counter(e.source for e in bench.events())
+    for partition in range(bench.partitions):
+        assert counts[f"{before}:{partition}"] == 3
+        assert counts[f"{bench.source()}:{partition}"] == 4
 
 
 @pytest.mark.parametrize("again", [1, 2])
