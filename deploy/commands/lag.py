@@ -116,3 +116,7 @@ def write_report(report: LagReport, *, partitions: bool) -> None:
         output.note(f"not on the broker: {', '.join(report.missing_topics)}")
     if report.unreadable:
         output.note(f"could not be read: {'; '.join(report.unreadable)}")
+    if report.made_anew:
+        output.note(
+            f"deleted and made anew: {', '.join(report.made_anew)}; what was not read of the earlier topic is gone"
+        )

@@ -11,10 +11,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaException, TopicPartition
 
+from stream.commit_metadata import decode
 from stream.kafka.client import Connection
 from stream.kafka.patience import patiently
 
@@ -23,6 +24,13 @@ Partition = tuple[str, int]
 
 MEMBERS_SECONDS = 2.0
 """Longest wait for a group's members: a verdict can do without them."""
+
+
+class Committed(NamedTuple):
+    """offset: next to read. topic_id: of the topic that it was committed of, where the role says so: ingest does."""
+
+    offset: int
+    topic_id: str | None = None
 
 
 class GroupOffsets:
@@ -37,7 +45,7 @@ class GroupOffsets:
 
     def committed(
         self, asked: Mapping[str, Sequence[Partition]]
-    ) -> tuple[dict[str, dict[Partition, int]], dict[str, KafkaException]]:
+    ) -> tuple[dict[str, dict[Partition, Committed]], dict[str, KafkaException]]:
         """Per group its committed offsets (absent where there is none), and the groups that could not be asked."""
         for group in self._consumers.keys() - asked.keys():
             self._consumers.pop(group).close()
@@ -66,7 +74,7 @@ class GroupOffsets:
         while self._consumers:
             self._consumers.popitem()[1].close()
 
-    def _ask(self, consumer: Any, partitions: Sequence[Partition]) -> dict[Partition, int]:
+    def _ask(self, consumer: Any, partitions: Sequence[Partition]) -> dict[Partition, Committed]:
         consumer.poll(0)  # its log and errors wait there
         wanted = [TopicPartition(*p) for p in partitions]
 
@@ -78,7 +86,11 @@ class GroupOffsets:
 
         # a broker that has just started is still loading its groups
         answer = patiently(ask, threading.Event(), seconds=self._timeout)
-        return {(tp.topic, tp.partition): tp.offset for tp in answer if tp.offset >= 0}
+        return {
+            (tp.topic, tp.partition): Committed(tp.offset, decode(tp.metadata).get("topic"))
+            for tp in answer
+            if tp.offset >= 0
+        }
 
     def _count(self, group: str) -> int | None:
         try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from confluent_kafka import KafkaException
 from store.base.errors import BrokerError
 from stream.kafka.client import Connection
 from stream.lag.first_record import First, FirstRecords
-from stream.lag.group_offsets import GroupOffsets
+from stream.lag.group_offsets import Committed, GroupOffsets
 from stream.lag.log_ends import LogEnds
 from stream.lag.report import Freshness, GroupLag, LagReport, PartitionLag
 from stream.lag.status import (
@@ -107,6 +107,8 @@ class LagReader:
         self._records = FirstRecords(connection, timeout_seconds=record_seconds)
         self._lock = threading.Lock()
         self._samples: dict[_Key, list[Sample]] = {}
+        self._ids: dict[str, str] = {}
+        self._made_anew: dict[str, float] = {}
         self._last: LagReport | None = None
         self._failure: BrokerError | None = None
         self._ended_at = 0.0
@@ -173,12 +175,14 @@ class LagReader:
         for target, n in wanted:
             asked[target.group].append((target.topic, n))
         committed, failed = self._groups.committed({group: of for group, of in asked.items() if of})
+        positions, of_others = _of_these_topics(committed, found.ids)
         if failed and not committed:
             raise next(iter(failed.values()))
         members = self._groups.members(sorted({t.group for t in self._plan if t.joins and t.group not in failed}))
         # 2.
         marks = self._ends.watermarks({(t.topic, n) for t, n in wanted})
         now = self._clock()
+        made_anew = self._look_at_ids(found.ids, now) | of_others
         read = [(t, n) for t, n in wanted if t.group in committed and (t.topic, n) in marks]
         # 3.
         firsts = self._records.at(
@@ -186,7 +190,7 @@ class LagReader:
                 (t.topic, n, position): mark.end
                 for t, n in read
                 if (mark := marks[t.topic, n]).end
-                > (position := max(committed[t.group].get((t.topic, n), 0), mark.start))
+                > (position := max(positions[t.group].get((t.topic, n), 0), mark.start))
             }
         )
         # 4.
@@ -194,7 +198,7 @@ class LagReader:
         samples: dict[_Key, list[Sample]] = {}
         for target, n in read:
             key = (target.group, target.topic, n)
-            mark, commit = marks[target.topic, n], committed[target.group].get((target.topic, n))
+            mark, commit = marks[target.topic, n], positions[target.group].get((target.topic, n))
             first = firsts.get((target.topic, n, max(commit or 0, mark.start)))
             made = [marks.get((topic, n)) for topic in target.makes]
             sample = Sample(
@@ -215,7 +219,25 @@ class LagReader:
             *(f"topic {topic}: {why}" for topic, why in found.refused.items()),
             *(f"group {group}: {self._why(exc)}" for group, exc in failed.items()),
         ]
-        return LagReport(int(now * 1000), tuple(rows), members, missing, tuple(sorted(unreadable)), self._freshness())
+        return LagReport(
+            int(now * 1000),
+            tuple(rows),
+            members,
+            missing,
+            tuple(sorted(unreadable)),
+            self._freshness(),
+            tuple(sorted(made_anew)),
+        )
+
+    def _look_at_ids(self, ids: Mapping[str, str], now: float) -> set[str]:
+        """Topics that were made anew within the window; what was seen of the earlier ones is forgotten."""
+        for topic, id_ in ids.items():
+            if self._ids.get(topic, id_) != id_:
+                self._made_anew[topic] = now
+                self._samples = {key: samples for key, samples in self._samples.items() if key[1] != topic}
+        self._ids |= ids
+        self._made_anew = {t: at for t, at in self._made_anew.items() if now - at <= self._policy.window_seconds}
+        return set(self._made_anew)
 
     def _why(self, exc: Exception) -> str:
         return exc.args[0].str() if isinstance(exc, KafkaException) else f"no answer in {self._timeout:g} s"
@@ -256,3 +278,19 @@ class LagReader:
         if seconds is None:
             return row
         return replace(row, lag_seconds=max(0.0, seconds), lag_seconds_source="record")
+
+
+def _of_these_topics(
+    committed: Mapping[str, Mapping[tuple[str, int], Committed]], ids: Mapping[str, str]
+) -> tuple[dict[str, dict[tuple[str, int], int]], set[str]]:
+    """Per group its offsets in the topics that are there, and the topics of which it has some of an earlier one."""
+    positions: dict[str, dict[tuple[str, int], int]] = {}
+    others: set[str] = set()
+    for group, found in committed.items():
+        positions[group] = {}
+        for (topic, partition), commit in found.items():
+            if commit.topic_id is not None and ids.get(topic) and commit.topic_id != ids[topic]:
+                others.add(topic)
+            else:
+                positions[group][topic, partition] = commit.offset
+    return positions, others

@@ -70,6 +70,8 @@ class LagReport:
 
     unreadable: "topic:partition" whose leader did not answer, "topic …" and "group …" that this user may not see, with
     why; they are in no sum, so the reading is not `whole`.
+    made_anew: topics that are others than those of that name were, as seen within the window, or than positions were
+    committed of. What was committed of an earlier one counts as never committed.
     """
 
     at: int
@@ -78,6 +80,7 @@ class LagReport:
     missing_topics: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
     freshness: Freshness | None = None
+    made_anew: tuple[str, ...] = ()
 
     @property
     def lag_messages(self) -> int:
@@ -126,6 +129,7 @@ class LagReport:
             "partitions": [asdict(p) for p in self.partitions],
             "missing_topics": list(self.missing_topics),
             "unreadable": list(self.unreadable),
+            "made_anew": list(self.made_anew),
         }
 
 

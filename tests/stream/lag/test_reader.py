@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import TopicCollection, TopicPartition
 from confluent_kafka.admin import NewPartitions
 
 from deploy.kafka import topics
@@ -36,9 +36,10 @@ class Bench:
             self.producer.produce(self.topic, b"v", partition=partition, timestamp=stamp)
         assert self.producer.flush(10) == 0
 
-    def commit(self, partition: int, offset: int, group: str = "") -> None:
+    def commit(self, partition: int, offset: int, group: str = "", metadata: str = "") -> None:
         consumer = self.connection.consumer(group or self.group)
-        consumer.commit(offsets=[TopicPartition(self.topic, partition, offset)], asynchronous=False)
+        position = TopicPartition(self.topic, partition, offset, metadata=metadata)
+        consumer.commit(offsets=[position], asynchronous=False)
         consumer.close()
 
     def reader(self, *more: GroupTopic, **options: object) -> LagReader:
@@ -287,6 +288,41 @@ def test_deleted_unread_is_told(bench: Bench) -> None:
     assert (row.committed, row.log_start, row.retention_headroom, row.lag_messages) == (2, 6, -4, 4)
     assert row.status is Status.REWOUND
     assert row.lag_seconds is not None
+
+
+@pytest.mark.parametrize("connection", [pytest.param("kafka", marks=pytest.mark.kafka)], indirect=True)
+def test_a_topic_made_anew_is_called_that(bench: Bench) -> None:
+    """E4: `ahead` or `rewound` of a topic that is there no more, and no word of its being another."""
+    now = [1000.0]
+    watching = bench.reader(clock=lambda: now[0])
+    bench.produce(0, *[int(time.time() * 1000)] * 10)
+    admin = bench.connection.admin()
+    describe = TopicCollection([bench.topic])
+    before = str(admin.describe_topics(describe)[bench.topic].result(10).topic_id)
+    bench.commit(0, 10, metadata=f"clock=5,topic={before}")
+    assert (watching.read().lag_messages, watching.read().made_anew) == (0, ())
+    admin.delete_topics([bench.topic])[bench.topic].result(10)
+    while bench.topic in bench.connection.metadata().topics:
+        time.sleep(0.05)
+    topics.ensure(bench.connection, [TopicSpec(bench.topic, 4, ours=False)])
+    bench.producer = bench.connection.producer()
+    bench.produce(0, *[int(time.time() * 1000)] * 3)
+    bench.commit(0, 8, metadata=f"clock=5,topic={before}")  # one that was under way
+    for reader in (watching, bench.reader(clock=lambda: now[0])):
+        report = reader.read(max_age_seconds=0)
+        row = report.partitions[0]
+        assert report.made_anew == (bench.topic,)
+        assert (row.committed, row.lag_messages, row.retention_headroom) == (None, 3, None)
+        assert row.status not in (Status.REWOUND, Status.AHEAD)
+    assert report.to_dict()["made_anew"] == [bench.topic]
+    # its reader has begun anew: who saw it happen says so for a window
+    after = str(admin.describe_topics(describe)[bench.topic].result(10).topic_id)
+    bench.commit(0, 3, metadata=f"clock=5,topic={after}")
+    for reader, seen in ((watching, (bench.topic,)), (bench.reader(clock=lambda: now[0]), ())):
+        report = reader.read(max_age_seconds=0)
+        assert (report.made_anew, report.status) == (seen, Status.OK)
+    now[0] += 61
+    assert watching.read(max_age_seconds=0).made_anew == ()
 
 
 def test_json(bench: Bench) -> None:

@@ -1,0 +1,76 @@
+"""The judge finds what was done to windows and embeddings, and counts it by kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from store.buffer.rows import Summary
+from store.buffer.window import ModalityWindow, UserWindow
+from tests.crash.reference import Expected
+from tests.crash.verdict import Verdict, compare_served, compare_windows
+
+
+def window(*names: str, covers: int = 9) -> ModalityWindow:
+    n = len(names)
+    return ModalityWindow(
+        Summary(n, 0, 0, np.zeros(4, np.float32), (), (), {"a:0": covers}, 0),
+        np.arange(n, dtype=np.int64),
+        list(names),
+        np.full((n, 1), np.nan, np.float32),
+        np.ones((n, 4), np.float16),
+    )
+
+
+def windows(**modalities: ModalityWindow) -> dict[str, UserWindow]:
+    return {"u": UserWindow("u", modalities)}
+
+
+WANT = windows(click=window("a", "b"), pay=window("c"))
+
+
+@pytest.mark.parametrize(
+    ("got", "found"),
+    [
+        pytest.param(windows(click=window("a", "b"), pay=window("c")), {}, id="the same"),
+        pytest.param({}, {"lost": 3}, id="nothing"),
+        pytest.param(windows(click=window("a", "b")), {"lost": 1}, id="no window"),
+        pytest.param(windows(click=window("a"), pay=window("c")), {"lost": 1}, id="no row"),
+        pytest.param(windows(click=window("a", "b", "b"), pay=window("c")), {"doubled": 1}, id="a row twice"),
+        pytest.param(windows(click=window("a", "x"), pay=window("c")), {"lost": 1, "doubled": 1}, id="another row"),
+        pytest.param(windows(click=window("b", "a"), pay=window("c")), {"mismatched": 1}, id="order"),
+        pytest.param(windows(click=window("a", "b"), pay=window("c", covers=8)), {"mismatched": 1}, id="covers"),
+        pytest.param(WANT | {"v": WANT["u"]}, {"doubled": 3}, id="a user that nobody sent"),
+    ],
+)
+def test_windows(got: dict[str, UserWindow], found: dict[str, int]) -> None:
+    verdict = Verdict()
+    compare_windows(verdict, got, WANT)
+    assert verdict.counts == found
+
+
+def served(**changes: Any) -> dict[tuple[str, str], dict[str, Any]]:
+    w = WANT["u"]
+    record = {"vector": [1.0, 0.0], "events": w.events, "as_of": w.as_of, "covers": w.covers}
+    return {("u", "churn"): record | changes, ("u", "coupon"): record}
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        pytest.param(lambda s: s, {}, id="the same"),
+        pytest.param(lambda s: {("u", "churn"): s["u", "churn"]}, {"missing": 1}, id="one scenario"),
+        pytest.param(lambda s: s | {("v", "churn"): s["u", "churn"]}, {"mismatched": 1}, id="somebody unknown"),
+        pytest.param(lambda _: served(vector=[0.9, 0.1]), {"mismatched": 1}, id="vector"),
+        pytest.param(lambda _: served(covers={}), {"mismatched": 1}, id="covers"),
+        pytest.param(lambda _: served(as_of=5), {"mismatched": 1}, id="as_of"),
+    ],
+)
+def test_embeddings(change: Callable[[Any], Any], found: dict[str, int]) -> None:
+    verdict = Verdict()
+    want = {"u": Expected(WANT["u"], np.array([[1.0, 0.0], [1.0, 0.0]], np.float32))}
+    compare_served(verdict, change(served()), want, ["churn", "coupon"])
+    assert verdict.counts == found
