@@ -14,8 +14,8 @@ from stream.clock import AGREE, RESET_CLOCK, ClockState, EventClock
 from stream.events.event import Event
 from stream.events.validate import Validator
 from stream.ingest.judge import Judge
-from stream.rejection import ErrorCode, Rejection
-from stream.settings import Clock, IngestSettings
+from stream.rejection import ErrorCode, Rejection, Skipped
+from stream.settings import Clock, IngestSettings, MappingSettings
 from tests.support.raw_message import RawMessage
 
 DAY_MS = 86_400_000
@@ -27,9 +27,12 @@ SETTINGS = IngestSettings(clock=Clock.STREAM)
 BOUND_MS = 30 * DAY_MS
 
 
+MAPPING = {"raw": MappingSettings(skip_without_user=True)}
+
+
 def new_judge(settings: IngestSettings = SETTINGS) -> Judge:
     clock = EventClock.of(settings, MODALITIES)
-    return Judge(Validator(MODALITIES, settings, clock), clock)
+    return Judge(Validator(MODALITIES, settings, clock, mapping=MAPPING), clock)
 
 
 def messages(times: Iterable[int | None]) -> list[RawMessage]:
@@ -40,7 +43,9 @@ def messages(times: Iterable[int | None]) -> list[RawMessage]:
     ]
 
 
-def verdict(result: Event | Rejection) -> str:
+def verdict(result: Event | Rejection | Skipped) -> str:
+    if isinstance(result, Skipped):
+        return result.reason
     return result.code if isinstance(result, Rejection) else "accepted"
 
 
@@ -191,6 +196,23 @@ def test_what_is_held_is_bounded_and_before_it_nothing_is_missing(stream: list[i
         read = set(range(message.offset() + 1))
         assert len(read - decided) < AGREE
         assert min(read - decided, default=None) == first
+
+
+@given(runs, st.lists(st.integers(0, 200), max_size=40))
+def test_what_is_skipped_decides_nothing(stream: list[int | None], places: list[int]) -> None:
+    """Messages that are passed over, of whatever time, between others: those are judged as without them."""
+    expected = verdicts(stream)
+    mixed: list[RawMessage | None] = [*messages(stream)]
+    for place in places:
+        mixed.insert(min(place, len(mixed)), None)
+    passed = json.dumps({"ts": NOW, "shop": "s"}).encode()
+    numbered = [
+        RawMessage(*SOURCE, i, passed) if message is None else message._replace(at=i) for i, message in enumerate(mixed)
+    ]
+    judge = new_judge()
+    found = {m.offset(): verdict(r) for m, r in [*judge.judge(numbered, NOW), *judge.conclude(SOURCE, NOW)]}
+    assert [found[i] for i, message in enumerate(mixed) if message is None] == ["without_user"] * len(places)
+    assert [found[i] for i, message in enumerate(mixed) if message is not None] == expected
 
 
 def test_the_wall_holds_nothing() -> None:
