@@ -28,7 +28,7 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("demo", "deploy.commands.demo:demo", _RUN, "Real households end to end on this machine."),
     ("up", "deploy.commands.up:up", _RUN, "Start the broker (if it is ours) and all roles; Ctrl-C stops them."),
     ("run", "deploy.commands.run_role:run_role", _RUN, "Run one role in this process."),
-    ("replay", "deploy.commands.replay:replay", _RUN, "Publish JSON Lines files to the raw topics."),
+    ("replay", "deploy.commands.replay:replay", _RUN, "Publish files (JSON Lines, CSV, Parquet) to the raw topics."),
     ("embedding", "deploy.commands.embedding:embedding", _ASK, "Show a user's embedding record."),
     ("embed", "deploy.commands.embed:embed", _ASK, "A user's embedding for a query that nobody registered."),
     ("neighbors", "deploy.commands.neighbors:neighbors", _ASK, "Show the users nearest to one."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -29,16 +29,23 @@ def replay(
     resume: Annotated[
         Path | None, Parameter(help="Keep the position in this file, and go on from it if it is there.")
     ] = None,
+    topic: Annotated[str | None, Parameter(help="The raw topic of rows that name no modality.")] = None,
+    form: Annotated[
+        Literal["jsonl", "csv", "parquet"] | None,
+        Parameter(name="--format", help="What is in the files, whatever their names say."),
+    ] = None,
+    delimiter: Annotated[str | None, Parameter(help='Of CSV; "tab" for tabulators. Default: a comma.')] = None,
+    encoding: Annotated[str, Parameter(help="Of CSV.")] = "utf-8",
     common: Common | None = None,
 ) -> int:
-    """Publish JSON Lines files (.jsonl, .jsonl.gz, .jsonl.zst, or - for standard input) to the raw topics.
+    """Publish files (.jsonl, .csv, .parquet, each plain or .gz, .zst, .bz2; - = JSON Lines on standard input).
 
-    Every line is sent as it is; ingest refuses bad ones into dead letters.
+    Every row goes to a raw topic as one JSON object; ingest refuses bad ones into dead letters.
     """
     from deploy import output
     from deploy.run.interrupt import stop_on_signals
     from store.base.errors import ConfigError
-    from stream.replay.json_lines import LineFile
+    from stream.replay.open_files import FileOptions, Format, open_rows
     from stream.replay.replay import Pace, ReplayProgress
     from stream.replay.resume import ResumeFile
 
@@ -46,8 +53,14 @@ def replay(
     settings = common.settings()
     if not files:
         raise ConfigError("no file was given", action="anchorstream replay events.jsonl …, or - for standard input")
+    raw = {modality.topic for modality in settings.modalities.values()}
+    if topic is not None and topic not in raw:
+        raise ConfigError(f"--topic {topic}: no raw topic; configured: {', '.join(sorted(raw))}", action="name one")
+    options = FileOptions(Format(form) if form else None, delimiter, encoding)
     with ExitStack() as stack:
-        opened = [stack.enter_context(LineFile(path)) for path in files]
+        opened = [stack.enter_context(open_rows(path, options)) for path in files]
+        for file in opened:
+            file.check()
         position = ResumeFile.of(resume, opened, merge=sort) if resume else None
         skip = position.load() if position else 0
         stop = stack.enter_context(stop_on_signals())
@@ -65,6 +78,7 @@ def replay(
             pace=Pace(rate, speed),
             skip=skip,
             merge=sort,
+            topic=topic,
             stop=stop,
             on_progress=show,
             on_acknowledged=(lambda lines: position.save(skip + lines)) if position else None,

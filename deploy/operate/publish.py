@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from store.base.stop import obey
 from stream.kafka.pacing import SafeProducer
-from stream.replay.json_lines import LineFile
 from stream.replay.replay import Pace, ReplayProgress, Router, read, replay
+from stream.replay.row_file import RowFile
 from stream.topics import Topics
 
 if TYPE_CHECKING:
@@ -43,16 +43,20 @@ def raw_producer(
 
 def publish_files(
     settings: Settings,
-    files: Sequence[LineFile],
+    files: Sequence[RowFile],
     *,
     pace: Pace,
     skip: int = 0,
     merge: bool = False,
+    topic: str | None = None,
     stop: threading.Event,
     on_progress: Callable[[ReplayProgress], None],
     on_acknowledged: Callable[[int], None] | None = None,
 ) -> ReplayProgress:
     """Send files to the raw topics of `settings`, as `stream.replay.replay` does.
+
+    Args:
+        topic: the raw topic of rows that name no modality.
 
     Raises:
         BrokerError: the broker cannot be reached, or a message was not delivered.
@@ -65,7 +69,7 @@ def publish_files(
     producer, topics = raw_producer(connection, settings, stop=stop)
     topic_setup.ensure(connection, topics.specs(settings.modalities, settings.scenario_names))
     progress = ReplayProgress()
-    router = Router(settings.modalities, topics.dead_letters, settings.mapping)
+    router = Router(settings.modalities, topics.dead_letters, settings.mapping, topic=topic)
     max_ahead_ms = settings.ingest.max_ahead_ms(m.window_ms for m in settings.modalities.values())
     messages = read(
         files, router, progress, skip=skip, merge=merge, max_bytes=MAX_MESSAGE_BYTES, max_ahead_ms=max_ahead_ms

@@ -1,94 +1,85 @@
-"""Lines of JSON Lines files, as bytes: plain, gzip or zstandard by the file's name, `-` for standard input."""
+"""Rows of JSON Lines: each line is a message, as it is."""
 
 from __future__ import annotations
 
-import gzip
-import io
-import os
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import IO, NamedTuple, Self, cast
+import json
+from collections.abc import Iterable, Iterator
 
-import zstandard
-
-from store.base.errors import AnchorstreamError, NotFoundError
-
-MAX_LINE_BYTES = 16 << 20
-"""A longer line is read past, not held in memory."""
-STDIN = "-"
+from stream.replay.byte_source import DAMAGED, ByteSource
+from stream.replay.row_file import MAX_ROW_BYTES, Row, RowFile
 
 
-class Line(NamedTuple):
-    """One line without its end. `value` is None for a line above `MAX_LINE_BYTES`. `number` counts from 1."""
+class JsonLines(RowFile):
+    """Blank lines are left out.
 
-    file: str
-    number: int
-    value: bytes | None
-
-
-class LineFile:
-    """An open file of lines; blank lines are left out. A context manager.
-
-    Raises:
-        NotFoundError: there is no such file.
-        AnchorstreamError `file_unreadable`: while iterating, the compressed stream is damaged or truncated.
+    The last line counts as whole without its newline if it is a JSON object: no beginning of one is.
     """
 
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._raw: IO[bytes]
-        if path == STDIN:
-            self._raw, self.size = sys.stdin.buffer, 0
-        else:
-            try:
-                self._raw = Path(path).open("rb")  # noqa: SIM115 (closed by close())
-            except OSError as exc:
-                raise NotFoundError(f"{path}: {exc.strerror}", action="give the path of a .jsonl file") from exc
-            self.size = os.fstat(self._raw.fileno()).st_size
-        self._text = _decompressed(self._raw, path)
+    def __init__(self, source: ByteSource) -> None:
+        super().__init__()
+        self._source = source
+        self.path, self.size, self.repeatable = source.path, source.size, source.repeatable
 
     @property
     def position(self) -> int:
-        """Bytes of the file read so far (compressed, if it is); 0 on standard input."""
-        return self._raw.tell() if self.size else 0
+        """Bytes of the file read so far."""
+        return self._source.position
 
-    def __iter__(self) -> Iterator[Line]:
-        number = 0
-        try:
-            while chunk := self._text.readline(MAX_LINE_BYTES + 1):
-                number += 1
-                value: bytes | None = chunk.rstrip(b"\r\n")
-                if len(chunk) > MAX_LINE_BYTES and not chunk.endswith(b"\n"):
-                    value = None
-                    while (chunk := self._text.readline(MAX_LINE_BYTES)) and not chunk.endswith(b"\n"):
-                        pass
-                if value is None or value.strip():
-                    yield Line(self.path, number, value)
-        except (gzip.BadGzipFile, EOFError, zstandard.ZstdError, OSError) as exc:
-            raise AnchorstreamError(
-                f"{self.path}: cannot be read after line {number}: {exc}",
-                action="the file is damaged or cut short; lines before this one were read",
-                code="file_unreadable",
-            ) from exc
+    def check(self) -> None:
+        """Read all of a compressed file. Raises AnchorstreamError."""
+        self._source.check()
 
     def close(self) -> None:
-        """Close the file; standard input stays open."""
-        if self.path != STDIN:
-            self._text.close()
-            self._raw.close()
+        """Close the file."""
+        self._source.close()
 
-    def __enter__(self) -> Self:
-        return self
+    def _rows(self) -> Iterator[Row | None]:
+        number = 0
+        try:
+            for found in split_lines(self._source.chunks(), MAX_ROW_BYTES):
+                if found is None:
+                    yield None
+                    continue
+                number += 1
+                line, ended = found
+                if line is None:
+                    yield Row(self.path, number, None, f"longer than {MAX_ROW_BYTES} bytes", ended)
+                elif line.strip():
+                    yield Row(self.path, number, line, "", ended or _is_object(line))
+        except DAMAGED as exc:
+            raise self._source.damaged(number, exc) from exc
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+
+def split_lines(chunks: Iterable[bytes], max_bytes: int) -> Iterator[tuple[bytes | None, bool] | None]:
+    """Lines without their ends, and whether they had one. Pure.
+
+    None instead of a line for an empty chunk, instead of its bytes for a line of more than `max_bytes`. What raises
+    between two chunks takes the unfinished line with it.
+    """
+    parts: list[bytes] = []
+    held = 0
+    for chunk in chunks:
+        if not chunk:
+            yield None
+            continue
+        *ended, rest = chunk.split(b"\n")
+        for piece in ended:
+            yield _joined(parts, piece, held, max_bytes), True
+            parts, held = [], 0
+        held += len(rest)
+        parts = [*parts, rest] if held <= max_bytes else []
+    if held:
+        yield _joined(parts, b"", held, max_bytes), False
 
 
-def _decompressed(raw: IO[bytes], path: str) -> io.BufferedIOBase:
-    if path.endswith(".gz"):
-        return io.BufferedReader(cast("io.RawIOBase", gzip.GzipFile(fileobj=raw)))
-    if path.endswith((".zst", ".zstd")):
-        reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=False)
-        return io.BufferedReader(cast("io.RawIOBase", reader))
-    return cast("io.BufferedIOBase", raw)
+def _joined(parts: list[bytes], piece: bytes, held: int, max_bytes: int) -> bytes | None:
+    if held + len(piece) > max_bytes:
+        return None
+    return (b"".join([*parts, piece]) if held else piece).rstrip(b"\r")
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False

@@ -21,13 +21,12 @@ from stream.dead_letter import dead_letter
 from stream.events.mapping import TopicMapping, TopicMappings
 from stream.events.refused import Refused
 from stream.rejection import ErrorCode, Rejection
-from stream.replay.json_lines import MAX_LINE_BYTES, Line, LineFile
 from stream.replay.merge_order import merge_times
+from stream.replay.row_file import Row, RowFile
 from stream.settings import MappingSettings
 
 Headers = list[tuple[str, bytes | None]]
 
-_FUTURE_MS = 600_000
 SHOWN_UNSENT = 10
 """So many lines that could not be sent are named in the result."""
 
@@ -59,7 +58,7 @@ class Producer(Protocol):
 
 
 class Router:
-    """Which topic a line goes to, by the rules that ingest reads it by there."""
+    """Which topic a row goes to, by the rules that ingest reads it by there."""
 
     def __init__(
         self,
@@ -80,14 +79,13 @@ class Router:
         self._missing = topic or (self._first if len(topics) == 1 else shared[0] if shared else None)
         self._dead_letters = dead_letters
 
-    def route_line(self, line: Line) -> Outgoing:
-        """The same for a line of a file."""
-        if line.value is None:
-            why = f"{line.file}:{line.number}: longer than {MAX_LINE_BYTES} bytes"
-            return Outgoing(self._first, None, None, unsendable=why)
-        return self.route(line.value, line)
+    def route_row(self, row: Row) -> Outgoing:
+        """The same for a row of a file."""
+        if row.value is None:
+            return Outgoing(self._first, None, None, unsendable=f"{row.place}: {row.fault}")
+        return self.route(row.value, row)
 
-    def route(self, value: bytes, origin: Line | None = None) -> Outgoing:
+    def route(self, value: bytes, origin: Row | None = None) -> Outgoing:
         """Topic, key and time of one line. Never raises: what cannot be read goes where it will be refused."""
         event = _object(value)
         if event is None:
@@ -100,7 +98,7 @@ class Router:
         ts = event_ts(event, mapping)
         if topic is not None:
             return Outgoing(topic, key, value, ts)
-        where = f"{origin.file}:{origin.number}" if origin else "the event"
+        where = origin.place if origin else "the event"
         detail = ascii(f"{where} names no modality; configured: {', '.join(self._modalities)}")
         why = Rejection(ErrorCode.MISSING_MODALITY, detail)
         letter = dead_letter(why, key, value, self._first, -1, origin.number if origin else -1)
@@ -239,7 +237,7 @@ def replay(
 
 
 def read(
-    files: Sequence[LineFile],
+    files: Sequence[RowFile],
     router: Router,
     progress: ReplayProgress,
     *,
@@ -262,13 +260,13 @@ def read(
     total = sum(file.size for file in files)
     by_time = [_timed(file, router, max_ahead_ms) for file in files]
     routed = heapq.merge(*by_time, key=_time) if merge else _chained(files, router)
-    for index, (_, line, message) in enumerate(routed):
+    for index, (_, row, message) in enumerate(routed):
         if total and index % 64 == 0:
             progress.done = sum(file.position for file in files) / total
         if index < skip:
             progress.skipped += 1
         elif max_bytes is not None and len(message.value or b"") > max_bytes:
-            why = f"{line.file}:{line.number}: {len(message.value or b'')} bytes; a message may have {max_bytes}"
+            why = f"{row.place}: {len(message.value or b'')} bytes; a message may have {max_bytes}"
             yield message._replace(unsendable=why)
         else:
             yield message
@@ -281,31 +279,27 @@ def _note_unsent(progress: ReplayProgress, what: str) -> None:
 
 
 def event_ts(event: dict[str, Any], mapping: TopicMapping) -> int | None:
-    """Event time in ms by the rules of its topic; None where there is none or it lies in the future.
-
-    For pacing and merging only: a line from the year 2100 must not hold up all after it.
-    """
+    """Event time in ms by the rules of its topic; None where it has none. For pacing and merging only."""
     try:
-        ts = mapping.ts(event)
+        return mapping.ts(event)
     except Refused:
         return None
-    return ts if ts <= time.time() * 1000 + _FUTURE_MS else None
 
 
-_Timed = tuple[int, Line, Outgoing]
+_Timed = tuple[int, Row, Outgoing]
 
 
-def _timed(file: LineFile, router: Router, max_ahead_ms: int) -> Iterator[_Timed]:
-    routed = ((line, router.route_line(line)) for line in file)
-    rows = ((message.ts, (line, message)) for line, message in routed)
-    for at, (line, message) in merge_times(rows, max_ahead_ms):
-        yield at, line, message
+def _timed(file: RowFile, router: Router, max_ahead_ms: int) -> Iterator[_Timed]:
+    routed = ((row, router.route_row(row)) for row in file)
+    rows = ((message.ts, (row, message)) for row, message in routed)
+    for at, (row, message) in merge_times(rows, max_ahead_ms):
+        yield at, row, message
 
 
-def _chained(files: Sequence[LineFile], router: Router) -> Iterator[_Timed]:
+def _chained(files: Sequence[RowFile], router: Router) -> Iterator[_Timed]:
     for file in files:
-        for line in file:
-            yield 0, line, router.route_line(line)
+        for row in file:
+            yield 0, row, router.route_row(row)
 
 
 def _time(item: _Timed) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from store.base.errors import StateError
 from store.base.files import sweep, write_json
-from stream.replay.json_lines import STDIN, LineFile
+from stream.replay.row_file import RowFile
 
 VERSION = 1
 
@@ -27,9 +27,9 @@ class ResumeFile:
     merge: bool
 
     @classmethod
-    def of(cls, path: Path, files: Sequence[LineFile], *, merge: bool) -> ResumeFile:
-        """Raises StateError for standard input: it cannot be read twice."""
-        if any(file.path == STDIN for file in files):
+    def of(cls, path: Path, files: Sequence[RowFile], *, merge: bool) -> ResumeFile:
+        """Raises StateError for a stream: it cannot be read twice."""
+        if any(not file.repeatable for file in files):
             raise StateError("standard input cannot be resumed", action="leave --resume out, or give a file")
         return cls(path, tuple(str(Path(file.path).resolve()) for file in files), merge)
 

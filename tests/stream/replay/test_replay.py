@@ -20,9 +20,10 @@ from stream.clock import EventClock
 from stream.events.event import Event
 from stream.events.validate import Validator
 from stream.rejection import ErrorCode, Rejection, Skipped
-from stream.replay.json_lines import MAX_LINE_BYTES, LineFile
+from stream.replay.open_files import open_rows
 from stream.replay.replay import Headers, Outgoing, Pace, PaceClock, ReplayProgress, Router, read, replay
 from stream.replay.resume import ResumeFile
+from stream.replay.row_file import MAX_ROW_BYTES
 from stream.settings import Clock, Condition, IngestSettings, MappingSettings, TimeUnit
 
 CLICKS = ModalitySettings(topic="in.click", text="{title}")
@@ -184,24 +185,24 @@ def test_files_of_all_kinds_give_the_same_lines(tmp_path: Path, suffix: str) -> 
     path = tmp_path / f"events{suffix}"
     compress = {".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}
     path.write_bytes(compress.get(path.suffix, bytes)(raw))
-    with LineFile(str(path)) as file:
+    with open_rows(str(path)) as file:
         assert [line.value for line in file] == lines
 
 
 def test_a_truncated_file_is_an_error_after_its_readable_lines(tmp_path: Path) -> None:
     path = tmp_path / "cut.jsonl.gz"
     path.write_bytes(gzip.compress(b"".join(event(ts=i) + b"\n" for i in range(5000)))[:-200])
-    with LineFile(str(path)) as file, pytest.raises(AnchorstreamError, match="cannot be read"):
+    with open_rows(str(path)) as file, pytest.raises(AnchorstreamError, match="cannot be read"):
         list(file)
     with pytest.raises(NotFoundError):
-        LineFile(str(tmp_path / "absent.jsonl"))
+        open_rows(str(tmp_path / "absent.jsonl"))
 
 
 def test_a_line_too_long_is_named_and_the_next_one_is_sent(tmp_path: Path) -> None:
     path = tmp_path / "long.jsonl"
-    path.write_bytes(b"x" * (MAX_LINE_BYTES + 5) + b"\n" + event() + b"\n" + b"y" * 2000 + b"\n" + event("u2"))
+    path.write_bytes(b"x" * (MAX_ROW_BYTES + 5) + b"\n" + event() + b"\n" + b"y" * 2000 + b"\n" + event("u2"))
     sent, progress = Sent(), ReplayProgress()
-    with LineFile(str(path)) as file:
+    with open_rows(str(path)) as file:
         replay(read([file], Router(TWO, "dead"), progress, max_bytes=1000), sent, progress=progress)
     assert [key for _, key, _ in sent.messages] == [b"u1", b"u2"]
     assert progress.unsent == 2
@@ -220,7 +221,7 @@ def test_merging_keeps_every_line_and_orders_by_time(tmp_path_factory: pytest.Te
     for number, times in enumerate(files):
         path = folder / f"{number}.jsonl"
         path.write_bytes(b"".join(event(f"f{number}", ts=ts) + b"\n" for ts in times))
-        opened.append(LineFile(str(path)))
+        opened.append(open_rows(str(path)))
     sent, progress = Sent(), ReplayProgress()
     replay(read(opened, Router(TWO, "dead"), progress, skip=skip, merge=True), sent, progress=progress)
     for file in opened:
@@ -277,7 +278,7 @@ def test_a_stopped_replay_goes_on_where_it_was_acknowledged(tmp_path: Path) -> N
 
     def part(stop_after: int | None) -> ReplayProgress:
         progress = ReplayProgress()
-        with LineFile(str(path)) as file:
+        with open_rows(str(path)) as file:
             resume = ResumeFile.of(state, [file], merge=False)
             skip = resume.load()
             messages = read([file], Router(TWO, "dead"), progress, skip=skip)
@@ -295,7 +296,7 @@ def test_a_stopped_replay_goes_on_where_it_was_acknowledged(tmp_path: Path) -> N
     assert part(None).skipped == 37
     assert [value for _, _, value in sent.messages] == lines
     assert sent.flushed == 100
-    with LineFile(str(path)) as file, pytest.raises(StateError, match="belongs to"):
+    with open_rows(str(path)) as file, pytest.raises(StateError, match="belongs to"):
         ResumeFile.of(state, [file], merge=True).load()
     with pytest.raises(StateError, match="standard input"):
-        ResumeFile.of(state, [LineFile("-")], merge=False)
+        ResumeFile.of(state, [open_rows("-")], merge=False)
