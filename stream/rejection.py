@@ -68,6 +68,8 @@ class SkipReason(StrEnum):
 
     WHERE = "where"
     """A condition of `where` does not hold."""
+    WITHOUT_VALUE = "without_value"
+    """The message has no value (`skip_without_value`)."""
     WITHOUT_USER = "without_user"
     """It has no user (`skip_without_user`)."""
     OTHER_MODALITY = "other_modality"

@@ -107,6 +107,8 @@ class MappingSettings(Section):
     where: Annotated[tuple[Condition, ...], Field(max_length=64)] = ()
     """Conditions like `{field = "status", equals = "paid"}` or `{field = "sku", present = true}`. An event for which
     one does not hold is skipped: counted, no dead letter."""
+    skip_without_value: bool = False
+    """Skip a message without a value, as a deletion on a compacted topic is. It erases nothing here."""
     skip_without_user: bool = False
     """Skip an event without a user."""
     skip_other_modalities: bool = False

@@ -6,7 +6,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-_PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z0-9_]+)*)\}")
+_NAME = r"[^{}:!.\s](?:[^{}:!.]*[^{}:!.\s])?"
+"""Whatever a column may be called, but for what looks like a format or a place: `{a:>3}`, `{a!r}`, `{0}`."""
+_PLACEHOLDER = re.compile(rf"\{{((?![0-9]+\}}){_NAME}(?:\.{_NAME})*)\}}")
 
 
 class Template:

@@ -55,6 +55,7 @@ class TopicMapping:
         self._id = _path(self.event_id_field)
         self.modality_field = settings.modality
         self._where = tuple(map(_Where, settings.where))
+        self.skip_without_value = settings.skip_without_value
         self._skip_without_user = settings.skip_without_user
         self._skip_other = settings.skip_other_modalities
         self.may_skip = bool(self._where) or self._skip_without_user or self._skip_other

@@ -20,7 +20,7 @@ from stream.events.event_id import derived_id
 from stream.events.event_time import looks_like
 from stream.events.mapping import MAX_ID_CHARS, TopicMapping, TopicMappings
 from stream.events.refused import Refused
-from stream.rejection import ErrorCode, Rejection, Skipped
+from stream.rejection import ErrorCode, Rejection, Skipped, SkipReason
 from stream.settings import IngestSettings, MappingSettings
 
 _DAY_MS = 86_400_000
@@ -74,10 +74,11 @@ class Validator:
             wall_ms: the wall clock, ms.
         """
         raw = decode(value, self._settings.max_event_bytes)
-        if isinstance(raw, Rejection):
-            return raw
         own = self._topics.get(topic) or _Topic(TopicMapping(topic, ()), {})
         mapping = own.mapping
+        if isinstance(raw, Rejection):
+            nothing = raw.code is ErrorCode.NULL_VALUE and mapping.skip_without_value
+            return Skipped(SkipReason.WITHOUT_VALUE) if nothing else raw
         try:
             if own.is_mapped:
                 mapping.prepare(raw)

@@ -35,8 +35,8 @@ def said(verdict: Event | Rejection | Skipped) -> str:
     return f"{verdict.modality} of {verdict.user_id} at {at}, id {verdict.event_id}: {verdict.text!r}{shown}"
 
 
-def test_there_are_three_examples() -> None:
-    assert len(EXAMPLES) == 3
+def test_there_are_four_examples() -> None:
+    assert len(EXAMPLES) == 4
     assert all([kind for kind, _ in blocks] == ["toml", "json", ""] for blocks in EXAMPLES.values())
 
 

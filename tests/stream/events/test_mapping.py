@@ -39,7 +39,7 @@ def mapped(**settings: Any) -> MappingSettings:
 
 
 def judge(
-    value: bytes,
+    value: bytes | None,
     mapping: MappingSettings | None = None,
     topic: str = "bill",
     modalities: Mapping[str, ModalitySettings] = MODALITIES,
@@ -416,6 +416,14 @@ def test_an_event_without_a_user_is_skipped_and_one_with_a_bad_user_is_refused()
         assert code(judge(as_json({**GOOD, "who": who}), settings)) is ErrorCode.INVALID_USER_ID
     blank = mapped(user_id="who", skip_without_user=True, empty_is_absent=True)
     assert judge(as_json({**GOOD, "who": " "}), blank) == Skipped(SkipReason.WITHOUT_USER)
+
+
+def test_a_deletion_is_skipped_or_refused_and_bytes_that_are_no_event_are_refused() -> None:
+    for value in (None, b""):
+        assert judge(value, mapped(skip_without_value=True)) == Skipped(SkipReason.WITHOUT_VALUE)
+        assert code(judge(value, mapped(skip_without_user=True))) is ErrorCode.NULL_VALUE
+    assert code(judge(b"null", mapped(skip_without_value=True))) is ErrorCode.NOT_AN_OBJECT
+    assert code(judge(b"{", mapped(skip_without_value=True))) is ErrorCode.INVALID_JSON
 
 
 @given(odd_maps)

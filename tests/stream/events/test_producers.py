@@ -130,5 +130,6 @@ def test_integers_as_ids_are_exact(number: int) -> None:
 
 
 def test_the_page_has_no_row_without_a_test() -> None:
-    rows = [line.split(" | ")[0].removeprefix("| ") for line in PAGE.read_text().splitlines() if line.startswith("| ")]
+    page = PAGE.read_text().split("\n## Events of another shape")[0]
+    rows = [line.split(" | ")[0].removeprefix("| ") for line in page.splitlines() if line.startswith("| ")]
     assert {row for row in rows if row not in ("it sends", "")} == {*REFUSED, *TAKEN}
