@@ -84,7 +84,7 @@ class MappingSettings(Section):
     """Where the user's id is."""
     user_id_integers: bool = False
     """Take an integer for an id: its exact decimal digits. `17850.0`, as tables with gaps write integers, is one below
-    2^53."""
+    2^53; so is the text of it with `numbers_from_text`."""
     ts: Name = "ts"
     """Where the event's time is."""
     ts_unit: TimeUnit = TimeUnit.MILLISECONDS

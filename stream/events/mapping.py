@@ -5,6 +5,7 @@ Ingest judges by this, and replay routes by it. A topic without settings has the
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
@@ -26,6 +27,7 @@ HASHED = "blake2b:"
 NUMBER, EMPTY = "number_from_text", "empty_is_absent"
 """What is counted as converted."""
 _EXACT = 2**53
+_WHOLE = re.compile(r"-?(?:0|[1-9][0-9]*)\.0+")
 _DEFAULT = MappingSettings()
 _SHOWN = 12
 
@@ -34,8 +36,8 @@ class TopicMapping:
     """The rules of one raw topic.
 
     user_id_field, ts_field, event_id_field, modality_field: where it stands, for whoever reads the common form itself.
-    modalities: those of the topic. only: the one that an event without a modality is of. converted: counted by NUMBER
-    and EMPTY.
+    reads_ids: an id that is text may stand for another. modalities: those of the topic. only: the one that an event
+    without a modality is of. converted: counted by NUMBER and EMPTY.
     """
 
     def __init__(self, topic: str, modalities: Sequence[str], settings: MappingSettings = _DEFAULT) -> None:
@@ -48,6 +50,7 @@ class TopicMapping:
         self._modality = _path(settings.modality)
         self.user_id_field = settings.user_id
         self._integers = settings.user_id_integers
+        self.reads_ids = settings.user_id_integers and settings.numbers_from_text
         self.ts_field = settings.ts
         self.time = EventTime(settings)
         self._parts = () if isinstance(settings.event_id, str) else tuple(map(_path, settings.event_id))
@@ -111,7 +114,7 @@ class TopicMapping:
     def user_text(self, raw: dict[str, Any]) -> Any:
         """What stands where the user's id does, as decimal digits where that is what integers are; None: nothing."""
         value = _at(raw, self._user)
-        return _digits(value) if self._integers else value
+        return self._whole(value) if self._integers else value
 
     def user_id(self, raw: dict[str, Any]) -> str:
         """The event's user. Raises Refused."""
@@ -153,13 +156,19 @@ class TopicMapping:
             return None
         parts = []
         for (name, _), value in zip(self._parts, found, strict=True):
-            if (text := _text(value)) is None:
+            if (text := _text(self._whole(value))) is None:
                 why = f"{plain(name)} = {quote(value)} is not a string, number or boolean"
                 raise Refused(ErrorCode.INVALID_EVENT_ID, why)
             parts.append(text)
         if not any(parts):
             raise Refused(ErrorCode.INVALID_EVENT_ID, f"{', '.join(plain(name) for name, _ in self._parts)}: empty")
         return joined(parts)
+
+    def _whole(self, value: Any) -> Any:
+        """An integer as its decimal digits; anything else as it is."""
+        if self.numbers_from_text and value.__class__ is str and _WHOLE.fullmatch(value):
+            return value.partition(".")[0]
+        return _digits(value)
 
     def _shown(self, known: Sequence[str]) -> str:
         more = f", and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""

@@ -93,6 +93,7 @@ class Validator:
                 and user_id.isascii()
                 and user_id.isprintable()
                 and 2 < len(user_id) <= MAX_CHARS
+                and not mapping.reads_ids
             ):
                 user_id = mapping.user_id(raw)
             name = self._source_of(topic)

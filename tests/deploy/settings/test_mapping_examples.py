@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
-from deploy.settings.config import Settings, load
+from deploy.settings.config import load
 from stream.clock import EventClock
 from stream.events.event import Event
 from stream.events.validate import Validator
 from stream.rejection import Rejection, Skipped
+from stream.replay.open_files import open_rows
 from stream.replay.replay import Router
 
 PAGE = (Path(__file__).parents[3] / "docs" / "producers.md").read_text(encoding="utf-8")
@@ -40,21 +46,48 @@ def test_there_are_four_examples() -> None:
     assert all([kind for kind, _ in blocks] == ["toml", "json", ""] for blocks in EXAMPLES.values())
 
 
-@pytest.mark.parametrize("title", EXAMPLES)
-def test_an_example_becomes_what_the_page_says(title: str, tmp_path: Path) -> None:
-    (_, toml), (_, messages), (_, expected) = EXAMPLES[title]
-    file = tmp_path / "example.toml"
+def verdicts(toml: str, messages: Iterable[bytes], folder: Path) -> list[str]:
+    """Of messages under a configuration; replay sends each there, with the user as its key."""
+    file = folder / "example.toml"
     file.write_text(toml, encoding="utf-8")
-    settings: Settings = load(file)
+    settings = load(file)
     (topic,) = settings.mapping
     clock = EventClock.of(settings.ingest, settings.modalities, lenient=True)
     rules = Validator(settings.modalities, settings.ingest, clock, mapping=settings.mapping)
     router = Router(settings.modalities, "dead", settings.mapping)
     found = []
-    for offset, line in enumerate(messages.encode().splitlines()):
+    for offset, line in enumerate(messages):
         verdict = rules.validate(line, topic, 0, offset, NOW, NOW)
         found.append(said(verdict))
         sent = router.route(line)
         if isinstance(verdict, Event):
             assert (sent.topic, sent.key, sent.ts) == (topic, verdict.user_id.encode(), verdict.ts)
-    assert found == expected.splitlines()
+    return found
+
+
+@pytest.mark.parametrize("title", EXAMPLES)
+def test_an_example_becomes_what_the_page_says(title: str, tmp_path: Path) -> None:
+    (_, toml), (_, messages), (_, expected) = EXAMPLES[title]
+    assert verdicts(toml, messages.encode().splitlines(), tmp_path) == expected.splitlines()
+
+
+@pytest.mark.parametrize("title", [title for title in EXAMPLES if "seconds" in title or "invoices" in title])
+def test_a_table_as_a_file_becomes_the_same(title: str, tmp_path: Path) -> None:
+    """CSV, where all is text and nothing is empty, and Parquet, of which a column has one type."""
+    (_, toml), (_, messages), (_, expected) = EXAMPLES[title]
+    rows = [json.loads(line) for line in messages.splitlines()]
+    with (tmp_path / "table.csv").open("w", newline="") as out:
+        table = csv.DictWriter(out, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    texts = f"{toml.split('[ingest]')[0]}numbers_from_text = true\nempty_is_absent = true\n"
+    of_texts = "\n".join(dict.fromkeys(texts.splitlines())) + '\n[ingest]\nclock = "stream"\n'
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    same = {
+        name: values if len({type(value) for value in values if value is not None}) == 1 else [*map(str, values)]
+        for name, values in columns.items()
+    }
+    parquet.write_table(pyarrow.table(same), tmp_path / "table.parquet")
+    for file in ("table.csv", "table.parquet"):
+        with open_rows(str(tmp_path / file)) as found:
+            assert verdicts(of_texts, [row.value or b"" for row in found], tmp_path) == expected.splitlines(), file

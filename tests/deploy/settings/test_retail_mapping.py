@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -18,6 +19,8 @@ from stream.clock import EventClock
 from stream.events.event import Event
 from stream.events.validate import Validator
 from stream.rejection import Skipped
+from stream.replay.open_files import open_rows
+from stream.replay.replay import Router
 
 FILES = [folder / "shared" / "data" / "online_retail" / "online_retail.parquet" for folder in Path(__file__).parents]
 FILE = next((file for file in FILES if file.exists()), None)
@@ -46,20 +49,23 @@ EVERY = 7
 
 @pytest.mark.skipif(FILE is None, reason="the data set is not here: shared/data/online_retail/")
 def test_online_retail_needs_no_script(tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
     (tmp_path / "retail.toml").write_text(TOML)
     settings = load(tmp_path / "retail.toml")
     clock = EventClock.of(settings.ingest, settings.modalities, lenient=True)
     rules = Validator(settings.modalities, settings.ingest, clock, mapping=settings.mapping)
-    rows = parquet.read_table(FILE).to_pylist()[::EVERY]
+    router = Router(settings.modalities, "dead", settings.mapping)
+    with open_rows(str(FILE)) as file:
+        rows = [row.value for row in islice(file, 0, None, EVERY) if row.value is not None]
     assert len(rows) > 75_000
     found, ids, lines, summer = Counter[str](), set(), set(), 0
     london = ZoneInfo("Europe/London")
-    for offset, row in enumerate(rows):
-        verdict = rules.validate(json.dumps(row).encode(), "retail", 0, offset, NOW, NOW)
+    for offset, value in enumerate(rows):
+        row, sent = json.loads(value), router.route(value)
+        verdict = rules.validate(value, sent.topic, 0, offset, NOW, NOW)
         found[type(verdict).__name__] += 1
-        assert isinstance(verdict, Skipped) == (row["CustomerID"] is None), (row, verdict)
+        assert isinstance(verdict, Skipped) == (row.get("CustomerID") is None), (row, verdict)
         if isinstance(verdict, Event):
+            assert (sent.key, sent.ts) == (verdict.user_id.encode(), verdict.ts)
             local = datetime.fromtimestamp(verdict.ts / 1000, UTC).astimezone(london)
             assert local.replace(tzinfo=UTC).timestamp() == row["InvoiceDate"], "what the shop's clock showed"
             summer += local.utcoffset() != datetime.fromtimestamp(0, UTC).utcoffset()

@@ -130,6 +130,26 @@ def test_a_table_with_gaps_writes_integers_with_a_fraction(number: int) -> None:
     assert found.user_id == str(number)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("17850.0", "17850"),
+        ("-3.00", "-3"),
+        ("123456789012345678901234567890.0", "123456789012345678901234567890"),
+        *((text, text) for text in ("17850", "007", "007.0", "1.50", "1e3", ".0")),
+    ],
+)
+def test_a_text_of_an_integer_with_a_fraction_of_zero(text: str, expected: str) -> None:
+    both = mapped(user_id_integers=True, numbers_from_text=True, event_id=["user_id"])
+    found = judge(as_json({**GOOD, "user_id": text}), both)
+    assert isinstance(found, Event)
+    assert (found.user_id, found.event_id) == (expected, expected)
+    for settings in (mapped(user_id_integers=True), mapped(numbers_from_text=True), mapped()):
+        found = judge(as_json({**GOOD, "user_id": text}), settings)
+        assert isinstance(found, Event)
+        assert found.user_id == text
+
+
 # Times
 
 
