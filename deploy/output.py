@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
@@ -87,10 +88,13 @@ class Bar(Protocol):
 
 
 @contextmanager
-def progress(label: str, *, quiet: bool = False) -> Iterator[Bar]:
-    """A progress bar on standard error, while it is a terminal and not `quiet`."""
+def progress(label: str, *, quiet: bool = False, lines_seconds: float | None = None) -> Iterator[Bar]:
+    """A progress bar on standard error, while it is a terminal and not `quiet`.
+
+    lines_seconds: where it is no terminal, a line this often; None = nothing.
+    """
     if quiet or not sys.stderr.isatty():
-        yield _NoBar()
+        yield _NoBar() if quiet or lines_seconds is None else LineBar(label, lines_seconds)
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
@@ -103,6 +107,21 @@ def progress(label: str, *, quiet: bool = False) -> Iterator[Bar]:
 class _NoBar:
     def update(self, done: float, text: str) -> None:
         """Nothing."""
+
+
+class LineBar:
+    """A line now and then."""
+
+    def __init__(self, label: str, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._label, self._seconds, self._clock = label, seconds, clock
+        self._due = clock() + seconds
+
+    def update(self, done: float, text: str) -> None:
+        """Write it if it is time."""
+        now = self._clock()
+        if now >= self._due:
+            self._due = now + self._seconds
+            note(f"{self._label}: {f'{done:.0%}, ' if done >= 0 else ''}{text}")
 
 
 class _RichBar:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from store.base.stop import obey
 from stream.kafka.pacing import SafeProducer
-from stream.replay.replay import Pace, ReplayProgress, Router, read, replay
+from stream.replay.order import Merging, read
+from stream.replay.replay import Pace, ReplayProgress, Router, replay
+from stream.replay.resume import ResumeFile
 from stream.replay.row_file import RowFile
 from stream.topics import Topics
 
@@ -17,7 +21,27 @@ if TYPE_CHECKING:
     from stream.kafka.client import Connection
 
 MAX_MESSAGE_BYTES = 900_000
-"""Of one line; librdkafka and the broker allow 1,000,000 with framing and headers."""
+"""Of one row; librdkafka and the broker allow 1,000,000 with framing and headers."""
+_TICK_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Publishing:
+    """How files are sent. topic: the raw topic of rows that name no modality. merge: by event time.
+
+    position, skip: where it is kept how far the replay is, and how far it was: rows of each file.
+    """
+
+    pace: Pace
+    topic: str | None = None
+    merge: Merging | None = None
+    position: ResumeFile | None = None
+    skip: Sequence[int] = ()
+
+
+def router_of(settings: Settings, topic: str | None) -> Router:
+    """Which topic a row goes to, by the configuration. topic: as of `Publishing`."""
+    return Router(settings.modalities, Topics(settings.kafka).dead_letters, settings.mapping, topic=topic)
 
 
 def raw_producer(
@@ -43,43 +67,62 @@ def raw_producer(
 
 def publish_files(
     settings: Settings,
+    connection: Connection,
     files: Sequence[RowFile],
+    how: Publishing,
     *,
-    pace: Pace,
-    skip: int = 0,
-    merge: bool = False,
-    topic: str | None = None,
     stop: threading.Event,
     on_progress: Callable[[ReplayProgress], None],
-    on_acknowledged: Callable[[int], None] | None = None,
+    progress: ReplayProgress,
 ) -> ReplayProgress:
     """Send files to the raw topics of `settings`, as `stream.replay.replay` does.
-
-    Args:
-        topic: the raw topic of rows that name no modality.
 
     Raises:
         BrokerError: the broker cannot be reached, or a message was not delivered.
         TopicError: a raw topic cannot be created.
     """
-    from deploy.brokers import connect
     from deploy.kafka import topics as topic_setup
 
-    connection = connect(settings, timeout_s=5.0)
-    producer, topics = raw_producer(connection, settings, stop=stop)
+    shown = time.monotonic()
+
+    def while_waiting() -> None:
+        nonlocal shown
+        if time.monotonic() - shown >= _TICK_SECONDS:
+            shown = time.monotonic()
+            show(progress)
+
+    def show(now: ReplayProgress) -> None:
+        now.waiting = producer.waiting_for
+        on_progress(now)
+
+    def tick() -> None:
+        while_waiting()
+        obey(stop)
+
+    producer, topics = raw_producer(connection, settings, stop=stop, while_waiting=while_waiting)
     topic_setup.ensure(connection, topics.specs(settings.modalities, settings.scenario_names))
-    progress = ReplayProgress()
-    router = Router(settings.modalities, topics.dead_letters, settings.mapping, topic=topic)
-    max_ahead_ms = settings.ingest.max_ahead_ms(m.window_ms for m in settings.modalities.values())
+    skip = list(how.skip) or [0] * len(files)
     messages = read(
-        files, router, progress, skip=skip, merge=merge, max_bytes=MAX_MESSAGE_BYTES, max_ahead_ms=max_ahead_ms
+        files,
+        router_of(settings, how.topic),
+        progress,
+        skip=skip,
+        merge=how.merge,
+        whole_only=how.position is not None,
+        max_bytes=MAX_MESSAGE_BYTES,
+        tick=tick,
     )
+
+    def save(taken: Mapping[int, int]) -> None:
+        if how.position is not None:
+            how.position.save([before + taken.get(number, 0) for number, before in enumerate(skip)])
+
     return replay(
         messages,
         producer,
-        pace=pace,
+        pace=how.pace,
         stop=stop,
-        on_progress=on_progress,
-        on_acknowledged=on_acknowledged,
+        on_progress=show,
+        on_acknowledged=None if how.position is None else save,
         progress=progress,
     )

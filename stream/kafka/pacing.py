@@ -26,6 +26,7 @@ PAUSE_LOG_SECONDS = 5.0
 """Waiting for readers is routine under load; it is reported once it lasts this long."""
 _POLL_EVERY = 256
 _WAIT_SECONDS = 0.01
+_NOTE_SECONDS = 1.0
 log = logs.get(__name__)
 
 Delivery = Callable[[Any, Any], object]
@@ -64,6 +65,8 @@ class SafeProducer:
         self._sent = 0
         self._reporting = False
         self._paced: dict[str, PacedTopic] = {}
+        self.waiting_for = ""
+        """The reader that `produce` has been waiting for, for more than a second; for `while_waiting`."""
         self._budget_bytes = budget_bytes
         self._admin = connection.admin() if connection.embedded else None
         self.add_topics(specs)
@@ -199,6 +202,8 @@ class SafeProducer:
             self.check()
             if delivered and paced.refresh() and paced.take_after_refresh(partition, size):
                 break
+            if time.monotonic() - started > _NOTE_SECONDS:
+                self.waiting_for = f"{paced.slowest(partition)} to read {paced.name}:{partition}"
             if not paused and time.monotonic() - started > PAUSE_LOG_SECONDS:
                 paused = True
                 log.warning(
@@ -207,6 +212,7 @@ class SafeProducer:
             if self._while_waiting is not None:
                 self._while_waiting()
             time.sleep(_WAIT_SECONDS)
+        self.waiting_for = ""
         if paused:
             log.info(
                 logs.INPUT_RESUMED,

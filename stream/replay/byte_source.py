@@ -10,7 +10,7 @@ import select
 import stat
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -81,8 +81,10 @@ class ByteSource:
                 return
             yield chunk
 
-    def check(self) -> None:
+    def check(self, tick: Callable[[], object]) -> None:
         """Read all of a compressed file: what a damaged one gives before its check sum is wrong may be anything.
+
+        tick: called now and then.
 
         Raises:
             AnchorstreamError: `file_unreadable`.
@@ -93,6 +95,7 @@ class ByteSource:
         try:
             for chunk in self.chunks():
                 lines += chunk.count(b"\n")
+                tick()
         except DAMAGED as exc:
             raise self.damaged(lines, exc) from exc
 

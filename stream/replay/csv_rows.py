@@ -9,7 +9,7 @@ import codecs
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
 from store.base.errors import ConfigError
@@ -55,9 +55,9 @@ class CsvRows(RowFile):
         """Bytes of the file read so far."""
         return self._source.position
 
-    def check(self) -> None:
+    def check(self, tick: Callable[[], object] = lambda: None) -> None:
         """Read all of a compressed file. Raises AnchorstreamError."""
-        self._source.check()
+        self._source.check(tick)
 
     def close(self) -> None:
         """Close the file."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from stream.replay.byte_source import DAMAGED, ByteSource
 from stream.replay.row_file import MAX_ROW_BYTES, Row, RowFile
@@ -25,9 +25,9 @@ class JsonLines(RowFile):
         """Bytes of the file read so far."""
         return self._source.position
 
-    def check(self) -> None:
+    def check(self, tick: Callable[[], object] = lambda: None) -> None:
         """Read all of a compressed file. Raises AnchorstreamError."""
-        self._source.check()
+        self._source.check(tick)
 
     def close(self) -> None:
         """Close the file."""

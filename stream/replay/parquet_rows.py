@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, Any
 
 from store.base.errors import ConfigError
@@ -41,8 +41,9 @@ class ParquetRows(RowFile):
         """Share of the rows read, as bytes of the file."""
         return int(self.size * self._rows_read / self._rows_total) if self._rows_total else 0
 
-    def check(self) -> None:
+    def check(self, tick: Callable[[], object] = lambda: None) -> None:
         """Unpack it if it is compressed as a whole, and look at its end. Raises AnchorstreamError."""
+        tick()
         self._open().close()
 
     def close(self) -> None:

@@ -7,22 +7,22 @@ topics is shared, is put into dead letters from here: a topic of one modality wo
 
 from __future__ import annotations
 
-import heapq
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from store.base.errors import AnchorstreamError
 from store.base.settings import ModalitySettings
 from store.base.stop import Stopped
 from stream.dead_letter import dead_letter
 from stream.events.mapping import TopicMapping, TopicMappings
 from stream.events.refused import Refused
 from stream.rejection import ErrorCode, Rejection
-from stream.replay.merge_order import merge_times
-from stream.replay.row_file import Row, RowFile
+from stream.replay.row_file import FILE_UNREADABLE, Row
 from stream.settings import MappingSettings
 
 Headers = list[tuple[str, bytes | None]]
@@ -34,7 +34,8 @@ SHOWN_UNSENT = 10
 class Outgoing(NamedTuple):
     """One message: where it goes and what is in it.
 
-    ts: event time, ms, where one can be read. unsendable: why it cannot be sent at all; empty = it can.
+    ts: event time, ms, where one can be read. unsendable: why it cannot be sent at all; empty = it can. file: number of
+    the file it comes from.
     """
 
     topic: str
@@ -43,6 +44,7 @@ class Outgoing(NamedTuple):
     ts: int | None = None
     headers: Headers | None = None
     unsendable: str = ""
+    file: int = 0
 
 
 class Producer(Protocol):
@@ -141,7 +143,8 @@ class PaceClock:
 class ReplayProgress:
     """What has been done so far. `sent` counts messages queued; after `replay` returns, all are acknowledged.
 
-    skipped: lines passed over by `resume`. unsent: lines no broker would take, as `file:line: why`.
+    skipped: rows passed over by `resume`. unsent: rows no broker would take, as `file:line: why`. left: last lines that
+    may go on, as `file:line`. phase: what is done before anything is sent. waiting: what it waits for.
     """
 
     sent: int = 0
@@ -153,6 +156,9 @@ class ReplayProgress:
     done: float = 0.0
     """Share of the input read, 0 … 1; 0 where it is not known."""
     interrupted: bool = False
+    left: list[str] = field(default_factory=list)
+    phase: str = ""
+    waiting: str = ""
 
     @property
     def rate(self) -> float:
@@ -172,7 +178,7 @@ def replay(
     pace: Pace | None = None,
     stop: threading.Event | None = None,
     on_progress: Callable[[ReplayProgress], None] | None = None,
-    on_acknowledged: Callable[[int], None] | None = None,
+    on_acknowledged: Callable[[Mapping[int, int]], None] | None = None,
     progress: ReplayProgress | None = None,
     progress_seconds: float = 0.2,
     acknowledge_seconds: float = 10.0,
@@ -183,93 +189,63 @@ def replay(
 
     Args:
         on_progress: called about every `progress_seconds`, and once at the end.
-        on_acknowledged: called with the number of messages taken from `messages` that are safe at the broker.
+        on_acknowledged: called with how many messages of each file are safe at the broker.
 
     Raises:
         BrokerError: a message could not be delivered within `flush_seconds`.
+        AnchorstreamError: `file_unreadable`, when all before it is acknowledged.
     """
     paced = PaceClock(pace or Pace())
     stop = stop or threading.Event()
     now = progress or ReplayProgress()
     started = shown = acknowledged = clock()
-    taken = 0
+    taken: Counter[int] = Counter()
+    failure: AnchorstreamError | None = None
 
     def tick(at: float) -> None:
         now.seconds = at - started
         if on_progress:
             on_progress(now)
 
-    for message in messages:
-        due = started + paced.due(message.ts)
-        while (wait := due - clock()) > 0 and not stop.wait(min(wait, progress_seconds)):
-            tick(clock())
-        if stop.is_set():
-            now.interrupted = True
-            break
-        taken += 1
-        size = len(message.value or b"") + len(message.key or b"")
-        if message.unsendable:
-            _note_unsent(now, message.unsendable)
-        else:
-            try:
+    try:
+        for message in messages:
+            if not taken:  # reading may have begun with sorting
+                started = shown = acknowledged = clock()
+            due = started + paced.due(message.ts)
+            while (wait := due - clock()) > 0 and not stop.wait(min(wait, progress_seconds)):
+                tick(clock())
+            if stop.is_set():
+                raise Stopped
+            if message.unsendable:
+                _note_unsent(now, message.unsendable)
+            else:
                 producer.produce(message.topic, message.value, message.key, headers=message.headers)
-            except Stopped:
-                taken -= 1
-                now.interrupted = True
-                break
-            now.sent += 1
-            now.bytes += size
-        at = clock()
-        if at - shown >= progress_seconds:
-            shown = at
-            tick(at)
-        if on_acknowledged and at - acknowledged >= acknowledge_seconds:
-            producer.flush(flush_seconds)
-            on_acknowledged(taken)
-            acknowledged = clock()
+                now.sent += 1
+                now.bytes += len(message.value or b"") + len(message.key or b"")
+            taken[message.file] += 1
+            at = clock()
+            if at - shown >= progress_seconds:
+                shown = at
+                tick(at)
+            if on_acknowledged and at - acknowledged >= acknowledge_seconds:
+                producer.flush(flush_seconds)
+                on_acknowledged(taken.copy())
+                acknowledged = clock()
+    except Stopped:
+        now.interrupted = True
+    except AnchorstreamError as exc:
+        if exc.code != FILE_UNREADABLE:
+            raise
+        failure = exc
     producer.flush(flush_seconds)
     if on_acknowledged:
-        on_acknowledged(taken)
+        on_acknowledged(taken.copy())
+    if failure is not None:
+        raise failure
     if not now.interrupted:
         now.done = 1.0
     tick(clock())
     return now
-
-
-def read(
-    files: Sequence[RowFile],
-    router: Router,
-    progress: ReplayProgress,
-    *,
-    skip: int = 0,
-    merge: bool = False,
-    max_bytes: int | None = None,
-    max_ahead_ms: int = 30 * 86_400_000,
-) -> Iterator[Outgoing]:
-    """Messages of files, one file after the other, or merged by event time.
-
-    Merging takes each file to be in order itself; a line without a readable time, or alone with one far ahead, stays
-    behind the one before it.
-
-    Args:
-        skip: leave out this many lines (counted over all files, in the order they are sent).
-        progress: its `skipped` and `done` are kept up to date.
-        max_bytes: the broker's limit; a larger line cannot be sent.
-        max_ahead_ms: what is far ahead.
-    """
-    total = sum(file.size for file in files)
-    by_time = [_timed(file, router, max_ahead_ms) for file in files]
-    routed = heapq.merge(*by_time, key=_time) if merge else _chained(files, router)
-    for index, (_, row, message) in enumerate(routed):
-        if total and index % 64 == 0:
-            progress.done = sum(file.position for file in files) / total
-        if index < skip:
-            progress.skipped += 1
-        elif max_bytes is not None and len(message.value or b"") > max_bytes:
-            why = f"{row.place}: {len(message.value or b'')} bytes; a message may have {max_bytes}"
-            yield message._replace(unsendable=why)
-        else:
-            yield message
 
 
 def _note_unsent(progress: ReplayProgress, what: str) -> None:
@@ -284,26 +260,6 @@ def event_ts(event: dict[str, Any], mapping: TopicMapping) -> int | None:
         return mapping.ts(event)
     except Refused:
         return None
-
-
-_Timed = tuple[int, Row, Outgoing]
-
-
-def _timed(file: RowFile, router: Router, max_ahead_ms: int) -> Iterator[_Timed]:
-    routed = ((row, router.route_row(row)) for row in file)
-    rows = ((message.ts, (row, message)) for row, message in routed)
-    for at, (row, message) in merge_times(rows, max_ahead_ms):
-        yield at, row, message
-
-
-def _chained(files: Sequence[RowFile], router: Router) -> Iterator[_Timed]:
-    for file in files:
-        for row in file:
-            yield 0, row, router.route_row(row)
-
-
-def _time(item: _Timed) -> int:
-    return item[0]
 
 
 def _object(value: bytes) -> dict[str, Any] | None:

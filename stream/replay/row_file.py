@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Self
 
 from store.base.errors import AnchorstreamError
@@ -17,6 +17,7 @@ MAX_ROW_BYTES = 16 << 20
 SAMPLE_BYTES = 16 << 20
 """A sample ends with the row that exceeds this."""
 STDIN = "-"
+FILE_UNREADABLE = "file_unreadable"
 
 
 class Row(NamedTuple):
@@ -60,8 +61,10 @@ class RowFile(ABC):
         """The rows from the beginning; None when nothing has come for a while."""
 
     @abstractmethod
-    def check(self) -> None:
+    def check(self, tick: Callable[[], object] = lambda: None) -> None:
         """Find damage that shows only later than what was read before: of a compressed file, read all of it.
+
+        tick: called now and then; what it raises ends the reading.
 
         Raises:
             AnchorstreamError: `file_unreadable`.
@@ -120,5 +123,5 @@ def unreadable(path: str, where: str, why: object, action: str = "") -> Anchorst
     return AnchorstreamError(
         f"{path}: cannot be read {where}: {why}",
         action=action or "the file is damaged or cut short: get it anew",
-        code="file_unreadable",
+        code=FILE_UNREADABLE,
     )

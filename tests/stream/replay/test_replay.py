@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.base.errors import AnchorstreamError, NotFoundError, StateError
+from store.base.errors import AnchorstreamError, NotFoundError
 from store.base.settings import ModalitySettings
 from store.base.stop import Stopped
 from stream.clock import EventClock
@@ -21,8 +22,8 @@ from stream.events.event import Event
 from stream.events.validate import Validator
 from stream.rejection import ErrorCode, Rejection, Skipped
 from stream.replay.open_files import open_rows
-from stream.replay.replay import Headers, Outgoing, Pace, PaceClock, ReplayProgress, Router, read, replay
-from stream.replay.resume import ResumeFile
+from stream.replay.order import read
+from stream.replay.replay import Headers, Outgoing, Pace, PaceClock, ReplayProgress, Router, replay
 from stream.replay.row_file import MAX_ROW_BYTES
 from stream.settings import Clock, Condition, IngestSettings, MappingSettings, TimeUnit
 
@@ -211,26 +212,6 @@ def test_a_line_too_long_is_named_and_the_next_one_is_sent(tmp_path: Path) -> No
     assert progress.done == 1.0
 
 
-@given(
-    st.lists(st.lists(st.integers(0, 1000), max_size=20).map(sorted), min_size=1, max_size=4),
-    st.integers(0, 30),
-)
-def test_merging_keeps_every_line_and_orders_by_time(tmp_path_factory: pytest.TempPathFactory, files, skip) -> None:  # type: ignore[no-untyped-def]
-    folder = tmp_path_factory.mktemp("merge")
-    opened = []
-    for number, times in enumerate(files):
-        path = folder / f"{number}.jsonl"
-        path.write_bytes(b"".join(event(f"f{number}", ts=ts) + b"\n" for ts in times))
-        opened.append(open_rows(str(path)))
-    sent, progress = Sent(), ReplayProgress()
-    replay(read(opened, Router(TWO, "dead"), progress, skip=skip, merge=True), sent, progress=progress)
-    for file in opened:
-        file.close()
-    times = [json.loads(value or b"")["ts"] for _, _, value in sent.messages]
-    assert times == sorted(ts for one in files for ts in one)[skip:]
-    assert progress.skipped == min(skip, sum(map(len, files)))
-
-
 @given(st.lists(st.integers(0, 10_000_000), max_size=50), st.floats(0.5, 1000))
 def test_pace_by_event_time(times: list[int], speed: float) -> None:
     clock = PaceClock(Pace(speed=speed, max_wait_seconds=1e12))
@@ -264,39 +245,18 @@ def test_a_replay_is_stopped_while_it_waits_for_readers() -> None:
                 raise Stopped
             self.messages.append(("t", None, None))
 
-    safe: list[int] = []
+    safe: list[Mapping[int, int]] = []
     progress = replay([Outgoing("t", None, b"")] * 9, Full(), on_acknowledged=safe.append)
     assert progress.interrupted
-    assert (progress.sent, safe) == (3, [3])
+    assert (progress.sent, safe) == (3, [{0: 3}])
 
 
-def test_a_stopped_replay_goes_on_where_it_was_acknowledged(tmp_path: Path) -> None:
-    path, state = tmp_path / "events.jsonl", tmp_path / "resume.json"
-    lines = [event(ts=i) for i in range(100)]
-    path.write_bytes(b"\n".join(lines))
-    stop, sent = threading.Event(), Sent()
+def test_what_was_read_before_a_damage_is_acknowledged(tmp_path: Path) -> None:
+    def damaged():  # type: ignore[no-untyped-def]
+        yield from [Outgoing("t", None, b"")] * 5
+        raise AnchorstreamError("cut", code="file_unreadable")
 
-    def part(stop_after: int | None) -> ReplayProgress:
-        progress = ReplayProgress()
-        with open_rows(str(path)) as file:
-            resume = ResumeFile.of(state, [file], merge=False)
-            skip = resume.load()
-            messages = read([file], Router(TWO, "dead"), progress, skip=skip)
-
-            def cut():  # type: ignore[no-untyped-def]
-                for n, message in enumerate(messages):
-                    if n == stop_after:
-                        stop.set()
-                    yield message
-
-            return replay(cut(), sent, stop=stop, progress=progress, on_acknowledged=lambda n: resume.save(skip + n))
-
-    assert part(37).interrupted
-    stop.clear()
-    assert part(None).skipped == 37
-    assert [value for _, _, value in sent.messages] == lines
-    assert sent.flushed == 100
-    with open_rows(str(path)) as file, pytest.raises(StateError, match="belongs to"):
-        ResumeFile.of(state, [file], merge=True).load()
-    with pytest.raises(StateError, match="standard input"):
-        ResumeFile.of(state, [open_rows("-")], merge=False)
+    sent, safe = Sent(), []
+    with pytest.raises(AnchorstreamError, match="cut"):
+        replay(damaged(), sent, on_acknowledged=safe.append)
+    assert (sent.flushed, safe) == (5, [{0: 5}])
