@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 
 def encode(fields: Mapping[str, str | int | None]) -> str:
@@ -14,3 +15,38 @@ def decode(metadata: str | None) -> dict[str, str]:
     """Inverse of `encode`, values as text; what a hand wrote otherwise is left out."""
     pairs = (part.partition("=") for part in (metadata or "").split(","))
     return {key: value for key, sign, value in pairs if key and sign}
+
+
+class Waiting(NamedTuple):
+    """What a worker has still to do for one partition: users whose embeddings are behind the rows that it has read.
+
+    seconds: until none of its partitions has any, at the pace it has measured; None = it has measured none.
+    """
+
+    users: int
+    seconds: float | None = None
+
+
+MAX_WAITING = 48
+"""Characters of `with_waiting` beyond the metadata."""
+
+
+def with_waiting(metadata: str, waiting: Waiting) -> str:
+    """Metadata of the worker's own (without a comma), and what waits behind it."""
+    seconds = None if waiting.seconds is None else f"{min(waiting.seconds, 1e9):.3g}"
+    return f"{metadata},{encode({'users': waiting.users, 'seconds': seconds})}"
+
+
+def without_waiting(metadata: str | None) -> str | None:
+    """The metadata that `with_waiting` was given."""
+    return None if metadata is None else metadata.partition(",")[0]
+
+
+def read_waiting(metadata: str | None) -> Waiting | None:
+    """Inverse of `with_waiting`; None where nothing is said."""
+    fields = decode((metadata or "").partition(",")[2])
+    try:
+        seconds = fields.get("seconds")
+        return Waiting(int(fields["users"]), None if seconds is None else float(seconds))
+    except (KeyError, ValueError):
+        return None

@@ -12,7 +12,7 @@ from deploy.commands.common import Common
 
 if TYPE_CHECKING:
     from deploy.settings.config import Settings
-    from stream.lag.reader import Freshness, LagReport
+    from stream.lag.reader import Freshness, GroupLag, LagReport
 
 
 def lag(
@@ -71,11 +71,16 @@ def served_freshness(settings: Settings) -> Freshness | None:
     return Freshness(recent.get("p50"), recent.get("p99"))
 
 
+def _done_in(group: GroupLag) -> float | None:
+    """As the worker says itself, which knows its users; else by the pace of messages."""
+    return group.eta_seconds if group.drain_seconds is None else group.drain_seconds
+
+
 def write_report(report: LagReport, *, partitions: bool) -> None:
     """One reading for people."""
     from deploy import output
 
-    right = ("members", "messages", "seconds", "done in", "committed", "end", "partition")
+    right = ("members", "messages", "seconds", "users", "done in", "committed", "end", "partition")
     if partitions:
         output.write_table(
             ("role", "topic", "partition", "committed", "end", "messages", "seconds", "status"),
@@ -87,7 +92,7 @@ def write_report(report: LagReport, *, partitions: bool) -> None:
         )
     else:
         output.write_table(
-            ("role", "group", "members", "messages", "seconds", "done in", "status"),
+            ("role", "group", "members", "messages", "seconds", "users", "done in", "status"),
             [
                 (
                     g.role,
@@ -95,7 +100,8 @@ def write_report(report: LagReport, *, partitions: bool) -> None:
                     g.members,
                     g.lag_messages,
                     g.lag_seconds,
-                    output.duration(g.eta_seconds) if g.lag_messages else None,
+                    g.users_left,
+                    output.duration(_done_in(g)) if g.lag_messages else None,
                     g.status,
                 )
                 for g in report.groups()

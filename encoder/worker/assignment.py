@@ -14,6 +14,7 @@ from encoder.worker.targets import Target, unpack
 from store.base import fault
 from store.base.errors import DataLossError
 from store.buffer.token_buffer import TokenBuffer
+from stream.commit_metadata import Waiting, with_waiting, without_waiting
 from stream.kafka.patience import passes, patiently
 from stream.kafka.positions import REBUILD
 from stream.kafka.rebalance import Rebalance
@@ -40,6 +41,8 @@ class Assignment:
         new = found.offset < 0 and buffer.log_offset == 0
         self.back_fill = PartitionBackFill(buffer, unpack(found.metadata), targets, new=new)
         self.caught_up = False
+        self.waiting = Waiting(0)
+        """To be told with each commit."""
         self.fenced_until: float | None = None
         """Not None: nothing can be published until it is renewed, then or later; seconds, monotonic."""
         self._committed: tuple[int, str | None] | None = (found.offset, found.metadata) if found.offset >= 0 else None
@@ -61,7 +64,12 @@ class Assignment:
     @property
     def announced(self) -> bool:
         """B1: whether the standings of the back-fills are committed."""
-        return self._committed is not None and self._committed[1] == self.back_fill.metadata
+        return self._committed is not None and without_waiting(self._committed[1]) == self.back_fill.metadata
+
+    @property
+    def metadata(self) -> str:
+        """Of the offset to be committed: the standings of the back-fills, and who waits."""
+        return with_waiting(self.back_fill.metadata, self.waiting)
 
     @property
     def usable(self) -> bool:
@@ -85,7 +93,7 @@ class Assignment:
         """What has to be committed; None if it is."""
         if self.fenced_until is not None:
             return None
-        wanted = self.position, self.back_fill.metadata
+        wanted = self.position, self.metadata
         return None if wanted == self._committed else wanted
 
     def committed(self, what: tuple[int, str] | None) -> None:

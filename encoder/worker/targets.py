@@ -20,13 +20,15 @@ import random
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from stream.commit_metadata import MAX_WAITING, without_waiting
+
 COMPLETE = 0
 _PREFIX = "1:"
 _DIGEST_BYTES = 6
 _ENTRY_BYTES = _DIGEST_BYTES + 2
 MAX_METADATA = 4096
 """Kafka's default `offset.metadata.max.bytes`."""
-MAX_ENTRIES = (MAX_METADATA - len(_PREFIX)) // 4 * 3 // _ENTRY_BYTES
+MAX_ENTRIES = (MAX_METADATA - len(_PREFIX) - MAX_WAITING) // 4 * 3 // _ENTRY_BYTES
 
 Standings = Mapping[bytes, int]
 """Target's digest → COMPLETE, or the attempt of a back-fill under way, 1 to 65535."""
@@ -54,7 +56,8 @@ def pack(standings: Standings) -> str:
 
 
 def unpack(metadata: str | None) -> dict[bytes, int]:
-    """Inverse of `pack`; metadata of another version says nothing."""
+    """Inverse of `pack`, whatever waits behind it; metadata of another version says nothing."""
+    metadata = without_waiting(metadata)
     if metadata is None or not metadata.startswith(_PREFIX):
         return {}
     try:

@@ -38,6 +38,7 @@ from store.base.stop import Stopped
 from store.buffer.partition_buffers import PartitionBuffers
 from store.buffer.token_buffer import TokenBuffer
 from store.buffer.window import UserWindow
+from stream.commit_metadata import Waiting
 from stream.kafka.client import Connection
 from stream.kafka.partitioner import partition_of
 from stream.kafka.topic_ids import TopicIds
@@ -305,7 +306,7 @@ class Worker:
         Raises:
             BrokerError: refused, or not acknowledged in time. Stopped.
         """
-        due: dict[int, Position] = {a.partition: (at, a.back_fill.metadata) for a, at in positions.items()}
+        due: dict[int, Position] = {a.partition: (at, a.metadata) for a, at in positions.items()}
         written = self._writers.commit(due)
         for assignment in positions:
             if (why := written.fenced.get(assignment.partition)) is not None:
@@ -349,6 +350,10 @@ class Worker:
         now = time.monotonic()
         if now - self._committed_at >= COMMIT_SECONDS or not self._mine.announced:
             self._committed_at = now
+            left = self._scheduler.pending().seconds or None
+            for assignment in self._mine:
+                users = assignment.buffer.dirty_count
+                assignment.waiting = Waiting(users, left if users else None)
             self._mine.commit()
             self._writers.check()
 

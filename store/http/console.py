@@ -188,7 +188,7 @@ async def _lag(work: Work) -> str:
         report = await work.lag.get(wait_seconds=LAG_SECONDS)
     except ProblemError as exc:
         return "<h2>Lag</h2>" + _warning(exc)
-    names = ["role", "group", "lag_messages", "lag_seconds", "status"]
+    names = ["role", "group", "lag_messages", "lag_seconds", "users_left", "drain_seconds", "status"]
     rows = [[group.get(name) for name in names] for group in report.get("groups", [])]
     return "<h2>Lag</h2>" + _table([name.replace("_", " ") for name in names], rows)
 

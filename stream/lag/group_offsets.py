@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaException, TopicPartition
 
-from stream.commit_metadata import decode
+from stream.commit_metadata import Waiting, decode, read_waiting
 from stream.kafka.client import Connection
 from stream.kafka.patience import patiently
 
@@ -27,10 +27,14 @@ MEMBERS_SECONDS = 2.0
 
 
 class Committed(NamedTuple):
-    """offset: next to read. topic_id: of the topic that it was committed of, where the role says so: ingest does."""
+    """offset: next to read. topic_id: of the topic that it was committed of, where the role says so: ingest does.
+
+    waiting: where the role says so: the worker does.
+    """
 
     offset: int
     topic_id: str | None = None
+    waiting: Waiting | None = None
 
 
 class GroupOffsets:
@@ -87,7 +91,7 @@ class GroupOffsets:
         # a broker that has just started is still loading its groups
         answer = patiently(ask, threading.Event(), seconds=self._timeout)
         return {
-            (tp.topic, tp.partition): Committed(tp.offset, decode(tp.metadata).get("topic"))
+            (tp.topic, tp.partition): Committed(tp.offset, decode(tp.metadata).get("topic"), read_waiting(tp.metadata))
             for tp in answer
             if tp.offset >= 0
         }

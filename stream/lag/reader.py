@@ -212,7 +212,12 @@ class LagReader:
                 made=sum(m.high for m in made if m is not None) if None not in made else None,
             )
             samples[key] = within_window([*self._samples.get(key, []), sample], now, self._policy)
-            rows.append(self._row(target, n, samples[key], now, first))
+            row = self._row(target, n, samples[key], now, first)
+            said = committed[target.group].get((target.topic, n))
+            waiting = None if said is None else said.waiting
+            rows.append(
+                row if waiting is None else replace(row, users_left=waiting.users, drain_seconds=waiting.seconds)
+            )
         self._samples = samples  # partitions that are gone are forgotten
         unreadable = [
             *(f"{topic}:{n}" for topic, n in {(t.topic, n) for t, n in wanted} - marks.keys()),

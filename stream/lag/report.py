@@ -24,6 +24,8 @@ class PartitionLag:
     lag_seconds: now - timestamp of the first uncommitted record; 0 if there is none; None = unknown.
     lag_seconds_source: `record` (that record was read), `caught_up`, `observed` (its timestamp cannot be right: since
         when the log's end has been beyond the commit, as the readings show), or `unknown`.
+    users_left: as the worker said with its last commit, how many users' embeddings are behind the rows that it has
+        read; drain_seconds: until none of its partitions has any, at its measured pace. None = not known, other roles.
     retention_headroom: committed - log_start; below 0 = messages were deleted unread. None = never committed.
     commit_age_seconds: since the commit last moved; None if it did not within the window.
     complete: 0..1, how much of the window `status` rests on. Rates are per second over that window.
@@ -46,6 +48,8 @@ class PartitionLag:
     produced_per_second: float | None = None
     committed_per_second: float | None = None
     eta_seconds: float | None = None
+    users_left: int | None = None
+    drain_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ class GroupLag:
     """A role's group over all its partitions: sum of messages, largest seconds, worst status.
 
     eta_seconds: until all are caught up at the pace of the window; None = not known, or one does not catch up.
+    users_left, drain_seconds: see PartitionLag: their sum, their largest; None = a partition's is not known.
     """
 
     role: str
@@ -62,6 +67,8 @@ class GroupLag:
     lag_seconds: float | None
     status: Status
     eta_seconds: float | None = None
+    users_left: int | None = None
+    drain_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +121,8 @@ class LagReport:
                 None if any(p.lag_seconds is None for p in rows) else max(p.lag_seconds or 0.0 for p in rows),
                 max((p.status for p in rows), key=SEVERITY.__getitem__),
                 _slowest([p.eta_seconds for p in rows if p.lag_messages]),
+                _users_left(rows),
+                _slowest([p.drain_seconds for p in rows if p.users_left]) if _users_left(rows) else None,
             )
             for role, rows in by_role.items()
         ]
@@ -131,6 +140,14 @@ class LagReport:
             "unreadable": list(self.unreadable),
             "made_anew": list(self.made_anew),
         }
+
+
+def _users_left(rows: list[PartitionLag]) -> int | None:
+    """A partition in which nothing waits has nobody left."""
+    known = [0 if p.users_left is None and not p.lag_messages else p.users_left for p in rows]
+    if all(p.users_left is None for p in rows) or None in known:
+        return None
+    return sum(users for users in known if users is not None)
 
 
 def _slowest(etas: list[float | None]) -> float | None:

@@ -17,6 +17,7 @@ from encoder.worker.worker import Worker
 from store.base import fault, metrics
 from store.base.settings import ScenarioSettings
 from store.records.embedding import EmbeddingRecord
+from stream.commit_metadata import without_waiting
 from stream.kafka.client import Connection
 from stream.kafka.partitioner import partition_of
 from stream.settings import KafkaSettings
@@ -388,10 +389,11 @@ def test_standings_are_committed_before_anything_is_published(filled: Bench) -> 
     filled.settle()
     expected = {0, 1}
     for found in seen:
-        standings = {tp.partition: tp.metadata for tp in found}
+        standings = {tp.partition: without_waiting(tp.metadata) for tp in found}
         assert standings.keys() == expected
         assert all(metadata and metadata != "" for metadata in standings.values())
-    first = {tp.partition: tp.metadata for tp in seen[0]}
+    first = {tp.partition: without_waiting(tp.metadata) for tp in seen[0]}
     filled.stop()
-    last = {tp.partition: tp.metadata for tp in worker_bench.committed(filled.connection, filled.topics)}
+    found = worker_bench.committed(filled.connection, filled.topics)
+    last = {tp.partition: without_waiting(tp.metadata) for tp in found}
     assert all(first[p] != last[p] for p in expected), "under way, then complete"

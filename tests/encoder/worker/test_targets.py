@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoder.worker.targets import COMPLETE, MAX_ENTRIES, MAX_METADATA, Target, carried_on, pack, unpack
+from stream.commit_metadata import Waiting, with_waiting
 
 STANDINGS = st.dictionaries(st.binary(min_size=6, max_size=6), st.integers(0, 0xFFFF), max_size=40)
 
@@ -14,13 +15,14 @@ STANDINGS = st.dictionaries(st.binary(min_size=6, max_size=6), st.integers(0, 0x
 @given(STANDINGS)
 def test_standings_survive_packing(standings: dict[bytes, int]) -> None:
     assert unpack(pack(standings)) == standings
+    assert unpack(with_waiting(pack(standings), Waiting(12, 3.5))) == standings
     assert pack(dict(reversed(standings.items()))) == pack(standings)
 
 
 def test_what_does_not_fit_is_left_out_unfinished_work_first() -> None:
     digests = [i.to_bytes(6, "big") for i in range(MAX_ENTRIES + 10)]
     standings = {digest: COMPLETE if i % 2 else 7 for i, digest in enumerate(digests)}
-    packed = pack(standings)
+    packed = with_waiting(pack(standings), Waiting(999_999_999, 1.23e-7))
     assert len(packed) <= MAX_METADATA
     found = unpack(packed)
     assert len(found) == MAX_ENTRIES

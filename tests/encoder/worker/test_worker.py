@@ -21,6 +21,7 @@ from store.base.settings import ScenarioSettings
 from store.records.embedding import EmbeddingRecord
 from stream.kafka.client import Connection
 from stream.kafka.partitioner import partition_of
+from stream.lag.reader import LagReader, plan
 from stream.settings import KafkaSettings
 from stream.token_log.reader import LogReader
 from stream.topics import Topics
@@ -119,6 +120,33 @@ def test_embeddings_equal_from_scratch_and_lag_reaches_zero(
         source.send(30)
         wait_for_lag_zero(connection, topics)
         check(connection, topics, source, encoder)
+
+
+def test_lag_says_how_many_users_are_left_and_for_how_long(
+    connection: Connection, topics: Topics, encoder: ModelSet, tmp_path: Path
+) -> None:
+    """D4."""
+    source = Source(connection, topics, tmp_path / "source")
+    source.send(12, users=6)
+    reader = LagReader(connection, plan(topics, (), SCENARIOS))
+
+    def left() -> tuple[int | None, float | None]:
+        (group,) = [g for g in reader.read(max_age_seconds=0).groups() if g.role == "worker"]
+        return group.users_left, group.drain_seconds
+
+    hourly = MODEL.model_copy(update={"min_interval_ms": 3_600_000})
+    with running(connection, topics, encoder, tmp_path / "w", hourly):
+        wait_for_lag_zero(connection, topics)
+        worker_bench.wait_until(lambda: left() == (0, None), "nobody is left")
+        source.send(6, users=6)  # all of them wait for an hour to be over
+        worker_bench.wait_until(lambda: left()[0] == 6, "all are left")
+        seconds = left()[1]
+        assert seconds is not None
+        assert 0 < seconds < 3600
+    with running(connection, topics, encoder, tmp_path / "w"):
+        wait_for_lag_zero(connection, topics)
+        worker_bench.wait_until(lambda: left() == (0, None), "nobody is left")
+    reader.close()
 
 
 def test_a_restart_goes_on_and_refreshes_nobody_twice(

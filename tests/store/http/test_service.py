@@ -473,6 +473,22 @@ def test_console_shows_how_many_events_carry_each_field(serving: Serving) -> Non
     assert "Not reported yet" not in page
 
 
+def test_console_shows_how_many_users_are_left() -> None:
+    """D4."""
+    row = {"role": "worker", "group": "as.worker", "lag_messages": 970_000, "lag_seconds": 61.5, "status": "ok"}
+    page = Serving(lambda: {"groups": [{**row, "users_left": 2200, "drain_seconds": 84.0}]}).client.get("/").text
+    (shown,) = [re.sub("<[^>]+>", "|", found) for found in re.findall(r"<tr>(.*?)</tr>", page) if "as.worker" in found]
+    assert [cell for cell in shown.split("|") if cell] == [
+        "worker",
+        "as.worker",
+        "970,000",
+        "61.5",
+        "2,200",
+        "84",
+        "ok",
+    ]
+
+
 def test_openapi_is_the_committed_one(serving: Serving) -> None:
     committed = json.loads(Path(__file__).with_name("openapi.json").read_text())
     assert description() == committed, "renew it: python -m store.http.openapi > tests/store/http/openapi.json"
