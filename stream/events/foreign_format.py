@@ -55,12 +55,15 @@ def of_map(raw: dict[str, Any]) -> str | None:
     if raw.keys() == {"schema", "payload"}:
         inside = raw["payload"]
         if isinstance(inside, dict) and _is_debezium(inside):
-            return "a Debezium change event with its schema: use ExtractNewRecordState, and schemas.enable=false"
-        return "Kafka Connect's {schema, payload}: set schemas.enable=false in its JsonConverter"
+            what = "a Debezium change event with its schema: use ExtractNewRecordState, and schemas.enable=false"
+            return f"{what}; or name payload.after.FIELD in [mapping]"
+        what = "Kafka Connect's {schema, payload}: set schemas.enable=false in its JsonConverter"
+        return f"{what}; or name payload.FIELD in [mapping]"
     if _is_debezium(raw):
-        return "a Debezium change event: use its ExtractNewRecordState transform, which sends the row alone"
+        what = "a Debezium change event: use its ExtractNewRecordState transform, which sends the row alone"
+        return f"{what}; or name after.FIELD in [mapping]"
     if raw.keys() >= {"specversion", "type", "source", "data"}:
-        return "a CloudEvent: send its data alone, or use the binary mode"
+        return "a CloudEvent: send its data alone, or use the binary mode; or name data.FIELD in [mapping]"
     return None
 
 

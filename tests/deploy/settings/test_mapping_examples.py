@@ -13,6 +13,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from deploy.run.child_settings import write_child_settings
 from deploy.settings.config import load
 from stream.clock import EventClock
 from stream.events.event import Event
@@ -69,6 +70,14 @@ def verdicts(toml: str, messages: Iterable[bytes], folder: Path) -> list[str]:
 def test_an_example_becomes_what_the_page_says(title: str, tmp_path: Path) -> None:
     (_, toml), (_, messages), (_, expected) = EXAMPLES[title]
     assert verdicts(toml, messages.encode().splitlines(), tmp_path) == expected.splitlines()
+
+
+@pytest.mark.parametrize("title", EXAMPLES)
+def test_a_role_that_is_started_gets_the_same_mapping(title: str, tmp_path: Path) -> None:
+    (tmp_path / "example.toml").write_text(EXAMPLES[title][0][1], encoding="utf-8")
+    settings = load(tmp_path / "example.toml")
+    write_child_settings(settings, tmp_path / "child.toml")
+    assert load(tmp_path / "child.toml") == settings
 
 
 @pytest.mark.parametrize("title", [title for title in EXAMPLES if "seconds" in title or "invoices" in title])
