@@ -19,6 +19,7 @@ from stream.topics import Topics, TopicSpec
 
 READY_FILE = Path("run") / "broker.json"
 """Under the data directory: kind, bootstrap, identity, pid (and control) of the broker started by us."""
+KEPT_FOLDER = "kept"
 _POLL_SECONDS = 0.05
 
 
@@ -77,8 +78,12 @@ def specs(settings: Settings) -> list[TopicSpec]:
     return Topics(settings.kafka).specs(settings.modalities, settings.scenario_names)
 
 
-def start(settings: Settings) -> RunningBroker:
+def start(settings: Settings, *, keep: bool = False) -> RunningBroker:
     """Start the configured broker, or find somebody's own. An embedded one has its topics; else deploy/kafka/topics.py.
+
+    Args:
+        keep: an embedded one begins with what it was given before, and keeps what it is given (`<data_dir>/kept`): raw
+            topics, and scenarios registered while it ran.
 
     Raises:
         BrokerError: it did not come up, or cannot be reached.
@@ -86,10 +91,14 @@ def start(settings: Settings) -> RunningBroker:
     kafka = settings.kafka
     data_dir = settings.store.data_dir.absolute()
     if kafka.bootstrap_servers == "embedded":
+        from deploy.brokers.embedded import Keep
         from deploy.brokers.process import EmbeddedBroker
 
         partitions = {spec.name: spec.partitions for spec in specs(settings)}
-        embedded = EmbeddedBroker(data_dir / READY_FILE, partitions, log_path=data_dir / "logs" / "broker.log")
+        what = Keep(data_dir / KEPT_FOLDER, kept_topics(settings), (Topics(kafka).group_ingest,)) if keep else None
+        embedded = EmbeddedBroker(
+            data_dir / READY_FILE, partitions, log_path=data_dir / "logs" / "broker.log", keep=what
+        )
         return RunningBroker(embedded.connection, embedded)
     if kafka.bootstrap_servers == "local":
         from deploy.brokers.local import LocalKafka
@@ -97,6 +106,17 @@ def start(settings: Settings) -> RunningBroker:
         local = LocalKafka(data_dir, ready_file=data_dir / READY_FILE, properties=kafka.properties)
         return RunningBroker(local.connection, local)
     return RunningBroker(connected(kafka.bootstrap_servers, kafka.properties))
+
+
+def kept_topics(settings: Settings) -> tuple[str, ...]:
+    """What an embedded broker keeps: all that does not follow from the rest."""
+    return (Topics(settings.kafka).scenarios, *sorted({m.topic for m in settings.modalities.values()}))
+
+
+def restoring(settings: Settings) -> int:
+    """How many messages an embedded broker is still being given back; 0 = none, or it is another broker."""
+    state = read_json(settings.store.data_dir.absolute() / READY_FILE) or {}
+    return int(state.get("restoring", 0))
 
 
 def connect(settings: Settings, *, timeout_s: float = 15.0, waiting: Callable[[], object] | None = None) -> Connection:
@@ -136,6 +156,8 @@ def from_state(state: dict[str, Any], properties: dict[str, str | int | float | 
         embedded=state["kind"] == "embedded",
         identity=state["identity"],
         control=state.get("control", ""),
+        keeper=state.get("keeper", ""),
+        history=state.get("history", ""),
     )
 
 

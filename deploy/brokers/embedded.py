@@ -3,7 +3,9 @@
     python -m deploy.brokers.embedded --ready-file run/broker.json --topic events:4 --topic tokens:4
 
 RAM only: it keeps the newest 5 MiB and 100 000 message sets of a partition and forgets everything when it ends, so each
-start is a new identity. Topics can be added while it runs, through the `control` address: one line of JSON in, one out.
+start is a new identity. With `--keep DIR` what it was given on the `--kept` topics is written down there, and given to
+the next one that starts on DIR (deploy/brokers/keeper.py). Topics can be added while it runs, through the `control`
+address: one line of JSON in, one out.
 """
 
 from __future__ import annotations
@@ -18,14 +20,19 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import confluent_kafka
 
+from deploy.brokers.keeper import GROUP, Keeper
+from deploy.brokers.kept_log import KeptLog
 from store.base import logs
-from store.base.errors import BrokerError, TopicError
+from store.base.errors import BrokerError, StateError, TopicError
 from store.base.files import write_json
+from stream.kafka.client import Connection
+from stream.topics import TopicSpec
 
 REBALANCE_DELAY_MS = 100
 """How long a group waits for more members before its first assignment; Kafka's default is 3 s."""
@@ -139,8 +146,27 @@ class _ControlServer(socketserver.ThreadingTCPServer):
         self.cluster = cluster
 
 
-def serve(ready_file: Path, topics: Mapping[str, int], parent_gone: Callable[[], bool], stop: threading.Event) -> None:
-    """Run the broker until `stop` is set or the parent is gone; `ready_file` appears once it takes connections."""
+class Keep(NamedTuple):
+    """directory: where. topics: which. readers: groups that must have read what is given back before there is more."""
+
+    directory: Path
+    topics: tuple[str, ...]
+    readers: tuple[str, ...]
+
+
+def serve(
+    ready_file: Path,
+    topics: Mapping[str, int],
+    parent_gone: Callable[[], bool],
+    stop: threading.Event,
+    keep: Keep | None = None,
+) -> None:
+    """Run the broker until `stop` is set or the parent is gone; `ready_file` appears once it takes connections.
+
+    Raises:
+        StateError: what was kept cannot be read. BrokerError: what comes cannot be kept.
+    """
+    kept = KeptLog(keep.directory) if keep is not None else None
     cluster = MockCluster()
     for name, partitions in topics.items():
         cluster.create_topic(name, partitions)
@@ -154,14 +180,30 @@ def serve(ready_file: Path, topics: Mapping[str, int], parent_gone: Callable[[],
             "pid": os.getpid(),
             "control": f"{host!s}:{port}",
         }
+        keeper = None
+        if keep is not None and kept is not None:
+            state |= {"history": kept.history, "keeper": GROUP, "restoring": kept.count}
+            specs = {
+                name: TopicSpec(name, topics[name], readers=(*keep.readers, GROUP))
+                for name in keep.topics
+                if name in topics
+            }
+            restored = partial(write_json, ready_file, state | {"restoring": 0})
+            keeper = Keeper(Connection(cluster.bootstrap, embedded=True), kept, specs, restored)
         write_json(ready_file, state)
         log.info(logs.BROKER_STARTED, **state, topics=len(topics))
+        if keeper is not None:
+            keeper.start()
         while not stop.wait(PARENT_CHECK_SECONDS):
-            if parent_gone():
+            if parent_gone() or (keeper is not None and keeper.failed):
                 break
+        if keeper is not None:
+            keeper.stop()
         control.shutdown()
     ready_file.unlink(missing_ok=True)
     log.info(logs.BROKER_STOPPED, kind="embedded")
+    if keeper is not None and keeper.failed:
+        raise BrokerError("the embedded broker cannot keep what it is given", action="see its log")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -169,6 +211,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.brokers.embedded", description=__doc__)
     parser.add_argument("--ready-file", type=Path, required=True, help="written, atomically, once the broker is up")
     parser.add_argument("--topic", action="append", default=[], metavar="NAME:PARTITIONS")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="write down what comes, and begin with what was kept there"
+    )
+    parser.add_argument("--kept", action="append", default=[], metavar="TOPIC")
+    parser.add_argument("--reader", action="append", default=[], metavar="GROUP", help="of the kept topics")
     parser.add_argument("--parent", type=int, help="end when this process, our parent, does")
     args = parser.parse_args(argv)
     logs.configure("broker")
@@ -177,9 +224,10 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     # Ctrl-C reaches the whole terminal: under a launcher that drains first, the broker goes last, by SIGTERM
     signal.signal(signal.SIGINT, signal.SIG_IGN if args.parent else lambda *_: stop.set())
+    keep = Keep(args.keep, tuple(args.kept), tuple(args.reader)) if args.keep else None
     try:
-        serve(args.ready_file, topics, _watch(args.parent), stop)
-    except (BrokerError, TopicError) as exc:
+        serve(args.ready_file, topics, _watch(args.parent), stop, keep)
+    except (BrokerError, StateError, TopicError) as exc:
         sys.stderr.write(f"{exc}\n")
         return exc.exit_code
     return 0

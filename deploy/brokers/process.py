@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+from deploy.brokers.embedded import Keep
 from store.base.errors import BrokerError
 from store.base.files import read_json
 from stream.kafka.client import Connection
 
 START_SECONDS = 20.0
-STOP_SECONDS = 5.0
+STOP_SECONDS = 15.0
+"""What is kept is written down first."""
 
 
 class EmbeddedBroker:
@@ -26,17 +28,24 @@ class EmbeddedBroker:
         ready_file: where the broker writes its address; a stale one is removed.
         topics: name → partitions.
         log_path: where its log goes; None = to our standard error.
+        keep: what it is to keep beyond its end.
 
     Raises:
         BrokerError: it did not come up.
     """
 
-    def __init__(self, ready_file: Path, topics: Mapping[str, int], *, log_path: Path | None = None) -> None:
+    def __init__(
+        self, ready_file: Path, topics: Mapping[str, int], *, log_path: Path | None = None, keep: Keep | None = None
+    ) -> None:
         ready_file.unlink(missing_ok=True)
         command = [sys.executable, "-m", "deploy.brokers.embedded", "--ready-file", str(ready_file)]
         command += ["--parent", str(os.getpid())]
         for name, partitions in topics.items():
             command += ["--topic", f"{name}:{partitions}"]
+        if keep is not None:
+            command += ["--keep", str(keep.directory)]
+            command += [word for name in keep.topics for word in ("--kept", name)]
+            command += [word for group in keep.readers for word in ("--reader", group)]
         # the pipe's only use is that it closes when we are gone
         with ExitStack() as stack:
             log = None
@@ -58,8 +67,15 @@ class EmbeddedBroker:
                     action="try again on a less busy machine",
                 )
             time.sleep(0.02)
+        self.restoring = int(state.get("restoring", 0))
+        """Messages that it begins with: kept by the one before it."""
         self.connection = Connection(
-            bootstrap=state["bootstrap"], embedded=True, identity=state["identity"], control=state["control"]
+            bootstrap=state["bootstrap"],
+            embedded=True,
+            identity=state["identity"],
+            control=state["control"],
+            keeper=state.get("keeper", ""),
+            history=state.get("history", ""),
         )
 
     @property
@@ -72,7 +88,7 @@ class EmbeddedBroker:
         return self._process.poll() is None
 
     def stop(self) -> None:
-        """End it; what it held is gone."""
+        """End it; what it held is gone, but for what it keeps."""
         if self.alive():
             self._process.send_signal(signal.SIGTERM)
             try:

@@ -51,7 +51,7 @@ def claim_state(data_dir: Path, connection: Connection) -> Path | None:
             now=connection.identity,
             moved_to=str(moved),
             folders=[path.name for path in present],
-            detail="the embedded broker that this state came from is gone; starting empty",
+            detail="the embedded broker that this state came from is gone; what is kept of its input is read anew",
         )
     write_json(identity_file, {"identity": connection.identity})
     return moved

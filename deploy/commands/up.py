@@ -26,7 +26,7 @@ def up(
 
     With --json, one object {url, broker, bootstrap, data_dir, pids} on standard output as soon as all is ready.
     """
-    from deploy import output
+    from deploy import brokers, output
     from deploy.commands.common import load_settings
     from deploy.run.attend import tell, wait_ready
     from deploy.run.interrupt import stop_on_signals
@@ -41,10 +41,14 @@ def up(
     settings = load_settings(common.config, overrides, log_level="WARNING")
     roles = {"ingest": 1, "processor": processors, "worker": workers, "serve": 1, **({"monitor": 1} if monitor else {})}
     with stop_on_signals() as stop:
-        launcher = Launcher(settings, roles=roles, on_event=tell)
+        launcher = Launcher(settings, roles=roles, on_event=tell, keep=True)
         try:
             launcher.start()
             output.note(f"broker: {launcher.connection.bootstrap} ({settings.kafka.bootstrap_servers})")
+            if kept := brokers.restoring(launcher.settings):
+                output.note(
+                    f"kept from before, and read anew: {kept:,} messages ({launcher.data_dir / brokers.KEPT_FOLDER})"
+                )
             wait_ready(launcher, stop)
             if not stop.is_set():
                 if common.json:

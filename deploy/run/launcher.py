@@ -50,6 +50,7 @@ class Launcher:
         command: what is put before `run ROLE --config … --instance …`; the module of the CLI unless a test says else.
         on_event: called, on another thread, for everything that happens to a role or the broker; default: log it.
         spawn: starts a role's process; default: an interpreter of its own.
+        keep: an embedded broker keeps what it is given (`deploy.brokers.start`).
 
     Raises:
         ConfigError: these roles cannot run with these settings.
@@ -65,6 +66,7 @@ class Launcher:
         on_event: Callable[[ChildEvent], None] | None = None,
         policy: RestartPolicy | None = None,
         spawn: Spawn | None = None,
+        keep: bool = False,
     ) -> None:
         self.data_dir = settings.store.data_dir.absolute()
         self.settings = settings.model_copy(
@@ -72,6 +74,7 @@ class Launcher:
         )
         self._roles = dict(roles) if isinstance(roles, Mapping) else dict.fromkeys(roles, 1)
         self._env = dict(env or {})
+        self._keep = keep
         self._command = tuple(command)
         self._supervisor = Supervisor([], policy=policy, on_event=on_event, spawn=spawn or execute)
         self._lock: DataDirLock | None = None
@@ -97,7 +100,7 @@ class Launcher:
         try:
             sweep(self.data_dir / "run")
             clear_targets(self.data_dir)
-            self._broker = brokers.start(self.settings)
+            self._broker = brokers.start(self.settings, keep=self._keep)
             claim_state(self.data_dir, self.connection)
             kafka = self.settings.kafka
             topics.ensure(self.connection, brokers.specs(self.settings), replication_factor=kafka.replication_factor)

@@ -43,7 +43,9 @@ class Connection:
     """Where the broker is and how to speak to it.
 
     `identity` names the data behind the address: "kafka:<cluster id>", or "embedded:<uuid of this broker's life>".
-    `control` (embedded only) is the host:port where topics can be added, see deploy/brokers/embedded.py.
+    Of an embedded broker alone: `control` is the host:port where topics can be added, see deploy/brokers/embedded.py.
+    `keeper`: the group that writes down what the raw topics are given; "" = nobody. `history`: names what is kept, over
+    all broker processes that were given it.
     """
 
     bootstrap: str
@@ -51,6 +53,8 @@ class Connection:
     embedded: bool = False
     identity: str = ""
     control: str = ""
+    keeper: str = ""
+    history: str = ""
 
     @property
     def session_timeout_ms(self) -> int:

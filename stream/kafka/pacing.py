@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from confluent_kafka import KafkaException
@@ -76,6 +77,8 @@ class SafeProducer:
         """More topics are to be written. On an embedded broker their `readers` are waited for; they must exist."""
         for spec in specs if self._connection.embedded else ():
             if spec.name not in self._paced:
+                if self._connection.keeper and not spec.ours:
+                    spec = replace(spec, readers=(*spec.readers, self._connection.keeper))
                 self._paced[spec.name] = PacedTopic(self._connection, self._admin, spec, self._budget_bytes)
 
     def _open(self) -> None:
@@ -156,6 +159,23 @@ class SafeProducer:
                 action="check that the broker runs and is not overloaded",
                 code="delivery_timeout",
             )
+
+    def wait_kept(self, timeout: float = 60.0) -> None:
+        """On an embedded broker that keeps what it is given: wait until all that was acknowledged is written down.
+
+        Raises:
+            BrokerError: `timeout` seconds were not enough.
+        """
+        group, deadline = self._connection.keeper, time.monotonic() + timeout
+        while group and not all(paced.read_by(group) for paced in self._paced.values()):
+            if time.monotonic() > deadline:
+                raise BrokerError(
+                    f"what the embedded broker was given was not written down within {timeout:g} s",
+                    action="see logs/broker.log in the data directory: is the disk full?",
+                )
+            if self._while_waiting is not None:
+                self._while_waiting()
+            time.sleep(_WAIT_SECONDS)
 
     def __len__(self) -> int:
         """Messages that are queued or unacknowledged."""

@@ -118,6 +118,17 @@ class PacedTopic:
             backlog.room = max(0, min(self._slice, self._budget - unread))
         return True
 
+    def read_by(self, group: str) -> bool:
+        """Whether a reader has committed the topic's end; True of a group that does not read it."""
+        if group not in self._readers:
+            return True
+        partitions = [TopicPartition(self.name, p) for p in range(len(self._backlogs) or self._discover())]
+        try:
+            ends = self._ask_offsets(partitions, OffsetSpec.latest())
+            return all(map(int.__ge__, self._ask_committed(partitions)[group], ends))
+        except KafkaException:
+            return False  # the broker is asked again
+
     def slowest(self, partition: int) -> str:
         """Name of the reader that is furthest behind, as of the last `refresh`."""
         return min(self._committed, key=lambda group: self._committed[group][partition], default="")
