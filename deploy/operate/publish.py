@@ -81,8 +81,14 @@ def publish_files(
         BrokerError: the broker cannot be reached, or a message was not delivered.
         TopicError: a raw topic cannot be created.
     """
+    from deploy.brokers import restoring
     from deploy.kafka import topics as topic_setup
 
+    while left := restoring(settings):  # what comes now is to come behind what was kept
+        obey(stop)
+        progress.waiting = f"for the broker, which is being given back the {left:,} messages that it kept"
+        on_progress(progress)
+        stop.wait(_TICK_SECONDS)
     shown = time.monotonic()
 
     def while_waiting() -> None:
@@ -115,6 +121,7 @@ def publish_files(
 
     def save(taken: Mapping[int, int]) -> None:
         if how.position is not None:
+            producer.wait_kept()
             how.position.save([before + taken.get(number, 0) for number, before in enumerate(skip)])
 
     return replay(

@@ -173,8 +173,6 @@ class SafeProducer:
                     f"what the embedded broker was given was not written down within {timeout:g} s",
                     action="see logs/broker.log in the data directory: is the disk full?",
                 )
-            if self._while_waiting is not None:
-                self._while_waiting()
             time.sleep(_WAIT_SECONDS)
 
     def __len__(self) -> int:

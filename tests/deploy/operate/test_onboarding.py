@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,13 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def system(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with running(folder) as process:
+        yield process
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`anchorstream up`."""
     log = (folder / "up.log").open("wb")
     out = (folder / "up.json").open("wb")
     process = subprocess.Popen(
@@ -189,3 +197,38 @@ def test_a_toml_and_a_file_are_enough(folder: Path, system: subprocess.Popen[byt
     verdict = ask("verify", cwd=folder)
     assert {key: verdict[key] for key in expected} == expected
     assert "snapshot" in verdict["source"]
+
+
+def acknowledged(resume: Path) -> int:
+    return int(json.loads(resume.read_text())["acknowledged_lines"]) if resume.exists() else 0
+
+
+def test_up_stopped_and_started_in_the_middle_of_a_replay(folder: Path) -> None:
+    """D1: the embedded broker has what it was given before, and the replay goes on where it was."""
+    good = len(MEMBERS) * (RIDES + 1)
+    replay = ("replay", "rides.jsonl", "--resume", "at.json")
+    at = folder / "at.json"
+    for ending in (signal.SIGINT, signal.SIGKILL):
+        with running(folder) as up:
+            process = subprocess.Popen(
+                command(*replay, "--rate", "100", cwd=folder), cwd=folder, stderr=subprocess.DEVNULL, env=environment()
+            )
+            before = acknowledged(at)
+            time.sleep(2)  # long enough to have sent something, far from long enough for all
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 130
+            assert before < acknowledged(at) < good
+            up.send_signal(ending)
+            up.wait(40)
+    with running(folder):
+        assert b"read anew" in (folder / "up.log").read_bytes()
+        sent = ask(*replay, cwd=folder)
+        assert sent["skipped"] > 0
+        assert sent["skipped"] + sent["published"] == good + 3
+        wait_until_all_arrived(folder)
+        names = {s["name"]: s["users"] for s in ask("scenarios", "list", cwd=folder)["scenarios"]}
+        assert names == {"commuter": len(MEMBERS), "leaving": len(MEMBERS)}
+        verdict = ask("verify", cwd=folder)
+        assert (verdict["users"], verdict["mismatched"], verdict["missing"], verdict["extra"]) == (24, 0, 0, 0)
+        record = ask("embedding", "member 3", "--scenario", "leaving", cwd=folder)
+        assert record["events"] == {"member": 2, "ride": 20}
