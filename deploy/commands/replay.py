@@ -77,7 +77,11 @@ def replay(
     with ExitStack() as stack:
         opened = [stack.enter_context(open_rows(path, options)) for path in files]
         connection = connect(settings, timeout_s=5.0)
-        position = ResumeFile.of(resume, opened, merge=sort, broker=connection.history or connection.identity) if resume else None
+        position = (
+            ResumeFile.of(resume, opened, merge=sort, broker=connection.history or connection.identity)
+            if resume
+            else None
+        )
         skip = position.load() if position else []
         stop = stack.enter_context(stop_on_signals())
         bar = stack.enter_context(output.progress("replay", quiet=common.json, lines_seconds=LINES_SECONDS))

@@ -86,7 +86,7 @@ def publish_files(
 
     while left := restoring(settings):  # what comes now is to come behind what was kept
         obey(stop)
-        progress.waiting = f"for the broker, which is being given back the {left:,} messages that it kept"
+        progress.waiting = f"the broker, which is being given back the {left:,} messages that it kept"
         on_progress(progress)
         stop.wait(_TICK_SECONDS)
     shown = time.monotonic()

@@ -54,7 +54,7 @@ class ResumeFile:
 
     @classmethod
     def of(cls, path: Path, files: Sequence[RowFile], *, merge: bool, broker: str) -> ResumeFile:
-        """broker: its identity, or that of its history where it keeps one. Raises StateError for a stream: it cannot be read twice."""
+        """broker: its identity, or its history's. Raises StateError for a stream: it cannot be read twice."""
         if any(not file.repeatable for file in files):
             raise StateError("standard input cannot be resumed", action="leave --resume out, or give a file")
         return cls(path, tuple(FileMark.of(Path(file.path).resolve(), file.size) for file in files), merge, broker)
