@@ -21,11 +21,19 @@ def documented(section: str) -> set[str]:
 
 
 def raised() -> set[str]:
-    """`code = "…"` of error classes and `code="…"` of error constructors."""
+    """`code = "…"` of error classes and `code="…"` of error constructors, a constant of the module in its place too."""
     codes = set()
     for folder in ("stream", "store", "encoder", "deploy"):
         for path in (ROOT / folder).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
+            tree = ast.parse(path.read_text())
+            named = {
+                target.id: statement.value.value
+                for statement in tree.body
+                if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant)
+                for target in statement.targets
+                if isinstance(target, ast.Name)
+            }
+            for node in ast.walk(tree):
                 if isinstance(node, ast.ClassDef):
                     codes |= {
                         statement.value.value
@@ -36,13 +44,11 @@ def raised() -> set[str]:
                     }
                 elif isinstance(node, ast.Call) and "Error" in ast.unparse(node.func):
                     codes |= {
-                        part.value
+                        named.get(part.id) if isinstance(part, ast.Name) else part.value
                         for keyword in node.keywords
                         if keyword.arg == "code"
                         for part in ast.walk(keyword.value)
-                        if isinstance(part, ast.Constant)
-                        and isinstance(part.value, str)
-                        and not isinstance(keyword.value, ast.Compare)
+                        if isinstance(part, ast.Constant | ast.Name) and not isinstance(keyword.value, ast.Compare)
                     }
     return {code for code in codes if isinstance(code, str)} - NOT_ERRORS
 
