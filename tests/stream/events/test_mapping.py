@@ -22,7 +22,7 @@ from stream.events.mapping import EMPTY, GIVEN_ID, HASHED, MAX_ID_CHARS, NUMBER,
 from stream.events.validate import Validator
 from stream.rejection import ErrorCode, Rejection, Skipped, SkipReason
 from stream.settings import IngestSettings, MappingSettings
-from tests.stream.events.test_validate import GOOD, MODALITIES, NOW, as_json, good_maps, odd_maps
+from tests.stream.events.test_validate import GOOD, MODALITIES, NOW, as_json, check, good_maps, names, odd_maps
 
 Verdict = Event | Rejection | Skipped
 MARK = {
@@ -455,6 +455,53 @@ def test_what_is_skipped_moves_no_clock(event: dict[str, Any]) -> None:
     assert isinstance(found, Skipped | Rejection)
     assert isinstance(found, Skipped) or found.code in (ErrorCode.INVALID_UTF8, ErrorCode.INVALID_JSON)
     assert clock.get(("bill", 0)) is None
+
+
+fields = st.sampled_from(["user_id", "ts", "event_id", "modality", "merchant", "x", "x.y", "other.user_id", "none"])
+any_mapping = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(("user_id", "ts", "modality"), fields),
+        "event_id": fields | st.lists(fields, min_size=1, max_size=3),
+        "ts_unit": st.sampled_from(["s", "ms", "us", "ns"]),
+        "ts_pattern": st.none() | st.sampled_from(["%d/%m/%Y", "%Y-%m-%dT%H:%M:%S%z"]),
+        "modalities": st.dictionaries(st.text(max_size=3), st.sampled_from(["a", "b"]), max_size=3),
+        "where": st.lists(
+            st.fixed_dictionaries({"field": fields, "equals": st.text(max_size=2) | st.booleans() | st.integers(0, 2)})
+            | st.fixed_dictionaries({"field": fields, "present": st.booleans()}),
+            max_size=2,
+        ),
+        **dict.fromkeys(
+            (
+                *("user_id_integers", "ts_local", "skip_without_value", "skip_without_user", "skip_other_modalities"),
+                *("numbers_from_text", "empty_is_absent"),
+            ),
+            st.booleans(),
+        ),
+    },
+)
+texts = st.sampled_from(
+    ["", " ", "12.50", "-0.0", "9" * 40, "1763719200", "0001-01-01T00:00:00", "9999-12-31T23:59:59"]
+)
+rows = st.dictionaries(
+    names, st.none() | st.integers() | st.floats() | texts | st.dictionaries(names, texts, max_size=2)
+)
+
+
+@given(odd_maps | rows, any_mapping, st.sampled_from(["bill", "free", "profile", "shared"]))
+def test_no_mapping_makes_an_event_raise(event: dict[str, Any], settings: dict[str, Any], topic: str) -> None:
+    """And what it accepts can travel."""
+    own = mapped(ts_zone="America/St_Johns", **settings)
+    table = {} if topic == "shared" else {"modalities": dict.fromkeys(own.modalities, topic)}
+    value = json.dumps(event).encode()
+    found = judge(value, own.model_copy(update=table), topic)
+    if isinstance(found, Skipped):
+        assert isinstance(found.reason, SkipReason)
+    else:
+        check(found)
+    sent = TopicMappings(MODALITIES, {topic: own})
+    sent.topic_named(event)
+    sent.by_topic[topic].user_text(event)
 
 
 # Texts of tables
