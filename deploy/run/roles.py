@@ -130,6 +130,7 @@ def _worker(context: Context) -> None:
     from encoder.forward.model_set import ModelSet
     from encoder.model.text_encoder import identity
     from encoder.worker.embed_requests import EmbedRequests
+    from encoder.worker.embedding_topic_ids import EmbeddingTopicIds
     from encoder.worker.live_scenarios import LiveScenarios
     from encoder.worker.scheduler import RefreshScheduler
     from encoder.worker.worker import Worker
@@ -151,7 +152,7 @@ def _worker(context: Context) -> None:
         context.connection,
         context.topics,
         _buffers(context, text_encoder_id, event_dim, replica=True),
-        LiveScenarios(registry, encoder, make_topics),
+        LiveScenarios(registry, encoder, make_topics, EmbeddingTopicIds(context.connection, context.topics)),
         RefreshScheduler.of(settings.model, sum(m.max_events for m in settings.modalities.values())),
         requests=EmbedRequests(context.connection, context.topics),
         on_ready=context.on_ready,

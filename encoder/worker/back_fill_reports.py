@@ -65,7 +65,7 @@ class BackFillReports:
         revision = self._scenarios.revision
         out = {
             name: BackFillRecord(name, partition, registration, model, *of, now_ms, revision(name))
-            for (name, registration, model), of in progress.items()
+            for (name, registration, model, _), of in progress.items()
         }
         for name, unusable in self._scenarios.unusable.items():
             out[name] = BackFillRecord(

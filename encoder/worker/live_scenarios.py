@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -52,6 +52,16 @@ class Registry(Protocol):
     def close(self) -> None: ...
 
 
+class TopicIds(Protocol):
+    """What is needed of `EmbeddingTopicIds`."""
+
+    def ask(self, scenarios: Iterable[str], stop: threading.Event) -> dict[str, str]: ...
+
+    def look(self, scenarios: Iterable[str]) -> dict[str, str]: ...
+
+    def close(self) -> None: ...
+
+
 class Unusable(NamedTuple):
     """A registered scenario that a model cannot compute. error: `code: detail`."""
 
@@ -60,7 +70,9 @@ class Unusable(NamedTuple):
 
 
 class LiveScenarios:
-    """Keeps an encoder's scenarios as the registry has them. For the worker's thread.
+    """Keeps an encoder's scenarios as the registry has them, and knows the topic of each. For the worker's thread.
+
+    A topic that was deleted and made anew makes its scenario another target: everybody is computed for it.
 
     A scenario that a model cannot compute (its soft prompt is missing or does not fit) is left out, logged, exported as
     a metric and told in the records of its back-fill; all others go on. Registering it again tries again. A scenario of
@@ -71,9 +83,16 @@ class LiveScenarios:
         encoder: with the scenarios of the configuration.
         make_topics: sees to it that the topics of scenarios exist; called with the names of all that are registered,
             before one that is new is a target.
+        topic_ids: of those topics; closed by `close`.
     """
 
-    def __init__(self, registry: Registry, encoder: Encoder, make_topics: Callable[[Sequence[str]], object]) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        encoder: Encoder,
+        make_topics: Callable[[Sequence[str]], object],
+        topic_ids: TopicIds,
+    ) -> None:
         self.encoder = encoder
         self.targets: tuple[Target, ...] = ()
         """Of everything that can be computed, by name."""
@@ -82,6 +101,9 @@ class LiveScenarios:
         """By name: what a user costs beside the events."""
         self._registry = registry
         self._make_topics = make_topics
+        self._topic_ids = topic_ids
+        self._ids: dict[str, str] = {}
+        self._stop = threading.Event()
         self._known: Mapping[str, Registered] = {}
 
     @property
@@ -99,20 +121,38 @@ class LiveScenarios:
         return self._known[_base(name)].revision
 
     def load(self, stop: threading.Event) -> None:
-        """Read the registry. Raises BrokerError."""
+        """Read the registry. Raises BrokerError; KafkaException: the broker does not tell the topics' ids."""
+        self._stop = stop
         self._registry.load(stop)
         self._follow()
 
     def poll(self) -> bool:
-        """Take in what has come, without waiting; whether anything changed. Raises BrokerError."""
-        if not self._registry.poll():
-            return False
-        self._follow()
-        return True
+        """Take in what has come; whether anything changed. Waits only for the topics of what did. Raises as `load`."""
+        if self._registry.poll():
+            self._follow()
+            return True
+        return self._learn(self._topic_ids.look(self.names))
 
     def close(self) -> None:
-        """Stop reading the registry."""
+        """Stop reading the registry, and asking for topics."""
         self._registry.close()
+        self._topic_ids.close()
+
+    def _learn(self, found: Mapping[str, str]) -> bool:
+        """Ids of topics; a topic that is not there now is still the one that was. Whether a target changed."""
+        for name, id_ in found.items():
+            if (before := self._ids.get(name)) not in (None, id_):
+                log.warning(
+                    logs.TOPIC_MADE_ANEW,
+                    scenario=name,
+                    topic_id=id_,
+                    before=before,
+                    detail="its topic was deleted and made anew: all users are computed for it again",
+                )
+        self._ids |= found
+        targets = tuple(target._replace(topic=self._ids.get(target.scenario, "")) for target in self.targets)
+        changed, self.targets = targets != self.targets, targets
+        return changed
 
     def _follow(self) -> None:
         wanted = self._registry.scenarios
@@ -135,6 +175,7 @@ class LiveScenarios:
         if registered := [target.scenario for target in targets if target.registration]:
             self._make_topics(registered)
         self.targets = tuple(sorted(targets))
+        self._learn(self._topic_ids.ask(self.names, self._stop))
         self.tail_tokens = {name: self.encoder.tokens_of([name]) for name in self.names}
 
     def _add(self, name: str, entry: Registered) -> None:

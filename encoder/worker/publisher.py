@@ -32,7 +32,7 @@ class Publisher:
     ) -> None:
         """Queue the records of users of one partition. vectors: (users, targets, dim)."""
         computed_at = self._now()
-        for j, (scenario, registration, model) in enumerate(targets):
+        for j, (scenario, registration, model, _) in enumerate(targets):
             topic = self._topics.embeddings(scenario)
             for i, window in enumerate(windows):
                 record = EmbeddingRecord(

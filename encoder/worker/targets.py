@@ -1,14 +1,15 @@
 """What users' embeddings are brought to, and what a committed offset says about it.
 
-A *target* is a scenario under a registration, by a model. Per partition a target has a *standing*: complete, or a
-back-fill under way, named by its attempt. It travels in the metadata of the worker's committed `tokens` offset:
+A *target* is a scenario under a registration, by a model, in a topic. Per partition a target has a *standing*:
+complete, or a back-fill under way, named by its attempt. It travels in the metadata of the worker's committed `tokens`
+offset:
 
     Below the offset, the newest record of every user and complete target is by that target's model. Of a target under
     way the same holds for the users that its cursor has passed, on the disk of whoever knows that attempt. Of any other
     target nothing is known.
 
 So who takes a partition over resumes a back-fill if its own disk has the cursor of the attempt, begins it anew if not,
-and does nothing for what is complete. A worker of other targets (another model, another registration) drops those it
+and does nothing for what is complete. A worker of other targets (another model, registration or topic) drops those it
 does not have before it publishes anything: whoever comes back to them later begins anew, with a new attempt.
 """
 
@@ -35,16 +36,20 @@ Standings = Mapping[bytes, int]
 
 
 class Target(NamedTuple):
-    """scenario: with `@candidate` if it is one's. registration: see store/records/scenario.py. model: model id."""
+    """scenario: with `@candidate` if it is one's. registration: see store/records/scenario.py. model: model id.
+
+    topic: id of the topic that it goes to; "" where that is not known.
+    """
 
     scenario: str
     registration: int
     model: str
+    topic: str = ""
 
     @property
     def digest(self) -> bytes:
         """Short and stable; two targets have the same with probability 2^-48."""
-        text = f"{self.scenario}|{self.registration}|{self.model}"
+        text = "|".join((self.scenario, str(self.registration), self.model, *filter(None, (self.topic,))))
         return hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).digest()
 
 
@@ -71,9 +76,13 @@ def unpack(metadata: str | None) -> dict[bytes, int]:
 
 
 def carried_on(found: Standings, targets: Iterable[Target]) -> dict[bytes, int]:
-    """Standings of exactly these targets: as found, or a new attempt."""
-    digests = [target.digest for target in targets]
-    return {digest: found[digest] if digest in found else new_attempt() for digest in digests}
+    """Standings of exactly these targets: as found, be it before the topic's id was known, or a new attempt."""
+    out = {}
+    for target in targets:
+        digests = (target.digest, target._replace(topic="").digest)
+        known = next((found[digest] for digest in digests if digest in found), None)
+        out[target.digest] = new_attempt() if known is None else known
+    return out
 
 
 def new_attempt() -> int:

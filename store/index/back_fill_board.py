@@ -43,6 +43,8 @@ class BackFillBoard:
             raise ValueError(f"partition {record.partition} is not one of {self._partitions}")
         with self._lock:
             self._records.setdefault(record.scenario, {})[record.partition] = record
+            if not record.complete:  # also of what was complete: its topic was made anew
+                self._confirmed.pop(record.scenario, None)
 
     def forget(self, scenario: str, partition: int) -> None:
         """A report is void; no effect when there is none."""
@@ -75,6 +77,11 @@ class BackFillBoard:
         """What was reported done by `reported_done` is queryable here."""
         with self._lock:
             self._confirmed[name] = entry, models
+
+    def reopen(self, name: str) -> None:
+        """What was confirmed is not queryable any more."""
+        with self._lock:
+            self._confirmed.pop(name, None)
 
     def confirmed(self, name: str, entry: Registered, models: frozenset[str]) -> bool:
         """Whether `confirm` was called with these."""

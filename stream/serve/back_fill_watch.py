@@ -43,6 +43,12 @@ class BackFillWatch:
         """A report came, or a scenario came or went: look at all of them in the next `step`."""
         self._look = True
 
+    def reopen(self, name: str) -> None:
+        """Its index has been emptied: what is done is to be confirmed again."""
+        self._awaited.pop(name, None)
+        self._board.reopen(name)
+        self._look = True
+
     def step(self) -> bool:
         """Whether `counting` may have changed. Raises what `ends` does; nothing is lost then."""
         looked = self._look

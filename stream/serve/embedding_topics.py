@@ -15,6 +15,7 @@ from store.records.scenario import CONFIGURED
 from stream.kafka.client import Connection
 from stream.kafka.futures import all_of
 from stream.kafka.positions import REBUILD, check_position
+from stream.kafka.topic_ids import TopicIds
 from stream.topics import Topics
 
 ANSWER_SECONDS = 10.0
@@ -33,6 +34,7 @@ class EmbeddingTopics:
         self._connection = connection
         self._topics = topics
         self._admin = connection.admin()
+        self._looks = TopicIds(connection)
         self._scenarios: dict[str, str] = {}
 
     def scenario(self, topic: str) -> str | None:
@@ -46,6 +48,26 @@ class EmbeddingTopics:
     def items(self) -> Iterable[tuple[str, str]]:
         """(topic, scenario) of all that are being read."""
         return self._scenarios.items()
+
+    def made_anew(self) -> set[str]:
+        """Scenarios whose topic is no more the one that is read, as of a look every 2 s; without waiting.
+
+        Raises:
+            KafkaException: the broker does not tell.
+        """
+        return self._others(self._looks.look(self._scenarios))
+
+    def is_made_anew(self, topic: str) -> bool:
+        """Whether this topic is no more the one that is read. Raises KafkaException."""
+        return bool(self._others(self._looks.ask([topic])))
+
+    def close(self) -> None:
+        """Wait for what was asked."""
+        self._looks.close()
+
+    def _others(self, found: Mapping[str, str]) -> set[str]:
+        scenarios = {scenario: id_ for topic, id_ in found.items() if (scenario := self._scenarios.get(topic))}
+        return {scenario for scenario, id_ in scenarios.items() if self.ids.get(scenario, id_) != id_}
 
     def describe(self, scenarios: Iterable[str], *, timeout_s: float = ANSWER_SECONDS) -> Watermarks:
         """Learn ids and watermarks of topics. Raises KafkaException: the broker did not answer, or has no such."""

@@ -95,6 +95,19 @@ class ServedIndexes:
                 self._serve(name, entry, None if known is None else known.index)
         return dropped
 
+    def read_anew(self, consumer: Any, name: str) -> list[tuple[str, int]]:
+        """Its topic was deleted and made anew: an empty index, which `read_new` begins to fill from the new one.
+
+        Returns the (topic, partition) that are read no more.
+        """
+        partitions = self._topics.remove(name)
+        if partitions:
+            consumer.incremental_unassign(partitions)
+        self._unread.add(name)
+        self._serve(name, self._catalog[name].entry, None)
+        self.snapshotter.retired(name)
+        return [(tp.topic, tp.partition) for tp in partitions]
+
     def read_new(self, consumer: Any, *, timeout_s: float) -> None:
         """Begin to read what `adopt` added.
 

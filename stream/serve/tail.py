@@ -14,7 +14,8 @@ that was newer (last write wins by offset). Reading never goes on at a committed
 snapshot's offsets are the truth, the commit tells lag.
 
 A scenario that is registered gets an empty index, and its topic is read from the beginning; one that is retired loses
-both; one that is registered anew under its old name is both, in this order, and refuses the records of before.
+both; one that is registered anew under its old name is both, in this order, and refuses the records of before. One
+whose topic was deleted and made anew gets an empty index too: what it held may contradict what comes.
 """
 
 from __future__ import annotations
@@ -122,6 +123,7 @@ class ServeTail:
         snapshotter = self._indexes.snapshotter
         with ExitStack() as closing:
             closing.callback(self._feed.close)
+            closing.callback(self._embeddings.close)
             if self._raw_topics is not None:
                 closing.callback(self._raw_topics.close)
             reading = self._connection.consumer(self._topics.group_serve, **_READING)
@@ -137,6 +139,7 @@ class ServeTail:
             while not stop.is_set():
                 pulse.beat()
                 self._follow_scenarios(reading)
+                self._look_at_topics(reading)
                 self._step(reading)
                 snapshotter.step(now=time.monotonic(), now_ms=self._wall_ms())
                 self._commit(serve, freshness)
@@ -219,6 +222,45 @@ class ServeTail:
                 self._ask_later(exc)
             self._judge_back_fills()
 
+    def _look_at_topics(self, consumer: Any) -> None:
+        """Whether each is still the one that is read."""
+        try:
+            anew = self._embeddings.made_anew()
+        except KafkaException as exc:
+            self._errors.passing(exc.args[0], what="topic ids")
+            return
+        for name in anew:
+            self._read_anew(consumer, name)
+
+    def _failed(self, consumer: Any, message: Any) -> None:
+        """Reading failed: perhaps since it is another topic by now."""
+        name = self._embeddings.scenario(message.topic()) if message.topic() else None
+        if name is not None:
+            try:
+                if self._embeddings.is_made_anew(message.topic()):
+                    self._read_anew(consumer, name)
+                    return
+            except KafkaException as exc:
+                self._errors.passing(exc.args[0], what="topic ids")
+        elif message.topic() and message.topic() != self._events.topic:
+            return  # of a topic that is read no more
+        self._errors.judge(message)
+
+    def _read_anew(self, consumer: Any, name: str) -> None:
+        topic = self._topics.embeddings(name)
+        log.warning(
+            logs.TOPIC_MADE_ANEW,
+            topic=topic,
+            scenario=name,
+            detail="it was deleted and made anew: the index is filled from the new one, as the workers fill that",
+        )
+        for dropped in self._indexes.read_anew(consumer, name):
+            self._behind.pop(dropped, None)
+            self._standing.dropped([dropped])
+        self._back_fills.reopen(name)
+        self._ask_at = 0.0
+        self._caught_up(consumer)
+
     def _scenarios_changed(self) -> None:
         self._back_fills.changed()
         self._tracker.require(self._back_fills.counting())
@@ -245,10 +287,11 @@ class ServeTail:
         events: list[Any] = []
         reached: dict[tuple[str, int], int] = {}
         ended: dict[tuple[str, int], bool] = {}
+        failed: list[Any] = []
         for message in (first, *consumer.consume(BATCH_MESSAGES, 0)):
             if (error := message.error()) is not None:
                 if error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001
-                    self._errors.judge(message)
+                    failed.append(message)
                     continue
                 reached[message.topic(), message.partition()] = message.offset()
                 ended[message.topic(), message.partition()] = True
@@ -266,6 +309,8 @@ class ServeTail:
         # `events` may be held, and is told of as what is pending
         self._standing.turn({at: end for at, end in ended.items() if at[0] != self._events.topic})
         self._events.hold_or_read_on(consumer)
+        for message in failed:
+            self._failed(consumer, message)
         if self._behind:
             # held: the rest of `events` is pending anyway
             held = self._events.held

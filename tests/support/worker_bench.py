@@ -14,6 +14,7 @@ from confluent_kafka import KafkaError, TopicPartition
 
 from deploy.kafka.topics import ensure
 from encoder.model.settings import ModelSettings
+from encoder.worker.embedding_topic_ids import EmbeddingTopicIds
 from encoder.worker.live_scenarios import LiveScenarios
 from encoder.worker.scheduler import RefreshScheduler
 from encoder.worker.worker import Worker
@@ -118,7 +119,12 @@ def make_worker(
         connection,
         topics,
         buffers(connection, state, replica=True),
-        LiveScenarios(registry, encoder, lambda names: ensure(connection, map(topics.embeddings_spec, names))),
+        LiveScenarios(
+            registry,
+            encoder,
+            lambda names: ensure(connection, map(topics.embeddings_spec, names)),
+            EmbeddingTopicIds(connection, topics),
+        ),
         RefreshScheduler.of(model, sum(m.max_events for m in MODALITIES.values())),
         on_ready=on_ready,
         requests=requests,

@@ -14,13 +14,15 @@ import pytest
 
 from deploy.brokers.local import LocalKafka
 from deploy.brokers.process import EmbeddedBroker
+from deploy.kafka.topics import ensure
 from store.base.errors import DataLossError
 from store.index.field_board import FieldShare
 from store.index.index import ScenarioIndex
 from store.index.snapshot import SnapshotStore
 from stream.events.field_counts import FieldCounts, OfModality
 from stream.kafka.partitioner import partition_of
-from tests.support.tailing import SCENARIOS, World, running, until
+from tests.support.made_anew import delete_topics
+from tests.support.tailing import SCENARIOS, Running, World, running, until
 
 
 @pytest.fixture(scope="module")
@@ -249,16 +251,50 @@ def test_a_topic_made_anew_is_noticed(kafka_broker: LocalKafka, topic_prefix: st
     with running(world):
         pass
     names = [world.topics.embeddings(scenario) for scenario in SCENARIOS]
-    admin = kafka_broker.connection.admin()
-    for future in admin.delete_topics(names).values():
-        future.result(10)
-    until(lambda: not set(names) & kafka_broker.connection.metadata().topics.keys())
+    delete_topics(kafka_broker.connection, names)
     world = World(kafka_broker.connection, topic_prefix, tmp_path)
     for i in range(9):
         world.record(f"new{i}", i)
     world.flush()
     with running(world) as tail:
         assert tail.users()[0] == [f"new{i}" for i in range(9)]
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("length", [1, 9])
+def test_a_topic_made_anew_while_it_is_read_is_noticed(
+    kafka_broker: LocalKafka, topic_prefix: str, tmp_path: Path, length: int
+) -> None:
+    """A3: shorter than the old one, which ends the reading, or longer, of which the beginning was passed over."""
+    world = World(kafka_broker.connection, topic_prefix, tmp_path)
+    partition = [user for user in map("u{}".format, range(40)) if partition_of(user, 2) == 0]
+    old, new = partition[:3], partition[3 : 3 + length]
+    for user in old:
+        world.record(user, 1)
+    world.flush()
+    with running(world) as tail:
+        until(lambda: tail.users() == [sorted(old)] * 2)
+        world.report("churn", 0, complete=True)
+        until(lambda: _complete(tail, "churn"))
+        delete_topics(kafka_broker.connection, [world.topics.embeddings("churn")])
+        ensure(kafka_broker.connection, [world.topics.embeddings_spec("churn")])
+        world.report("churn", 0, complete=False)  # as the worker does that has noticed it
+        world.producer = world.connection.producer()
+        for user in new:
+            world.record(user, 1, scenarios=["churn"])
+        world.flush()
+        until(lambda: tail.users() == [sorted(new), sorted(old)], 30)
+        assert not _complete(tail, "churn")
+        world.report("churn", 0, complete=True)
+        until(lambda: _complete(tail, "churn"))
+        assert tail.failure is None
+    with running(world) as tail:
+        assert tail.users() == [sorted(new), sorted(old)]
+
+
+def _complete(tail: Running, scenario: str) -> bool:
+    progress = tail.back_fills.progress(scenario, tail.catalog[scenario].entry)
+    return progress is not None and progress.complete
 
 
 def test_two_serves_never_take_the_group_back_and_each_tells_its_own_standing(
