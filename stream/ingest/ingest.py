@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -103,19 +103,7 @@ class Ingest:
         self._refusals_logged_at = -LOG_INTERVAL_SECONDS
         self._refused: Counter[str] = Counter()
         self._errors = ConsumerErrors(topics.group_ingest)
-        # offset reset "error": a reset to the oldest message would skip lost ones in silence
-        self._consumer = connection.consumer(
-            topics.group_ingest,
-            **{  # type: ignore[arg-type]
-                "auto.offset.reset": "error",
-                "partition.assignment.strategy": "cooperative-sticky",
-                # what a transaction leaves behind takes offsets and is no message: its end is what is reached
-                "enable.partition.eof": True,
-                # a topic or partition that was added is read within seconds; only the topics it reads are asked for
-                "topic.metadata.refresh.interval.ms": METADATA_MS,
-                "on_commit": self._on_commit,
-            },
-        )
+        self._consumer = self._new_consumer()
         self._stop = threading.Event()
         self._producer = SafeProducer(
             connection,
@@ -132,10 +120,8 @@ class Ingest:
             BrokerError: the broker refuses us, or a message could not be delivered.
         """
         self._stop = stop
-        self._consumer.subscribe(
-            self._raw_topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
-        )
         try:
+            self._join()
             while not stop.is_set():
                 pulse.beat()
                 self._round()
@@ -149,6 +135,26 @@ class Ingest:
             if self._registry is not None:
                 self._registry.close()
             self._consumer.close()
+
+    def _new_consumer(self) -> Any:
+        # offset reset "error": a reset to the oldest message would skip lost ones in silence
+        return self._connection.consumer(
+            self._topics.group_ingest,
+            **{  # type: ignore[arg-type]
+                "auto.offset.reset": "error",
+                "partition.assignment.strategy": "cooperative-sticky",
+                # what a transaction leaves behind takes offsets and is no message: its end is what is reached
+                "enable.partition.eof": True,
+                # a topic or partition that was added is read within seconds; only the topics it reads are asked for
+                "topic.metadata.refresh.interval.ms": METADATA_MS,
+                "on_commit": self._on_commit,
+            },
+        )
+
+    def _join(self) -> None:
+        self._consumer.subscribe(
+            self._raw_topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
 
     def _round(self) -> None:
         """Steps 1 to 4 for one batch."""
@@ -340,7 +346,7 @@ class Ingest:
         except KafkaException as exc:
             self._errors.passing(exc.args[0], what="topic ids")
             return
-        self._read_anew({topic for topic, id_ in found.items() if id_ != self._topic_ids.get(topic)})
+        self._read_anew({topic: id_ for topic, id_ in found.items() if id_ != self._topic_ids.get(topic)})
 
     def _made_anew(self, topic: str) -> bool:
         """Whether that is why reading fails; then it is read from its beginning."""
@@ -349,17 +355,27 @@ class Ingest:
         except KafkaException as exc:
             self._errors.passing(exc.args[0], what="topic ids")
             return False
-        anew = {topic} if found.get(topic, self._topic_ids.get(topic)) != self._topic_ids.get(topic) else set()
+        anew = {t: id_ for t, id_ in found.items() if id_ != self._topic_ids.get(t)}
         self._read_anew(anew)
         return bool(anew)
 
-    def _read_anew(self, topics: Set[str]) -> None:
-        """These topics were made anew while they were read."""
-        partitions = [TopicPartition(*source) for source in self._assigned if source[0] in topics]
-        if partitions:
-            self._backlog = [message for message in self._backlog if message.topic() not in topics]
-            self._on_lost(self._consumer, partitions)
-            self._on_assign(self._consumer, partitions)
+    def _read_anew(self, ids: Mapping[str, str]) -> None:
+        """These topics were made anew while they were read: all is read on by another client.
+
+        librdkafka keeps to the newest leader epoch that it has seen of a partition. The new topic's begin at 0 again:
+        where the broker was ever restarted it would read nothing of it, and say nothing.
+
+        Args:
+            ids: {topic: id} of the new ones.
+        """
+        if not any(topic in ids for topic, _ in self._assigned):
+            return
+        self._topic_ids |= ids  # what was read of the old ones is no position any more
+        self._backlog = []
+        self._consumer.close()  # commits the rest, leaves the group
+        self._committing = False
+        self._consumer = self._new_consumer()
+        self._join()
 
     def _on_commit(self, error: KafkaError | None, partitions: Sequence[TopicPartition]) -> None:
         """Forget what was committed; the rest, refused during a rebalance or unanswered, is tried again."""

@@ -102,7 +102,8 @@ class FirstRecords:
         return self._consumer
 
     def close(self) -> None:
-        """Release the client."""
+        """Release the client, and forget. `at` makes another one."""
+        self._known = {}
         if self._consumer is not None:
             self._consumer.close()
             self._consumer = None

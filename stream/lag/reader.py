@@ -240,6 +240,7 @@ class LagReader:
             if self._ids.get(topic, id_) != id_:
                 self._made_anew[topic] = now
                 self._samples = {key: samples for key, samples in self._samples.items() if key[1] != topic}
+                self._records.close()  # a client would read nothing of it, see Ingest._read_anew
         self._ids |= ids
         self._made_anew = {t: at for t, at in self._made_anew.items() if now - at <= self._policy.window_seconds}
         return set(self._made_anew)
