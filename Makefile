@@ -45,7 +45,7 @@ bench: setup ## every benchmark, briefly
 	$(BIN)/anchorstream bench all $(ARGS)
 
 crash: setup ## random faults on real Kafka, compared with a reference; SEED=1 ROUNDS=10 GO_ON=1
-	CRASH_SEED=$(or $(SEED),1) CRASH_ROUNDS=$(or $(ROUNDS),10) CRASH_GO_ON=$(GO_ON) $(BIN)/python -m pytest -s -q tests/crash/test_random_faults.py $(ARGS)
+	CRASH_SEED=$(or $(SEED),1) CRASH_ROUNDS=$(or $(ROUNDS),10) CRASH_GO_ON=$(GO_ON) $(BIN)/python -m pytest -s -q --basetemp=$$(mktemp -d -t anchorstream-crash-XXXXXX)/t tests/crash/test_random_faults.py $(ARGS)
 
 lock: setup ## recompile requirements/*.txt
 	$(LOCK) requirements/bootstrap.in -o requirements/bootstrap.txt

@@ -77,6 +77,8 @@ def _server_of(family: int) -> type[WSGIServer]:
 
         def server_bind(self) -> None:
             # as WSGIServer's, without the reverse look-up of the host's name, which may take seconds
+            # a role that was killed comes back while connections of its last life are still in TIME_WAIT
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             socket.socket.bind(self.socket, self.server_address)
             self.server_address = self.socket.getsockname()
             self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])

@@ -112,7 +112,7 @@ class Harm:
 
     def _kill(self, role: str) -> str:
         if name := self._pick(role):
-            self._system.launcher.kill(name)
+            self._end(name)
         return name or NOBODY
 
     def _freeze(self, role: str, seconds: float) -> str:
@@ -146,8 +146,13 @@ class Harm:
         """As `hold`, and the process is killed meanwhile: what arrives is of somebody who is gone."""
         told = self._hold(role)
         if told != NOBODY:
-            self._after(SHORT_SECONDS, lambda: self._system.launcher.kill(told.partition(" ")[0]))
+            self._after(SHORT_SECONDS, lambda: self._end(told.partition(" ")[0]))
         return told
+
+    def _end(self, name: str) -> None:
+        """Nothing if it is being restarted."""
+        if pid := self._system.launcher.pids().get(name):
+            _send(pid, signal.SIGKILL)
 
     def _broker(self, _: str) -> str:
         process = self._system.launcher.broker.process

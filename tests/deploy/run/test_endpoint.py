@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
 import subprocess
 import time
 import urllib.request
@@ -65,6 +66,18 @@ def test_an_address_that_is_taken_is_an_error_with_a_remedy() -> None:
             listen(app, host, wanted)
         assert refused.value.code == "metrics_unavailable"
         assert "metrics.port" in refused.value.action
+
+
+def test_a_role_that_was_killed_comes_back_at_its_port() -> None:
+    """A scrape leaves the side that closes first, ours, in TIME_WAIT for a minute: ten starts failed, then no more."""
+    with socket.create_server(("127.0.0.1", 0)) as last_life:
+        port = last_life.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as scrape:
+            ours, _ = last_life.accept()
+            ours.close()
+            assert scrape.recv(1) == b""
+    app = application(CollectorRegistry(), lambda: True, lambda: 0.0)
+    assert listen(app, "127.0.0.1", port) == port
 
 
 def test_a_loop_that_has_not_begun_is_not_silent_and_a_beat_ends_silence(monkeypatch: pytest.MonkeyPatch) -> None:
