@@ -18,6 +18,7 @@ from deploy.run import launcher
 from deploy.run.spawn import Spawn
 from store.base import pulse
 from tests.support import fork_server
+from tests.support.secured_kafka import SecuredKafka
 
 NO_KAFKA = "REAL KAFKA NOT TESTED: this test needs Java 17 (`java`) and Maven (`mvn`) on PATH"
 
@@ -84,6 +85,15 @@ def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafk
     """
     need_kafka()
     broker = LocalKafka(tmp_path_factory.mktemp("kafka"))
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture(scope="session")
+def secured_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
+    """One Kafka that asks who is there, for the whole run."""
+    need_kafka()
+    broker = SecuredKafka(tmp_path_factory.mktemp("secured-kafka"))
     yield broker
     broker.stop()
 
