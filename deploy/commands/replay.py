@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from deploy.commands.common import Common
-
-if TYPE_CHECKING:
-    from deploy.output import Bar
-    from stream.replay.replay import ReplayProgress
 
 Positive = Number(gt=0)
 LINES_SECONDS = 5.0
@@ -46,15 +42,21 @@ def replay(
     resume: Annotated[
         Path | None, Parameter(help="Keep the position in this file, and go on from it if it is there.")
     ] = None,
+    dry_run: Annotated[bool, Parameter(negative="", help="Judge all rows, send nothing; needs no broker.")] = False,
+    force: Annotated[bool, Parameter(negative="", help="Send files of which nothing would be accepted too.")] = False,
+    no_wait: Annotated[bool, Parameter(negative="", help="Do not wait for ingest's verdicts.")] = False,
     common: Common | None = None,
 ) -> int:
     """Publish files (.jsonl, .csv, .parquet, each plain or .gz, .zst, .bz2; - = JSON Lines on standard input).
 
-    Every row goes to a raw topic as one JSON object; ingest refuses bad ones into dead letters.
+    Every row goes to a raw topic as one JSON object; ingest refuses bad ones into dead letters. The first thousand rows
+    of each file are judged before anything is sent.
     """
     from deploy import output
-    from deploy.brokers import connect
-    from deploy.operate.publish import Publishing, publish_files
+    from deploy.commands import replay_report as report
+    from deploy.operate.ingested import IngestWatch
+    from deploy.operate.preflight import judge_all, judge_samples
+    from deploy.operate.publish import Publishing, open_broker, publish_files, router_of, wait_until_restored
     from deploy.run.interrupt import stop_on_signals
     from store.base.errors import AnchorstreamError, ConfigError
     from store.base.stop import Stopped, obey
@@ -73,79 +75,75 @@ def replay(
     max_ahead_ms = settings.ingest.max_ahead_ms(m.window_ms for m in settings.modalities.values())
     merge = Merging(max_ahead_ms, sort_memory << 20, temp_dir) if sort else None
     options = FileOptions(Format(form) if form else None, delimiter, encoding)
-    progress = ReplayProgress()
+    router, progress = router_of(settings, topic), ReplayProgress()
     with ExitStack() as stack:
         opened = [stack.enter_context(open_rows(path, options)) for path in files]
-        connection = connect(settings, timeout_s=5.0)
-        position = (
-            ResumeFile.of(resume, opened, merge=sort, broker=connection.history or connection.identity)
-            if resume
-            else None
-        )
-        skip = position.load() if position else []
+        connection = None if dry_run else open_broker(settings)
+        position, skip = None, [0] * len(opened)
+        if resume and connection is not None:
+            position = ResumeFile.of(resume, opened, merge=sort, broker=connection.history or connection.identity)
+            skip = position.load()
         stop = stack.enter_context(stop_on_signals())
         bar = stack.enter_context(output.progress("replay", quiet=common.json, lines_seconds=LINES_SECONDS))
 
-        def checking() -> None:
+        def tick() -> None:
             obey(stop)
-            bar.update(-1, "checking compressed files")
+            bar.update(-1 if connection else progress.done, "checking the files")
 
         try:
             for file in opened:
-                file.check(checking)
+                file.check(tick)
+            if connection is None:
+                preflight = judge_all(settings, opened, router, merge=merge, progress=progress, tick=tick)
+            else:
+                preflight = judge_samples(settings, opened, router, skip=skip, by_time=sort)
+        except Stopped:
+            return 130
+        useless = [] if force else preflight.useless
+        if not common.json:
+            report.write_verdicts(preflight)
+        if connection is None or useless:
+            if common.json:
+                output.write_json(report.result(progress, preflight, None))
+            if useless:
+                raise report.nothing_accepted(useless, settings.ingest)
+            return 0
+        try:
+            waits = "waits for the broker, which is being given back the {:,} messages that it kept"
+            wait_until_restored(settings, stop, lambda left: bar.update(-1, waits.format(left)))
+            watch = stack.enter_context(IngestWatch(connection, settings))
             publish_files(
                 settings,
                 connection,
                 opened,
                 Publishing(Pace(rate, speed), topic, merge, position, skip),
                 stop=stop,
-                on_progress=lambda now: show(bar, now),
+                on_progress=lambda now: report.show_progress(bar, now),
                 progress=progress,
             )
         except Stopped:
-            progress.interrupted = True
+            return 130
         except AnchorstreamError:
             if progress.sent:
                 output.note(f"{progress.sent:,} events were published before this:")
             raise
+        ingested = watch.wait(
+            progress,
+            stop,
+            lambda read, of: bar.update(read / max(of, 1), f"ingest has read {read:,} of {of:,}"),
+            wait=not (no_wait or progress.interrupted),
+        )
     if common.json:
-        output.write_json(result(progress))
+        output.write_json(report.result(progress, preflight, ingested))
     else:
-        skipped = f", {progress.skipped:,} skipped" if progress.skipped else ""
-        took = output.duration(progress.seconds)
-        output.note(f"{progress.sent:,} events published in {took} ({progress.rate:,.0f}/s){skipped}")
+        report.write_result(progress, ingested)
     for place in progress.left:
         output.note(f"not sent, the line may go on: {place} (--resume sends it once it has its newline)")
     for what in progress.first_unsent:
         output.note(f"not sent: {what}")
     if progress.unsent:
-        output.note(f"{progress.unsent:,} lines could not be sent")
+        output.note(f"{progress.unsent:,} rows could not be sent")
         return 1
-    return 130 if progress.interrupted else 0
-
-
-def show(bar: Bar, now: ReplayProgress) -> None:
-    """What is done, and why it waits."""
-    from deploy import output
-
-    if now.phase:
-        bar.update(now.done, now.phase)
-        return
-    eta = f", {output.duration(now.eta_seconds)} left" if now.eta_seconds is not None else ""
-    waiting = f"; waits for {now.waiting}" if now.waiting else ""
-    bar.update(now.done or -1, f"{now.sent:,} events, {now.rate:,.0f}/s{eta}{waiting}")
-
-
-def result(done: ReplayProgress) -> dict[str, Any]:
-    """For `--json`."""
-    return {
-        "published": done.sent,
-        "bytes": done.bytes,
-        "skipped": done.skipped,
-        "unsent": done.unsent,
-        "first_unsent": done.first_unsent,
-        "left": done.left,
-        "seconds": round(done.seconds, 3),
-        "rate": round(done.rate, 1),
-        "interrupted": done.interrupted,
-    }
+    if progress.interrupted or stop.is_set():
+        return 130
+    return int(progress.sent > 0 and ingested.accepted == 0)

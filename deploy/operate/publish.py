@@ -44,6 +44,34 @@ def router_of(settings: Settings, topic: str | None) -> Router:
     return Router(settings.modalities, Topics(settings.kafka).dead_letters, settings.mapping, topic=topic)
 
 
+def open_broker(settings: Settings) -> Connection:
+    """The broker, with the topics of the configuration.
+
+    Raises:
+        BrokerError: it cannot be reached.
+        TopicError: a topic cannot be created, or is not as it must be.
+    """
+    from deploy import brokers
+    from deploy.kafka import topics as topic_setup
+
+    connection = brokers.connect(settings, timeout_s=5.0)
+    topic_setup.ensure(connection, brokers.specs(settings))
+    return connection
+
+
+def wait_until_restored(settings: Settings, stop: threading.Event, on_wait: Callable[[int], object]) -> None:
+    """Until an embedded broker has been given back what it kept: what is sent now is to come behind it.
+
+    on_wait: called with how many messages are left. Raises Stopped.
+    """
+    from deploy.brokers import restoring
+
+    while left := restoring(settings):
+        on_wait(left)
+        obey(stop)
+        stop.wait(_TICK_SECONDS)
+
+
 def raw_producer(
     connection: Connection,
     settings: Settings,
@@ -78,17 +106,9 @@ def publish_files(
     """Send files to the raw topics of `settings`, as `stream.replay.replay` does.
 
     Raises:
-        BrokerError: the broker cannot be reached, or a message was not delivered.
-        TopicError: a raw topic cannot be created.
+        BrokerError: a message was not delivered.
+        AnchorstreamError: `file_unreadable`, when all before it is acknowledged.
     """
-    from deploy.brokers import restoring
-    from deploy.kafka import topics as topic_setup
-
-    while left := restoring(settings):  # what comes now is to come behind what was kept
-        obey(stop)
-        progress.waiting = f"the broker, which is being given back the {left:,} messages that it kept"
-        on_progress(progress)
-        stop.wait(_TICK_SECONDS)
     shown = time.monotonic()
 
     def while_waiting() -> None:
@@ -99,14 +119,15 @@ def publish_files(
 
     def show(now: ReplayProgress) -> None:
         now.waiting = producer.waiting_for
+        if now.started is not None:
+            now.seconds = time.monotonic() - now.started
         on_progress(now)
 
     def tick() -> None:
         while_waiting()
         obey(stop)
 
-    producer, topics = raw_producer(connection, settings, stop=stop, while_waiting=while_waiting)
-    topic_setup.ensure(connection, topics.specs(settings.modalities, settings.scenario_names))
+    producer, _ = raw_producer(connection, settings, stop=stop, while_waiting=while_waiting)
     skip = list(how.skip) or [0] * len(files)
     messages = read(
         files,

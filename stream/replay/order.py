@@ -46,22 +46,17 @@ def read(
     max_bytes: int | None = None,
     tick: Callable[[], object] = lambda: None,
 ) -> Iterator[Outgoing]:
-    """Messages of files, in the order of the files, or merged by event time.
-
-    Merged, a row without a readable time stays behind the one before it, and one alone far ahead of a file that is
-    otherwise in order as well. A stream is taken to be in order.
+    """Messages of files, in the order of `routed`.
 
     Args:
         progress: its `skipped`, `left`, `done` and `phase` are kept up to date.
         skip: leave out this many rows of each file, the first that would be sent.
         whole_only: leave a last row that may go on.
         max_bytes: the broker's limit; a larger row cannot be sent.
-        tick: called now and then while nothing is to be sent yet; what it raises ends the reading.
+        tick: as of `routed`.
     """
-    reading = _Reading(files, router, progress, tick)
     left = [*skip, *[0] * (len(files) - len(skip))]
-    routed = reading.chained() if merge is None else reading.merged(merge)
-    for _, number, row, message in routed:
+    for number, row, message in routed(files, router, progress, merge=merge, tick=tick):
         if whole_only and not row.whole:
             progress.left.append(row.place)
         elif left[number]:
@@ -72,6 +67,28 @@ def read(
             yield message._replace(unsendable=why, file=number)
         else:
             yield message._replace(file=number)
+
+
+def routed(
+    files: Sequence[RowFile],
+    router: Router,
+    progress: ReplayProgress,
+    *,
+    merge: Merging | None = None,
+    tick: Callable[[], object] = lambda: None,
+) -> Iterator[tuple[int, Row, Outgoing]]:
+    """Rows of files, each with the number of its file and its message: in the order of the files, or merged by time.
+
+    Merged, a row without a readable time stays behind the one before it, and one alone far ahead of a file that is
+    otherwise in order as well. A stream is taken to be in order.
+
+    Args:
+        progress: its `done` and `phase` are kept up to date.
+        tick: called now and then while nothing is to be sent yet; what it raises ends the reading.
+    """
+    reading = _Reading(files, router, progress, tick)
+    for _, number, row, message in reading.chained() if merge is None else reading.merged(merge):
+        yield number, row, message
 
 
 class _Reading:

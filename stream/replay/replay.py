@@ -35,7 +35,7 @@ class Outgoing(NamedTuple):
     """One message: where it goes and what is in it.
 
     ts: event time, ms, where one can be read. unsendable: why it cannot be sent at all; empty = it can. file: number of
-    the file it comes from.
+    the file it comes from. skipped: why ingest will pass it over; empty = it will not.
     """
 
     topic: str
@@ -45,6 +45,7 @@ class Outgoing(NamedTuple):
     headers: Headers | None = None
     unsendable: str = ""
     file: int = 0
+    skipped: str = ""
 
 
 class Producer(Protocol):
@@ -99,7 +100,8 @@ class Router:
         key = _utf8(user) if isinstance(user, str) else None
         ts = event_ts(event, mapping)
         if topic is not None:
-            return Outgoing(topic, key, value, ts)
+            skipped = mapping.skipped(event) if mapping.may_skip else None
+            return Outgoing(topic, key, value, ts, skipped=skipped.value if skipped else "")
         where = origin.place if origin else "the event"
         detail = ascii(f"{where} names no modality; configured: {', '.join(self._modalities)}")
         why = Rejection(ErrorCode.MISSING_MODALITY, detail)
@@ -144,7 +146,8 @@ class ReplayProgress:
     """What has been done so far. `sent` counts messages queued; after `replay` returns, all are acknowledged.
 
     skipped: rows passed over by `resume`. unsent: rows no broker would take, as `file:line: why`. left: last lines that
-    may go on, as `file:line`. phase: what is done before anything is sent. waiting: what it waits for.
+    may go on, as `file:line`. letters: of those sent, put into dead letters, by code. passed_over: of those sent, what
+    ingest will skip, by reason. phase: what is done before anything is sent. waiting: what it waits for.
     """
 
     sent: int = 0
@@ -157,8 +160,12 @@ class ReplayProgress:
     """Share of the input read, 0 … 1; 0 where it is not known."""
     interrupted: bool = False
     left: list[str] = field(default_factory=list)
+    letters: Counter[str] = field(default_factory=Counter)
+    passed_over: Counter[str] = field(default_factory=Counter)
     phase: str = ""
     waiting: str = ""
+    started: float | None = None
+    """When the first message was due, by the clock of `replay`."""
 
     @property
     def rate(self) -> float:
@@ -210,7 +217,7 @@ def replay(
     try:
         for message in messages:
             if not taken:  # reading may have begun with sorting
-                started = shown = acknowledged = clock()
+                now.started = started = shown = acknowledged = clock()
             due = started + paced.due(message.ts)
             while (wait := due - clock()) > 0 and not stop.wait(min(wait, progress_seconds)):
                 tick(clock())
@@ -221,6 +228,10 @@ def replay(
             else:
                 producer.produce(message.topic, message.value, message.key, headers=message.headers)
                 now.sent += 1
+                if message.skipped:
+                    now.passed_over[message.skipped] += 1
+                elif message.headers:
+                    now.letters[ErrorCode.MISSING_MODALITY.value] += 1
                 now.bytes += len(message.value or b"") + len(message.key or b"")
             taken[message.file] += 1
             at = clock()

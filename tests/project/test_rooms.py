@@ -25,7 +25,7 @@ ROOMS = {
     "stream/raw_topics": "stream stream/kafka store/base",
     "stream/ingest": "stream stream/events stream/kafka stream/raw_topics store/base",
     "stream/processor": "stream stream/events stream/kafka stream/token_log store/base store/buffer",
-    "stream/replay": "stream stream/events store/base",
+    "stream/replay": "stream stream/events stream/ingest store/base",
     "stream/dead_letters": "stream stream/events stream/kafka stream/replay store/base",
     "stream/scenarios": "stream stream/kafka store/base store/records store/index",
     "stream/lag": "stream stream/kafka stream/scenarios store/base store/records",

@@ -156,6 +156,16 @@ def test_nothing_is_drawn_where_nobody_looks(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr() == ("", "")
 
 
+def test_without_a_terminal_there_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    """D7: nothing at all was printed for minutes."""
+    now = 0.0
+    bar = output.LineBar("replay", 5.0, lambda: now)
+    for moment, done in ((1, 0.1), (4.9, 0.2), (5, 0.3), (6, 0.4), (11, -1)):
+        now = moment
+        bar.update(done, f"at {moment}")
+    assert capsys.readouterr() == ("", "replay: 30%, at 5\nreplay: at 11\n")
+
+
 def test_pieces_of_output(capsys: pytest.CaptureFixture[str]) -> None:
     output.write_table(("name", "n"), [("a", 1234567), ("b", None)], title="things", right=("n",))
     output.write_pairs({"yes": True, "seconds": 1.5})
