@@ -122,6 +122,16 @@ class EventClock:
         """How many events in a row were ahead, up to the last one judged."""
         return len(self._ahead.get(source, ()))
 
+    def begin(self, source: Source, times: Sequence[int], wall_ms: int) -> None:
+        """Start a stream that has no time yet where its first events will, times of at least AGREE: they are known
+        before they are judged, and then need not be held. No effect on any other."""
+        if self._by_wall or self._lenient or source in self._newest or source in self._ahead:
+            return
+        ahead = [ts for ts in times if ts >= wall_ms - self._max_age_ms][:AGREE]
+        if len(ahead) == AGREE:
+            self._ahead[source] = ahead
+            self.settle(source)
+
     def settle(self, source: Source) -> None:
         """Begin anew where the events that were ahead say; there is at least one. Until `settled`, when they have been
         judged again, none of those that agree is ahead, whatever their order."""

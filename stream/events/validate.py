@@ -110,6 +110,17 @@ class Validator:
             user_id, rules.name, ts, event_id, text, numbers, fields, name, partition, offset, produced_at, wall_ms
         )
 
+    def event_time(self, value: bytes | None, topic: str) -> int | None:
+        """When it says that it happened, ms; None where that cannot be read. No verdict."""
+        raw = decode(value, self._settings.max_event_bytes)
+        own = self._topics.get(topic)
+        if isinstance(raw, Rejection) or own is None:
+            return None
+        try:
+            return own.mapping.ts(raw)
+        except Refused:
+            return None
+
     def _ts(self, raw: dict[str, Any], mapping: TopicMapping, rules: _Rules, source: Source, wall_ms: int) -> int:
         value = raw.get(mapping.ts_field)
         if value is None:

@@ -1,6 +1,6 @@
 """Ingest: raw topics → validated, packed events in `events`; what is refused goes to `dead-letters`.
 
-    1  read      a batch of raw messages
+    1  read      raw messages; while behind, those of all partitions in the order of their events' times (merge.py)
     2  judge     an Event, a Rejection, or Skipped (judge.py); what is ahead of its stream waits for what follows
     3  send      events packed per partition to `events`, rejections with their original bytes to `dead-letters`
     4  commit    the batch's offsets, once the broker has acknowledged all of 3 for it and for every batch before
@@ -33,6 +33,7 @@ from stream.events.validate import Validator
 from stream.ingest.field_presence import FieldPresence
 from stream.ingest.in_flight import InFlight, InFlightBatch, RawPosition
 from stream.ingest.judge import Judge
+from stream.ingest.merge import EventTimeMerge
 from stream.kafka.client import Connection
 from stream.kafka.consumer_errors import ConsumerErrors
 from stream.kafka.pacing import SafeProducer
@@ -88,6 +89,12 @@ class Ingest:
         self._registry = None if connection.embedded else RawTopics(connection, topics, topics.group_ingest)
         validator = Validator(modalities, settings, self._clock, self._source_of, mapping)
         self._judge = Judge(validator, self._clock)
+        self._merge = EventTimeMerge(
+            lambda message: validator.event_time(message.value(), message.topic()),
+            self._clock.max_ahead_ms,
+            on_begin=lambda source, times: self._judge.begin(source, times, int(self._wall() * 1000)),
+        )
+        self._full: set[Source] = set()
         self._mappings = validator.mappings()
         self._presence = FieldPresence(validator.contents(), time.monotonic)
         self._in_flight = InFlight()
@@ -186,7 +193,12 @@ class Ingest:
         batch, self._backlog = self._backlog, []
         if not batch:
             batch = self._consumer.consume(wanted, READ_SECONDS)
-            if not batch and not len(self._in_flight) and (message := self._consumer.poll(IDLE_SECONDS)) is not None:
+            if (
+                not batch
+                and not self._merge
+                and not len(self._in_flight)
+                and (message := self._consumer.poll(IDLE_SECONDS)) is not None
+            ):
                 batch = [message, *self._consumer.consume(wanted, READ_SECONDS)]
         good, errors = [], []
         ended: dict[Source, int] = {}
@@ -199,7 +211,20 @@ class Ingest:
                 ended[source] = message.offset()
             else:
                 errors.append(message)
-        return good, ended, errors
+        self._merge.add(good, ended)
+        # what came of a topic that fails is judged before its failure
+        rest = [m for topic in {error.topic() for error in errors} for m in self._merge.take_topic(topic)]
+        taken = self._merge.take(wanted)
+        self._pause_full()
+        return rest + taken.messages, taken.ended, errors
+
+    def _pause_full(self) -> None:
+        """Read no further where much waits for older events of others."""
+        full = self._merge.full() & self._assigned
+        for act, sources in ((self._consumer.pause, full - self._full), (self._consumer.resume, self._full - full)):
+            if partitions := [TopicPartition(*source) for source in sources & self._assigned]:
+                act(partitions)
+        self._full = full
 
     def _judge_errors(self, errors: Sequence[Any]) -> None:
         """Once what came with them is processed: of a topic that was made anew, as the old one's."""
@@ -410,7 +435,9 @@ class Ingest:
     def _resume(self) -> None:
         if self._paused:
             self._paused = False
-            self._consumer.resume(self._consumer.assignment())
+            self._consumer.resume(
+                [tp for tp in self._consumer.assignment() if (tp.topic, tp.partition) not in self._full]
+            )
             log.info(logs.INPUT_RESUMED)
 
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
@@ -419,6 +446,8 @@ class Ingest:
         consumer.incremental_assign(positions)
         consumer.resume(partitions)  # librdkafka keeps a partition paused over its next assignment
         self._assigned.update((tp.topic, tp.partition) for tp in partitions)
+        self._merge.give((tp.topic, tp.partition) for tp in partitions)
+        self._full -= {(tp.topic, tp.partition) for tp in partitions}
         log.info(logs.PARTITIONS_ASSIGNED, partitions=[f"{tp.topic}:{tp.partition}" for tp in partitions])
         if not self._ready:
             self._ready = True
@@ -464,6 +493,7 @@ class Ingest:
             source = (tp.topic, tp.partition)
             self._assigned.discard(source)
             self._judge.forget(source)
+            self._merge.forget([source])
             self._ended.pop(source, None)
         consumer.incremental_unassign(partitions)
         log.info(logs.PARTITIONS_REVOKED, partitions=[f"{tp.topic}:{tp.partition}" for tp in partitions])

@@ -15,7 +15,7 @@ Where the end is not waited at, verdicts are a function of the partition's messa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from store.base import logs
@@ -74,6 +74,11 @@ class Judge:
             if held and (topic, partition) in held and not self._clock.in_a_row((topic, partition)):
                 yield from self._refuse((topic, partition))
             yield message, result
+
+    def begin(self, source: Source, times: Sequence[int], wall_ms: int) -> None:
+        """The times of the next messages of a partition are known; where it has no clock yet, they start it."""
+        if source not in self._held:
+            self._clock.begin(source, times, wall_ms)
 
     def conclude(self, source: Source, wall_ms: int) -> Iterator[Verdict]:
         """Decide what is held of a partition with what is there."""

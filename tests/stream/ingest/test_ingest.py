@@ -290,8 +290,8 @@ def test_a_blocked_producer_pauses_reading_and_stop_still_works(
     assert committed <= len(events_of(connection)) < 2500
 
 
-def at_time(ts: int, name: str, topic: str = "shop", partition: int = 0) -> dict[str, Any]:
-    event = {"user_id": "u1", "ts": ts, "event_id": name, "shop": "s", "page": "p"}
+def at_time(ts: int, name: str, topic: str = "shop", partition: int = 0, user: str = "u1") -> dict[str, Any]:
+    event = {"user_id": user, "ts": ts, "event_id": name, "shop": "s", "page": "p"}
     event |= {"modality": "click"} if topic == "web" else {}
     return {"topic": topic, "partition": partition, "value": json.dumps(event).encode()}
 
@@ -399,3 +399,27 @@ def test_kill_9_in_the_middle_loses_nothing(start_embedded: Start, spawn: Spawn,
     with running(connection):
         wait_committed(connection)
     assert {e.event_id for e in events_of(connection)} == {f"e{i}" for i in range(3000)}
+
+
+def test_topics_of_different_size_are_read_in_the_order_of_their_events(start_embedded: Start) -> None:
+    """D3: a small topic's last events set the time of everybody, while the large one was at its first."""
+    broker = start_embedded(NAMES)
+    begin = int(time.time() * 1000) - 400 * DAY_MS
+    sizes = {"web": 6000, "shop": 300}
+    histories = [
+        at_time(begin + 365 * DAY_MS * i // count, f"{topic}{i}", topic, i % NAMES[topic], user=f"u{i % 9}")
+        for topic, count in sizes.items()
+        for i in range(count)
+    ]
+    send_all(broker.connection, histories)
+    with running(broker.connection, IngestSettings(clock=Clock.STREAM)):
+        wait_committed(broker.connection)
+    assert len(events_of(broker.connection)) == sum(sizes.values())
+    newest: dict[int, int] = {}
+    late = 0
+    for message in read_to_end(broker.connection, TOPICS.events):
+        for event in unpack(message.value()).events:
+            late = max(late, newest.get(message.partition(), 0) - event.ts)
+            newest[message.partition()] = max(newest.get(message.partition(), 0), event.ts)
+    # a batch's packs are cut by partition, in its order
+    assert late < 3 * DAY_MS

@@ -187,6 +187,29 @@ def test_restarts_and_batches_change_no_verdict(stream: list[int | None], data: 
 
 
 @given(runs)
+def test_a_clock_begun_ahead_of_its_messages_changes_no_verdict(stream: list[int | None]) -> None:
+    """What stream/ingest/merge.py does where it knows the next messages."""
+    judge = new_judge()
+    known = [ts for ts in stream if ts is not None]
+    judge.begin(SOURCE, known[:AGREE], NOW)
+    found = {}
+    for message in messages(stream):
+        found |= {m.offset(): verdict(result) for m, result in judge.judge([message], NOW)}
+    found |= {m.offset(): verdict(result) for m, result in judge.conclude(SOURCE, NOW)}
+    assert [found[i] for i in range(len(stream))] == verdicts(stream)
+
+
+def test_with_its_clock_begun_nothing_is_held() -> None:
+    judge = new_judge()
+    judge.begin(SOURCE, history[:AGREE], NOW)
+    for message in messages(history):
+        assert [verdict(result) for _, result in judge.judge([message], NOW)] == ["accepted"]
+    again = new_judge()
+    again.begin(SOURCE, history[: AGREE - 1], NOW)
+    assert list(again.judge(messages(history[:1]), NOW)) == [], "too few to say"
+
+
+@given(runs)
 def test_what_is_held_is_bounded_and_before_it_nothing_is_missing(stream: list[int | None]) -> None:
     judge = new_judge()
     decided: set[int] = set()
