@@ -89,8 +89,8 @@ class EventTimeMerge:
                 queue.add(message)
                 self._count += 1
         for source, end in ended.items():
-            if source in self._queues:
-                self._queues[source].end = end
+            if (queue := self._queues.get(source)) is not None:
+                queue.end, queue.told = end, False
 
     def take(self, most: int) -> Taken:
         """What may be judged now, about `most` messages."""

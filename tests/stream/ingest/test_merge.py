@@ -128,6 +128,8 @@ def test_live_messages_pass_as_they_come_and_unread() -> None:
     live.give([("a", 0), ("b", 0)])
     live.add([], {("a", 0): 0, ("b", 0): 0})
     assert live.take(10).ended == {("a", 0): 0, ("b", 0): 0}
+    live.add([], {("a", 0): 3})
+    assert live.take(10) == ([], {("a", 0): 3}), "what an aborted transaction leaves"
     new = messages(("b", 0), range(100 * DAY, 100 * DAY + 50))
     also = messages(("a", 0), range(100 * DAY - 9, 100 * DAY))
     live.add([*new, *also], {("a", 0): 9, ("b", 0): 50})
