@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 from deploy.brokers.local import LocalKafka
 from deploy.brokers.process import EmbeddedBroker
@@ -20,6 +21,9 @@ from store.base import pulse
 from tests.support import fork_server
 from tests.support.secured_kafka import SecuredKafka
 
+# how long an example takes is the machine's affair
+settings.register_profile("any_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any_machine")
 NO_KAFKA = "REAL KAFKA NOT TESTED: this test needs Java 17 (`java`) and Maven (`mvn`) on PATH"
 
 
