@@ -55,7 +55,13 @@ def _verdicts(verdict: FileVerdict) -> Iterator[tuple[object, ...]]:
 
 def _fields(seen: Any) -> Iterator[tuple[object, ...]]:
     for name, count in seen.expected.items():
-        yield seen.topic, seen.modality or "none", name, "yes", f"{count:,} of {seen.rows:,}"
+        yield (
+            seen.topic,
+            seen.modality or "none",
+            name,
+            "yes" if count else "yes: MISSING",
+            f"{count:,} of {seen.rows:,}",
+        )
     others = seen.others.most_common()
     for name, count in others[:_OTHERS_SHOWN]:
         yield seen.topic, seen.modality or "none", ascii(name)[1:-1], "", f"{count:,} of {seen.rows:,}"

@@ -13,6 +13,7 @@ from confluent_kafka import KafkaException
 
 from store.base.errors import BrokerError
 from stream.dead_letters import read as dead_letters
+from stream.kafka.patience import patiently
 from stream.lag.group_offsets import GroupOffsets
 from stream.lag.log_ends import LogEnds
 from stream.topics import Topics
@@ -144,12 +145,16 @@ class IngestWatch:
         return waiting
 
     def _ends(self) -> dict[Partition, int]:
-        try:
+        def ask() -> dict[Partition, int]:
             there = self._log.topics({*self._raw, self._letters}).partitions
             marks = self._log.watermarks({(topic, n) for topic, count in there.items() for n in range(count)})
+            return {place: mark.high for place, mark in marks.items()}
+
+        try:
+            # a topic that was just made has no leader yet
+            return patiently(ask, threading.Event(), seconds=_TIMEOUT_SECONDS)
         except KafkaException as exc:
             raise self._unanswered(exc) from exc
-        return {place: mark.high for place, mark in marks.items()}
 
     def _committed(self, spans: Mapping[Partition, tuple[int, int]]) -> dict[Partition, int]:
         found, failed = self._groups.committed({self._group: list(spans)})
@@ -183,5 +188,5 @@ class IngestWatch:
     def _unanswered(self, exc: KafkaException) -> BrokerError:
         return BrokerError(
             f"the broker at {self._connection.bootstrap} did not tell its offsets: {exc.args[0].str()}",
-            action="what was published is safe; `anchorstream lag` tells how far ingest is",
+            action="check that it runs (`anchorstream doctor`); what was published is safe",
         )

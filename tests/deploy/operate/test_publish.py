@@ -22,6 +22,7 @@ import pytest
 from confluent_kafka import TopicPartition
 
 from deploy import brokers, cli, output
+from deploy.brokers.local import LocalKafka
 from deploy.settings.config import Settings, load
 from store.base import logs
 from stream.ingest.ingest import Ingest
@@ -337,3 +338,27 @@ def test_who_waits_says_whom_for_and_can_be_stopped(
     printed = capsys.readouterr().err
     assert "waits for anchorstream.ingest to read in.click:" in printed
     assert "events published" in printed
+
+
+@pytest.mark.kafka
+def test_on_kafka_it_waits_for_ingest_only_where_one_runs(
+    kafka_broker: LocalKafka, topic_prefix: str, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    connection = kafka_broker.connection
+    text = CONFIG.replace('"in.', f'"in-{topic_prefix}.').replace(
+        "[kafka]", f'[kafka]\nbootstrap_servers = "{connection.bootstrap}"\ntopic_prefix = "{topic_prefix}"'
+    )
+    Path("anchorstream.toml").write_text(text)
+    settings = load(Path("anchorstream.toml"))
+    Path("a.jsonl").write_text("".join(line(n, "click") + "\n" for n in range(40)) + "{half")
+    done = result(capsys, "a.jsonl")
+    assert (done["ingest"]["waiting"], done["ingest"]["accepted"]) == (41, None)
+    with ingesting(settings, connection):
+        done = result(capsys, "a.jsonl", "--resume", "at.json")
+        assert done["left"] == ["a.jsonl:41"]
+        assert (done["ingest"]["accepted"], done["ingest"]["refused"]) == (40, {})
+        done = result(capsys, "a.jsonl")
+        assert (done["ingest"]["accepted"], done["ingest"]["refused"]) == (40, {"invalid_json": 1})
+    assert json.loads(Path("at.json").read_text())["broker"] == connection.identity
