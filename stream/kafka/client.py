@@ -36,6 +36,8 @@ _CLIENT: dict[str, Property] = {
     # transaction's next call blocks for good, and a group member may never join again
     "metadata.recovery.strategy": "none",
 }
+# with `none`, a request of an admin client keeps a core busy for as long as no broker is there
+_ADMIN: dict[str, Property] = {"metadata.recovery.strategy": "rebootstrap"}
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ class Connection:
 
     def admin(self, **config: Any) -> Any:
         """A confluent_kafka.admin.AdminClient. Hold it until its futures are done: they fail when it is collected."""
-        base = {**_CLIENT, **self._without_consumer_keys(), **config}
+        base = {**_CLIENT, **_ADMIN, **self._without_consumer_keys(), **config}
         return _made(AdminClient, {**base, "bootstrap.servers": self.bootstrap})
 
     def named(self, client_id: str) -> Connection:
