@@ -27,7 +27,14 @@ def check_events(settings: Settings) -> Finding:
     if connection is None:
         return Finding("events", Level.OK, "none yet: no broker runs")
     raw_topics = {m.topic for m in settings.modalities.values()}
-    return judged(settings, last_messages(connection, raw_topics), int(time.time() * 1000))
+    denied: dict[str, str] = {}
+    found = judged(settings, last_messages(connection, raw_topics, denied), int(time.time() * 1000))
+    if not denied:
+        return found
+    lines = [f"{topic} cannot be read: {why}" for topic, why in sorted(denied.items())]
+    return Finding(
+        "events", Level.FAIL, "; ".join([*lines, f"of the others: {found.detail}"]), "grant Read and Describe on it"
+    )
 
 
 def judged(settings: Settings, messages: Iterable[Any], wall_ms: int) -> Finding:
@@ -70,15 +77,22 @@ def judged(settings: Settings, messages: Iterable[Any], wall_ms: int) -> Finding
     return Finding("events", Level.OK, detail)
 
 
-def last_messages(connection: Connection, topics: set[str]) -> Iterator[Any]:
-    """The newest LAST messages of each partition of these topics, as far as they come in READ_SECONDS."""
-    from confluent_kafka import TopicPartition
+def last_messages(connection: Connection, topics: set[str], denied: dict[str, str] | None = None) -> Iterator[Any]:
+    """The newest LAST messages of each partition of these topics, as far as they come in READ_SECONDS.
+
+    denied: filled, {topic: why}, with those that this user may not see or read.
+    """
+    from confluent_kafka import KafkaError, TopicPartition
+
+    from stream.lag.log_ends import LogEnds
 
     there = connection.metadata(timeout_s=READ_SECONDS).topics
+    denied = {} if denied is None else denied
+    denied |= LogEnds(connection, connection.admin(), timeout_seconds=READ_SECONDS).topics(topics).refused
     consumer = connection.consumer("anchorstream.doctor", **{"enable.partition.eof": True})
     try:
         left = set()
-        for topic in topics & there.keys():
+        for topic in (topics & there.keys()) - denied.keys():
             for partition in there[topic].partitions:
                 low, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=READ_SECONDS)
                 if end > low:
@@ -92,7 +106,9 @@ def last_messages(connection: Connection, topics: set[str]) -> Iterator[Any]:
                 continue
             if message.error() is None:
                 yield message
-            else:  # the end, or a partition that cannot be read: `topics` says why
+            else:  # the end, or a partition that cannot be read
+                if message.error().code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                    denied[message.topic()] = message.error().str()
                 waiting.discard((message.topic(), message.partition()))
     finally:
         consumer.close()

@@ -35,7 +35,7 @@ from stream.ingest.in_flight import InFlight, InFlightBatch, RawPosition
 from stream.ingest.judge import Judge
 from stream.ingest.merge import EventTimeMerge
 from stream.kafka.client import Connection
-from stream.kafka.consumer_errors import ConsumerErrors
+from stream.kafka.consumer_errors import ConsumerErrors, DeniedTopics
 from stream.kafka.pacing import SafeProducer
 from stream.kafka.partitioner import partition_of
 from stream.kafka.positions import resume_positions
@@ -84,7 +84,7 @@ class Ingest:
         self._on_ready = on_ready
         self._wall = wall
         self._clock = EventClock.of(settings, modalities)
-        self._ids = TopicIds(connection)
+        self._ids = TopicIds(connection, without_denied=True)
         self._topic_ids: dict[str, str] = {}
         self._registry = None if connection.embedded else RawTopics(connection, topics, topics.group_ingest)
         validator = Validator(modalities, settings, self._clock, self._source_of, mapping)
@@ -110,6 +110,7 @@ class Ingest:
         self._refusals_logged_at = -LOG_INTERVAL_SECONDS
         self._refused: Counter[str] = Counter()
         self._errors = ConsumerErrors(topics.group_ingest)
+        self._denied = DeniedTopics(topics.group_ingest)
         self._consumer = self._new_consumer()
         self._stop = threading.Event()
         self._producer = SafeProducer(
@@ -180,6 +181,7 @@ class Ingest:
         self._wait_at(ended)
         self._pass_over(ended | quiet)
         self._judge_errors(errors)
+        self._denied.say()
         self._producer.check()
         while len(self._in_flight) >= MAX_IN_FLIGHT and not self._stop.is_set():
             self._producer.poll(0.01)
@@ -205,9 +207,11 @@ class Ingest:
         for message in batch:
             source = (message.topic(), message.partition())
             if message.error() is None:
+                self._denied.read(message.topic())
                 good.append(message)
                 ended.pop(source, None)
             elif message.error().code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+                self._denied.read(message.topic())
                 ended[source] = message.offset()
             else:
                 errors.append(message)
@@ -231,7 +235,7 @@ class Ingest:
         anew: set[str | None] = set()
         for message in errors:
             topic = message.topic()
-            if topic in anew:
+            if topic in anew or self._denied.take(message):
                 continue  # its other partitions fail for the same reason
             if self._made_anew(topic):
                 anew.add(topic)

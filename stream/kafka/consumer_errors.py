@@ -27,6 +27,47 @@ _FATAL = frozenset(
 log = logs.get(__name__)
 
 
+class DeniedTopics:
+    """Topics that this user may not read, for a role that goes on with the others: each is named once per interval.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, group: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._group = group
+        self._clock = clock
+        self._said_at: dict[str, float] = {}
+        self._why: dict[str, str] = {}
+
+    def take(self, message: Any) -> bool:
+        """Whether that is what an error from a consumer is; then the topic is denied until it is `read`."""
+        topic, error = message.topic(), message.error()
+        if topic is None or error.code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            return False
+        self._why[topic] = error.str()
+        return True
+
+    def read(self, topic: str) -> None:
+        """Something came of it."""
+        if self._why.pop(topic, None) is not None:
+            self._said_at.pop(topic, None)
+
+    def say(self) -> None:
+        """The client tells it once; a person may look an hour later."""
+        now = self._clock()
+        for topic, why in self._why.items():
+            if now - self._said_at.get(topic, -LOG_INTERVAL_SECONDS) >= LOG_INTERVAL_SECONDS:
+                self._said_at[topic] = now
+                log.warning(
+                    logs.TOPIC_DENIED,
+                    topic=topic,
+                    group=self._group,
+                    error=why,
+                    detail="it is not read, the others are; grant Read and Describe on it to this user",
+                )
+
+
 class ConsumerErrors:
     """Raises what is final and logs the rest, each cause at most once per interval.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import Future
 from typing import Any
 
@@ -21,7 +21,11 @@ _NONE = "AAAAAAAAAAAAAAAAAAAAAA"
 class TopicIds:
     """Asks the broker. For one thread. An embedded broker has no ids, and no way to delete a topic."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, without_denied: bool = False) -> None:
+        """without_denied: a topic that this user may not see is taken for one that is not there."""
+        self._absent = {KafkaError.UNKNOWN_TOPIC_OR_PART}
+        if without_denied:
+            self._absent.add(KafkaError.TOPIC_AUTHORIZATION_FAILED)
         self._admin = None if connection.embedded else connection.admin()
         self._asked: dict[str, Future[Any]] = {}
         self._look_at = 0.0
@@ -34,7 +38,8 @@ class TopicIds:
         """
         if self._admin is None or not (names := sorted(set(topics))):
             return {}
-        return _ids(self._admin.describe_topics(TopicCollection(names), request_timeout=timeout_s), 2 * timeout_s)
+        answers = self._admin.describe_topics(TopicCollection(names), request_timeout=timeout_s)
+        return _ids(answers, 2 * timeout_s, self._absent)
 
     def look(self, topics: Iterable[str]) -> dict[str, str]:
         """The same without waiting, every LOOK_SECONDS: what was asked by an earlier call; {} while nothing is new.
@@ -46,7 +51,7 @@ class TopicIds:
             if not all(answer.done() for answer in self._asked.values()):
                 return {}
             asked, self._asked = self._asked, {}
-            return _ids(asked, 0)
+            return _ids(asked, 0, self._absent)
         if self._admin is not None and time.monotonic() >= self._look_at and (names := sorted(set(topics))):
             self._look_at = time.monotonic() + LOOK_SECONDS
             self._asked = self._admin.describe_topics(TopicCollection(names), request_timeout=ANSWER_SECONDS)
@@ -59,7 +64,7 @@ class TopicIds:
         self._asked = {}
 
 
-def _ids(answers: dict[str, Future[Any]], timeout_s: float) -> dict[str, str]:
+def _ids(answers: dict[str, Future[Any]], timeout_s: float, absent: Collection[int]) -> dict[str, str]:
     found: dict[str, str] = {}
     failure: BaseException | None = None
     for topic, answer in answers.items():
@@ -68,7 +73,7 @@ def _ids(answers: dict[str, Future[Any]], timeout_s: float) -> dict[str, str]:
         except TimeoutError:
             failure = KafkaException(KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001
         except KafkaException as exc:
-            if exc.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+            if exc.args[0].code() not in absent:
                 failure = exc
         else:
             if id_ != _NONE:

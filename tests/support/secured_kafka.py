@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import trustme
-from confluent_kafka.admin import AclBinding, AclOperation, AclPermissionType, ResourcePatternType, ResourceType
+from confluent_kafka.admin import (
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    ResourcePatternType,
+    ResourceType,
+)
 from cryptography.hazmat.primitives import serialization
 
 from deploy.brokers.local import LocalKafka
@@ -65,8 +72,11 @@ class SecuredKafka(LocalKafka):
     def withdraw(self, binding: AclBinding) -> None:
         """Delete a rule."""
         admin = self.connection.admin()
-        for answer in admin.delete_acls([binding]).values():
-            answer.result(20)
+        only = AclBindingFilter(
+            binding.restype, binding.name, binding.resource_pattern_type, binding.principal, binding.host,
+            binding.operation, binding.permission_type,
+        )  # fmt: skip
+        assert admin.delete_acls([only])[only].result(20) == [binding]
 
     def _server_properties(self) -> dict[str, str | int]:
         properties = super()._server_properties()

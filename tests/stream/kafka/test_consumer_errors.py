@@ -9,7 +9,7 @@ import structlog.testing
 from confluent_kafka import KafkaError
 
 from store.base.errors import BrokerError
-from stream.kafka.consumer_errors import LOG_INTERVAL_SECONDS, ConsumerErrors
+from stream.kafka.consumer_errors import LOG_INTERVAL_SECONDS, ConsumerErrors, DeniedTopics
 
 
 def test_each_cause_is_said_once_a_minute() -> None:
@@ -34,3 +34,24 @@ def test_what_is_denied_is_named() -> None:
         ConsumerErrors("as.ingest").judge(message)
     assert "shop.raw" in caught.value.detail
     assert "as.ingest" in caught.value.action
+
+
+def test_a_role_that_goes_on_names_what_is_denied_once_a_minute_until_it_is_read() -> None:
+    """E12."""
+
+    def failed(topic: str | None, code: int) -> SimpleNamespace:
+        return SimpleNamespace(error=lambda: KafkaError(code), topic=lambda: topic)
+
+    clock = [0.0]
+    denied = DeniedTopics("g", clock=lambda: clock[0])
+    assert not denied.take(failed("a", KafkaError._TRANSPORT))
+    assert not denied.take(failed(None, KafkaError.TOPIC_AUTHORIZATION_FAILED))
+    assert denied.take(failed("a", KafkaError.TOPIC_AUTHORIZATION_FAILED))
+    assert denied.take(failed("b", KafkaError.TOPIC_AUTHORIZATION_FAILED))
+    with structlog.testing.capture_logs() as said:
+        for second in range(150):
+            clock[0] = float(second)
+            denied.say()
+            if second == 70:
+                denied.read("b")
+    assert [line["topic"] for line in said] == ["a", "b", "a", "b", "a"]
