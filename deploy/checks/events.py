@@ -84,11 +84,9 @@ def last_messages(connection: Connection, topics: set[str], denied: dict[str, st
     """
     from confluent_kafka import KafkaError, TopicPartition
 
-    from stream.lag.log_ends import LogEnds
-
     there = connection.metadata(timeout_s=READ_SECONDS).topics
     denied = {} if denied is None else denied
-    denied |= LogEnds(connection, connection.admin(), timeout_seconds=READ_SECONDS).topics(topics).refused
+    denied |= _unseen(connection, topics)
     consumer = connection.consumer("anchorstream.doctor", **{"enable.partition.eof": True})
     try:
         left = set()
@@ -112,3 +110,21 @@ def last_messages(connection: Connection, topics: set[str], denied: dict[str, st
                 waiting.discard((message.topic(), message.partition()))
     finally:
         consumer.close()
+
+
+def _unseen(connection: Connection, topics: set[str]) -> dict[str, str]:
+    """{topic: why} of those that this user may not describe: a list of all topics leaves them out."""
+    from confluent_kafka import KafkaError, KafkaException, TopicCollection
+
+    if connection.embedded or not topics:
+        return {}
+    admin = connection.admin()
+    answers = admin.describe_topics(TopicCollection(sorted(topics)), request_timeout=READ_SECONDS)
+    found = {}
+    for topic, answer in answers.items():
+        try:
+            answer.result(READ_SECONDS + 1)
+        except KafkaException as exc:
+            if exc.args[0].code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                found[topic] = exc.args[0].str()
+    return found

@@ -14,7 +14,7 @@ def run_role(
     *,
     instance: Annotated[str, Parameter(help="Distinguishes members of one role that share a data directory.")] = "0",
     config: ConfigOption = None,
-) -> None:
+) -> int:
     """Run one role in this process until Ctrl-C or SIGTERM: ingest, processor, worker, serve or monitor.
 
     Start as many processes of a role as there are partitions; Kafka shares the work out. Give each on one machine its
@@ -25,8 +25,22 @@ def run_role(
     from deploy.run.roles import run_role as run
     from deploy.settings.config import load
     from store.base import logs
+    from store.base.errors import AnchorstreamError
 
     logs.configure(role)
-    settings = load(config_path(config))
-    with stop_on_signals() as stop:
-        run(role, settings, instance=instance, stop=stop)
+    log = logs.get(__name__)
+    try:
+        settings = load(config_path(config))
+        with stop_on_signals() as stop:
+            run(role, settings, instance=instance, stop=stop)
+    except AnchorstreamError as exc:
+        if not logs.as_json():
+            raise
+        log.critical(logs.ROLE_FAILED, instance=instance, error=exc.code, detail=exc.detail, action=exc.action)
+        return exc.exit_code
+    except Exception:
+        if not logs.as_json():
+            raise
+        log.critical(logs.ROLE_FAILED, instance=instance, error="unexpected", exc_info=True)
+        return 1
+    return 0

@@ -87,6 +87,7 @@ def run_role(role: str, settings: Settings, *, instance: str, stop: threading.Ev
         target_path(data_dir, role, instance).unlink(missing_ok=True)
         metrics.READY.labels(role).set(0)
         log.info(logs.ROLE_STOPPED, instance=instance)
+        gc.unfreeze()  # or triton's binding finds its objects alive at the end, and writes a line of each
 
 
 def _ingest(context: Context) -> None:

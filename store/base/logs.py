@@ -84,6 +84,7 @@ LAG_READABLE = "lag_readable"
 LAG_UNREADABLE = "lag_unreadable"
 
 _plain_user_ids = False
+_as_json = False
 
 
 def configure(role: str, *, level: str | None = None, json: bool | None = None, plain_user_ids: bool = False) -> None:
@@ -95,10 +96,10 @@ def configure(role: str, *, level: str | None = None, json: bool | None = None, 
         json: force JSON on or off; default: on unless standard error is a terminal.
         plain_user_ids: log user ids as they are (for development only).
     """
-    global _plain_user_ids
+    global _plain_user_ids, _as_json
     _plain_user_ids = plain_user_ids
     name = (level or os.environ.get("ANCHORSTREAM_LOG_LEVEL") or "INFO").upper()
-    as_json = not sys.stderr.isatty() if json is None else json
+    _as_json = as_json = not sys.stderr.isatty() if json is None else json
 
     def with_role(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         event.setdefault("role", role)  # not a context variable: threads do not inherit those
@@ -134,6 +135,11 @@ def configure(role: str, *, level: str | None = None, json: bool | None = None, 
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,  # lines are few, and a later `configure` must hold for all
     )
+
+
+def as_json() -> bool:
+    """Whether this process' standard error is lines of JSON, and nothing else may stand there."""
+    return _as_json
 
 
 def get(name: str) -> structlog.stdlib.BoundLogger:
