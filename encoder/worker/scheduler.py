@@ -13,7 +13,8 @@ Rules:
   7. Input should pause while live work is expected to take longer than `max_staleness_ms`, or someone has waited
      that long beyond eligibility; and go on when both are below half of it.
   8. Users who were marked while their partition could not be refreshed come all at once, as a backlog: live if that
-     keeps the work within rule 7's bound, else with low priority. So nobody waits behind them, and no input pauses.
+     keeps the work within rule 7's bound (within one batch, before a rate is known), else with low priority. So nobody
+     waits behind them, and no input pauses.
 
 A user's wait from mark to start is then at most `min_interval_ms`, plus two batches (one running, one of rule 6), plus
 the work of those eligible before it, which rule 7 keeps near `max_staleness_ms`.
@@ -144,7 +145,9 @@ class RefreshScheduler:
         """Users of one partition wait that could not be refreshed before (rule 8)."""
         waiting = self.pending()
         tokens = waiting.live_tokens + len(users) * (self.tail_tokens + 1)
-        mark = self.mark if 1000 * self._seconds(tokens) <= self._max_staleness_ms else self.mark_low
+        # before anything was measured, one batch is sure to be little
+        bound = self._rate * self._max_staleness_ms / 1000 if self._rate else self._batch_tokens
+        mark = self.mark if tokens <= bound else self.mark_low
         for user in users:
             mark(user, now_ms, new_tokens=1)
 
