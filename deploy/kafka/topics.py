@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import ConfigResource, NewTopic
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import ConfigResource, NewTopic, OffsetSpec
 
 from deploy.kafka.forced_settings import WISHES, mend, tolerated
 from deploy.kafka.topic_settings import EXPIRING, REQUEST_SECONDS, revive
@@ -114,13 +114,14 @@ def _partition_faults(connection: Connection, specs: Sequence[TopicSpec], there:
         return []
     most = max(spec.partitions for spec in specs)
     counts = {there[spec.name] for spec in specs if spec.partitions == most}
+    were_added = not connection.embedded and len(counts) == 1 and _were_added(connection, wrong, there)
     faults = []
     for spec in wrong:
         partitions = there[spec.name]
         line = f"{spec.name} has {partitions} partitions, kafka.partitions is {spec.partitions}: "
         if connection.embedded:
             way = "restart the embedded broker"
-        elif len(counts) == 1:
+        elif len(counts) == 1 and not (partitions > spec.partitions and were_added):
             way = f"all topics have: set kafka.partitions = {partitions}"
         else:
             # no setting mends it: users would map to another partition than their history
@@ -130,6 +131,29 @@ def _partition_faults(connection: Connection, specs: Sequence[TopicSpec], there:
             )
         faults.append(line + way)
     return faults
+
+
+def _were_added(connection: Connection, specs: Sequence[TopicSpec], there: Mapping[str, int]) -> bool:
+    """Whether partitions were added to topics in use: those within the configured number were written, none beyond.
+
+    Whoever has owned a partition of `tokens` has left a record in it, so topics that were used with all of theirs are
+    told from these by one record.
+    """
+    admin = connection.admin()
+    within = beyond = False
+    asked = {TopicPartition(spec.name, n): OffsetSpec.latest() for spec in specs for n in range(there[spec.name])}
+    configured = {spec.name: spec.partitions for spec in specs}
+    for tp, answer in admin.list_offsets(asked, request_timeout=REQUEST_SECONDS).items():
+        try:
+            written = answer.result(REQUEST_SECONDS + 1).offset > 0
+        except (KafkaException, TimeoutError) as exc:
+            raise BrokerError(
+                f"the end of {tp.topic}:{tp.partition} is not told: {exc}",
+                action="check the state of the brokers and this user's Describe rights on the topics",
+            ) from exc
+        within |= written and tp.partition < configured[tp.topic]
+        beyond |= written and tp.partition >= configured[tp.topic]
+    return within and not beyond
 
 
 def _config_faults(connection: Connection, specs: Sequence[TopicSpec]) -> tuple[list[str], list[str]]:

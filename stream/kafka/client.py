@@ -177,10 +177,13 @@ class Connection:
         except confluent_kafka.KafkaException as exc:
             admin.poll(0)  # what the client heard meanwhile says more than the exception
             why = next((e.str() for e in heard if e.code() not in _VAGUE), exc.args[0].str())
-            raise BrokerError(
-                f"no answer from {self.bootstrap} in {timeout_s:g} s: {why}",
-                action="check kafka.bootstrap_servers and kafka.properties, and that the broker runs",
-            ) from exc
+            action = "check kafka.bootstrap_servers and kafka.properties, and that the broker runs"
+            if heard and all(e.code() in _VAGUE for e in heard):
+                # so does a listener with TLS that is met in plain text, and one that wants a log-in first
+                why = f"something listens there and closes connections without a word ({why})"
+                protocol = self.properties.get("security.protocol", "plaintext")
+                action = f"ask which security.protocol the listener wants; here it is {protocol}"
+            raise BrokerError(f"no answer from {self.bootstrap} in {timeout_s:g} s: {why}", action=action) from exc
 
     def _without_consumer_keys(self) -> dict[str, Property]:
         """`properties` that fit producers and admin clients: librdkafka warns about the others at every start."""

@@ -86,6 +86,28 @@ def test_a_setting_is_advised_only_where_it_mends(connection: Connection, topic_
         assert "replay the source" in caught.value.detail
 
 
+@pytest.mark.parametrize("used", ["as configured", "as they are", "never"])
+def test_partitions_that_all_topics_have_more_alike(connection: Connection, topic_prefix: str, used: str) -> None:
+    """E13: added to topics in use no setting mends it; that the number was mistyped one does."""
+    specs = [TopicSpec(f"{topic_prefix}.{name}", 2) for name in ("events", "tokens")]
+    topics.ensure(connection, [TopicSpec(spec.name, 4) for spec in specs])
+    producer = connection.producer()
+    for partition in range({"as configured": 2, "as they are": 4, "never": 0}[used]):
+        producer.produce(specs[1].name, b"marker", partition=partition)
+    assert producer.flush(30) == 0
+    with pytest.raises(TopicError) as caught:
+        topics.check_partitions(connection, specs)
+    if used == "as configured":
+        assert "set kafka.partitions" not in caught.value.detail
+        assert caught.value.detail.count("replay the source") == 2
+    else:
+        assert caught.value.detail.count("set kafka.partitions = 4") == 2
+    # fewer than configured: the setting was raised, and goes back
+    with pytest.raises(TopicError) as caught:
+        topics.check_partitions(connection, [TopicSpec(spec.name, 8) for spec in specs])
+    assert caught.value.detail.count("set kafka.partitions = 4") == 2
+
+
 def test_the_producers_topics_are_theirs(connection: Connection, topic_prefix: str) -> None:
     """Raw topics may have any shape; they are only created if missing."""
     raw = f"{topic_prefix}.raw"

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import logging
 import re
+from pathlib import Path
 
 import pytest
 
 from deploy.brokers.local import LocalKafka
+from deploy.checks.broker import check_broker
+from deploy.checks.finding import Level
+from deploy.operate.doctor import bounded
+from deploy.settings.config import load
 from store.base.errors import BrokerError
 from stream.kafka.client import Connection
 from stream.kafka.client_log import EVERY_SECONDS, OncePerCause, cause
+from tests.support.secured_kafka import SecuredKafka
 
 REFUSED = (
     "FAIL [{client}] [thrd:{broker}/bootstrap]: {broker}/bootstrap: Connect to ipv4#{broker} failed: "
@@ -87,3 +93,48 @@ def test_clients_are_named(caplog: pytest.LogCaptureFixture) -> None:
     consumer.poll(0.2)
     consumer.close()
     assert "[anchorstream-worker-0#consumer-" in caplog.text
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"sasl.password": "wrong-password"}, "Invalid username or password"),
+        ({"ssl.ca.location": None}, "certificate verify failed"),
+        ({"sasl.mechanism": "SCRAM-SHA-256"}, "Unsupported SASL mechanism: broker's supported mechanisms: PLAIN"),
+    ],
+    ids=["password", "CA", "mechanism"],
+)
+def test_why_a_log_in_is_refused_is_said(
+    secured_kafka: SecuredKafka, tmp_path: Path, change: dict[str, str | None], says: str
+) -> None:
+    """E9, on a listener with SASL over TLS: by the roles' first question, and by doctor."""
+    merged = {**secured_kafka.properties, **change}
+    properties = {key: value for key, value in merged.items() if value is not None}
+    with pytest.raises(BrokerError) as caught:
+        Connection(secured_kafka.secured_bootstrap, properties).metadata(timeout_s=10)
+    assert says in caught.value.detail
+    lines = "\n".join(f'"{key}" = "{value}"' for key, value in properties.items())
+    (tmp_path / "a.toml").write_text(
+        f'[kafka]\nbootstrap_servers = "{secured_kafka.secured_bootstrap}"\n[kafka.properties]\n{lines}\n'
+        f'[modalities.a]\ntopic = "a"\n[scenarios.churn]\nquery = "?"\n[store]\ndata_dir = "{tmp_path}"\n'
+    )
+    settings = load(tmp_path / "a.toml")
+    found = bounded("broker", lambda: check_broker(settings), 120)
+    assert found.level is Level.FAIL
+    assert says in found.detail
+    for text in (str(caught.value), found.detail):
+        assert "password" not in text.replace("Invalid username or password", "")
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("protocol", ["PLAINTEXT", "SASL_PLAINTEXT", "SSL"])
+def test_a_listener_that_wants_another_protocol_and_says_nothing(secured_kafka: SecuredKafka, protocol: str) -> None:
+    """It closes the connection without a word: the client cannot know why, so the remedy asks."""
+    properties = {**secured_kafka.properties, "security.protocol": protocol}
+    if protocol == "SSL":
+        properties = {key: value for key, value in properties.items() if not key.startswith("sasl.")}
+    with pytest.raises(BrokerError) as caught:
+        Connection(secured_kafka.secured_bootstrap, properties).metadata(timeout_s=10)
+    assert "closes connections without a word" in caught.value.detail
+    assert caught.value.action.endswith(f"here it is {protocol}")
