@@ -28,6 +28,7 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("demo", "deploy.commands.demo:demo", _RUN, "Real households end to end on this machine."),
     ("up", "deploy.commands.up:up", _RUN, "Start the broker (if it is ours) and all roles; Ctrl-C stops them."),
     ("run", "deploy.commands.run_role:run_role", _RUN, "Run one role in this process."),
+    ("init", "deploy.commands.init:init", _RUN, "Propose a configuration for your events."),
     ("replay", "deploy.commands.replay:replay", _RUN, "Publish files (JSON Lines, CSV, Parquet) to the raw topics."),
     ("embedding", "deploy.commands.embedding:embedding", _ASK, "Show a user's embedding record."),
     ("embed", "deploy.commands.embed:embed", _ASK, "A user's embedding for a query that nobody registered."),

@@ -77,8 +77,10 @@ def judged(settings: Settings, messages: Iterable[Any], wall_ms: int) -> Finding
     return Finding("events", Level.OK, detail)
 
 
-def last_messages(connection: Connection, topics: set[str], denied: dict[str, str] | None = None) -> Iterator[Any]:
-    """The newest LAST messages of each partition of these topics, as far as they come in READ_SECONDS.
+def last_messages(
+    connection: Connection, topics: set[str], denied: dict[str, str] | None = None, *, each: int = LAST
+) -> Iterator[Any]:
+    """The newest messages, `each` of each partition of these topics, as far as they come in READ_SECONDS.
 
     denied: filled, {topic: why}, with those that this user may not see or read.
     """
@@ -94,7 +96,7 @@ def last_messages(connection: Connection, topics: set[str], denied: dict[str, st
             for partition in there[topic].partitions:
                 low, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=READ_SECONDS)
                 if end > low:
-                    left.add((topic, partition, max(low, end - LAST)))
+                    left.add((topic, partition, max(low, end - each)))
         consumer.assign([TopicPartition(*place) for place in left])
         waiting = {place[:2] for place in left}
         deadline = time.monotonic() + READ_SECONDS

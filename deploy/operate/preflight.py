@@ -26,7 +26,7 @@ def judge_samples(
 
     by_time: they will be sent in the order of their times.
     """
-    preflight = _preflight(settings)
+    preflight = preflight_of(settings)
     for number, file in enumerate(files):
         sample = file.sample(SAMPLE_ROWS, skip=skip[number] if skip else 0)
         rows = [(row, router.route_row(row)) for row in sample]
@@ -53,12 +53,13 @@ def judge_all(
                 tick()
             yield row, message
 
-    preflight = _preflight(settings)
+    preflight = preflight_of(settings)
     preflight.judge(rows(), _now_ms(), whole=True)
     return preflight
 
 
-def _preflight(settings: Settings) -> Preflight:
+def preflight_of(settings: Settings) -> Preflight:
+    """Of a configuration; nothing is judged yet."""
     count = settings.kafka.partitions
     return Preflight(
         settings.modalities,

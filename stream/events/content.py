@@ -25,7 +25,7 @@ MAX_TEXT_CHARS = 2000
 RESERVED = frozenset({"event_id", "user_id", "ts", "modality"})
 _MAX_F4 = 3.4028235e38
 _NUMBERS = (float, int)
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+DECIMAL = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _CANONICAL = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
 """Without leading zeros or an exponent: `01234` and `1e5` may be codes, as are long numbers."""
 _CODE_CHARS = 15
@@ -99,7 +99,7 @@ class Content:
             if value is None:
                 self._absent.append(name)
         if value.__class__ is str and self._mapping.numbers_from_text:
-            value = self._read(value, _NUMBER)
+            value = self._read(value, DECIMAL)
         return number(name, value)
 
     def _read(self, value: str, form: re.Pattern[str]) -> float | str:
