@@ -1,4 +1,4 @@
-"""What librdkafka logs, without the repetitions: a client that meets a closed port says so four times a second."""
+"""What client libraries log, without the repetitions: at a closed port one says so four times a second and more."""
 
 from __future__ import annotations
 
@@ -49,3 +49,13 @@ def cause(text: str) -> str:
     facility, _, rest = text.partition(" ")
     said = _AFTER.sub("", rest.rpartition("]: ")[2]).split(": ")[-2:]
     return _NUMBERS.sub("#", f"{facility} {': '.join(said)}")
+
+
+def once_per_cause(package: str) -> None:
+    """Let every logger of a package that has one by now say a cause once a minute, all together. Idempotent."""
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger) and f"{name}.".startswith(f"{package}."):
+            logger.addFilter(_packages.setdefault(package, OncePerCause()))
+
+
+_packages: dict[str, OncePerCause] = {}

@@ -18,6 +18,7 @@ from faust.transport.drivers.aiokafka import Consumer as AioKafkaConsumer
 from faust.types import TP
 
 from stream.kafka.client import EMBEDDED_FETCH_WAIT_MS, Connection
+from stream.kafka.client_log import once_per_cause
 
 COMMIT_INTERVAL_SECONDS = 0.5
 FETCH_BYTES = 4 * 1024 * 1024
@@ -85,6 +86,7 @@ def create(
         buffer_messages: fetched messages waiting; bounds memory together with the pack size.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
+    once_per_cause("aiokafka")
     app = faust.App(
         group,
         loop=asyncio.get_running_loop(),

@@ -63,6 +63,8 @@ def test_what_is_logged_is_logged_by_whom_it_is_said_to_be(row: fault_table.Row)
         for event in events:
             if who == "up":
                 assert event in set(EventKind)
+            elif event == fault_table.CLIENT:
+                assert who == "all roles"
             elif event.startswith("error "):
                 assert event.removeprefix("error ") in documented("Failures")
             else:

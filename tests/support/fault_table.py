@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 TITLE = "## Faults, and what says so"
+CLIENT = "client's errors"
 HEAD = ("fault", "status in `lag`, `/v1/lag`, console", "`doctor`", "log", "alert")
 
 
@@ -14,7 +15,8 @@ class Row(NamedTuple):
     """What is said of a fault.
 
     statuses: {role: status}; "" = the role that the fault is about, `error` = no reading but an error of this code.
-    findings: {name of doctor's finding: warn or fail}, all others ok. logged: {who: events}; `error x` = an error code.
+    findings: {name of doctor's finding: warn or fail}, all others ok. logged: {who: events}; `error x` = an error code;
+    CLIENT = lines of the client library.
     """
 
     fault: str
@@ -42,7 +44,7 @@ def _row(fault: str, statuses: str, doctor: str, log: str, alert: str) -> Row:
     assert finding, f"{fault}: {doctor!r} is no finding"
     logged: dict[str, tuple[str, ...]] = {}
     for part in log.split("; ") if log != "–" else ():
-        said = re.fullmatch(r"([\w ]+): (`\w+`|error `\w+`)", part)
+        said = re.fullmatch(r"([\w ]+): (`\w+`|error `\w+`|client's errors)", part)
         assert said, f"{fault}: who logs {part!r}?"
         logged[said[1]] = (*logged.get(said[1], ()), said[2].replace("`", ""))
     return Row(

@@ -15,7 +15,7 @@ from deploy.operate.doctor import bounded
 from deploy.settings.config import load
 from store.base.errors import BrokerError
 from stream.kafka.client import Connection
-from stream.kafka.client_log import EVERY_SECONDS, OncePerCause, cause
+from stream.kafka.client_log import EVERY_SECONDS, OncePerCause, cause, once_per_cause
 from tests.support.secured_kafka import SecuredKafka
 
 REFUSED = (
@@ -41,6 +41,21 @@ def test_one_line_per_minute_and_cause_says_how_many_it_stands_for() -> None:
     assert [second for second, _ in passed] == [0, 60, 120]
     assert passed[0][1].endswith("in state CONNECT)")
     assert passed[1][1].endswith(f"[and {2 * int(EVERY_SECONDS) - 1} more like it]")
+
+
+def test_all_loggers_of_a_package_together(caplog: pytest.LogCaptureFixture) -> None:
+    """E11: the processor wrote 3,500 lines a minute without a broker."""
+    names = ["told", "told.consumer.fetcher", "toldother"]
+    loggers = [logging.getLogger(name) for name in names]
+    once_per_cause("told")
+    once_per_cause("told")
+    for n in range(50):
+        for logger in loggers:
+            logger.error("Unable connect to node with id %d: [Errno 111] Connect call failed", n)
+    assert [found.name for found in caplog.records if found.name != "toldother"] == ["told"]
+    assert sum(found.name == "toldother" for found in caplog.records) == 50, "not of the package"
+    loggers[1].error("Failed fetch messages from 1: NodeNotReadyError")
+    assert caplog.records[-1].name == names[1]
 
 
 def test_another_cause_is_another_line() -> None:
