@@ -75,6 +75,9 @@ def check_topics(settings: Settings) -> Finding:
         return Finding("topics", Level.FAIL, why.detail, why.action)
     if missing:
         detail = f"{detail}; `anchorstream up` creates {', '.join(spec.name for spec in missing)}"
+    if missing and existing:
+        action = "new in the configuration: start roles anew; deleted: what was in them is gone, replay its source"
+        return Finding("topics", Level.WARN, detail, action)
     if forced := topics.forced_settings(connection, existing):
         return Finding("topics", Level.WARN, "\n".join([detail, *forced]), "nothing, if that will do")
     return Finding("topics", Level.OK, detail)

@@ -28,7 +28,7 @@ def lag(
 ) -> int:
     """How far each role is behind, in messages and in seconds. Reads the broker; needs no role to run.
 
-    Exit code 1 where a role is stalled, stopped, ahead or rewound, or not everything could be read.
+    Exit code 1 where a role is stalled, stopped, ahead or rewound, or not everything could be read or found.
     """
     from deploy import output
     from deploy.brokers import connect
@@ -52,7 +52,7 @@ def lag(
             else:
                 write_report(report, partitions=partitions)
             if watch is None:
-                return int(SEVERITY[report.status] >= SEVERITY[Status.STALLED] or bool(report.unreadable))
+                return int(SEVERITY[report.status] >= SEVERITY[Status.STALLED] or not report.whole)
             time.sleep(watch)
     finally:
         reader.close()

@@ -124,7 +124,8 @@ LAG_READ_UP = Gauge(
     "anchorstream_lag_up", "1 if the last reading of lag succeeded; 0 = lag, status and headroom are stale."
 )
 LAG_UNREADABLE = Gauge(
-    "anchorstream_lag_unreadable", "Groups, topics and partitions that the last reading of lag could not see."
+    "anchorstream_lag_unreadable",
+    "Groups, topics and partitions that the last reading of lag could not see, topics that are not there among them.",
 )
 LAG_READ_SECONDS = Histogram("anchorstream_lag_read_seconds", "Duration of one reading of lag.", buckets=_SECONDS)
 

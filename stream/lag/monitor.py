@@ -117,13 +117,15 @@ class Monitor:
             return False
         metrics.LAG_READ_SECONDS.observe(time.monotonic() - begun)
         self._exporter.export(report)
-        whole = not report.unreadable
+        whole = report.whole
         if whole is not self._up:
             (log.info if whole else log.warning)(
-                logs.LAG_READABLE if whole else logs.LAG_UNREADABLE, unreadable=list(report.unreadable)
+                logs.LAG_READABLE if whole else logs.LAG_UNREADABLE,
+                unreadable=list(report.unreadable),
+                missing_topics=list(report.missing_topics),
             )
         metrics.LAG_READ_UP.set(1)
-        metrics.LAG_UNREADABLE.set(len(report.unreadable))
+        metrics.LAG_UNREADABLE.set(len(report.unreadable) + len(report.missing_topics))
         self._up = whole
         for p, old in changes(self._before, report):
             bad = SEVERITY[p.status] > SEVERITY[Status.UNKNOWN]

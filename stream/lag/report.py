@@ -101,9 +101,9 @@ class LagReport:
 
     @property
     def status(self) -> Status:
-        """The worst of all partitions; at least `unknown` if one could not be read."""
+        """The worst of all partitions; at least `unknown` if one could not be read, or a topic is not there."""
         statuses = [p.status for p in self.partitions]
-        if self.unreadable or not statuses:
+        if not self.whole or not statuses:
             statuses.append(Status.UNKNOWN)
         return max(statuses, key=SEVERITY.__getitem__)
 

@@ -107,6 +107,9 @@ FAULTS = [
     Fault("worker dead", both(down("worker"), status("worker", Status.STOPPED)), ("RoleDown", {"role": "worker"})),
     Fault("worker dead, freshness stalls", both(both(down("worker"), status("worker", Status.STOPPED)),
           status("freshness", Status.STALLED)), ("RoleDown", {"role": "worker"})),
+    Fault("worker frozen", both(both(changed(healthy(), "anchorstream_ready", 'role="worker"', to=None),
+          changed(healthy(), "up{", 'role="worker"', to=steady(0))), status("worker", Status.STOPPED)),
+          ("RoleDown", {"role": "worker"})),
     Fault("ingest dead, nothing waits", down("ingest"), ("RoleDown", {"role": "ingest"})),
     Fault("serve dead", both(down("serve"), both(status("serve", Status.STALLED), status("freshness", Status.STALLED))),
           ("RoleDown", {"role": "serve"})),
@@ -128,6 +131,8 @@ FAULTS = [
     Fault("broker away", changed(healthy(), "anchorstream_lag_up", to=steady(0)), ("LagUnreadable", {})),
     Fault("one group may not be described", changed(healthy(), "anchorstream_lag_unreadable", to=steady(1)),
           ("LagUnreadable", {})),
+    Fault("a raw topic is deleted", changed(changed(healthy(), "anchorstream_lag_unreadable", to=steady(1)),
+          'topic="raw"', to=None), ("LagUnreadable", {})),
     Fault("worker alive, not in its group", status("worker", Status.STOPPED),
           ("ConsumerStopped", {"group": "as.worker", "role": "worker"})),
     Fault("worker hangs", both(status("worker", Status.STALLED), status("freshness", Status.STALLED)),
@@ -148,6 +153,8 @@ FAULTS = [
     Fault("a scenario that no worker can compute", status("freshness", Status.STALLED),
           ("EventsUncovered", {"group": "as.freshness", "role": "freshness"})),
     Fault("a group was set back", status("ingest", Status.REWOUND, partitions="1"),
+          ("DataLost", {"group": "as.ingest", "role": "ingest"})),
+    Fault("retention passed a stopped reader", both(down("ingest"), status("ingest", Status.REWOUND)),
           ("DataLost", {"group": "as.ingest", "role": "ingest"})),
     Fault("committed beyond the end", status("ingest", Status.AHEAD),
           ("DataLost", {"group": "as.ingest", "role": "ingest"})),
@@ -186,7 +193,9 @@ def alerts() -> dict[str, dict[str, Any]]:
     return {rule["alert"]: rule for group in groups for rule in group["rules"] if "alert" in rule}
 
 
-ALSO = {"retention comes near a stopped reader": ("RoleDown", {"role": "ingest"})}
+ALSO = dict.fromkeys(
+    ("retention comes near a stopped reader", "retention passed a stopped reader"), ("RoleDown", {"role": "ingest"})
+)
 """Faults of which two things must be done at once."""
 
 

@@ -26,6 +26,7 @@ from confluent_kafka.admin import (
 from deploy import cli
 from deploy.brokers.local import LocalKafka
 from deploy.checks.finding import Level
+from deploy.kafka.topics import ensure
 from deploy.operate.doctor import CHECKS, bounded
 from deploy.operate.service_client import Service, ServiceError
 from deploy.run.launcher import DRAIN_ORDER, Launcher
@@ -174,7 +175,9 @@ class System:
         capsys.readouterr()
         cli.run(["lag", "--json", "--config", str(self.config)])
         told = capsys.readouterr()
-        by_command = json.loads(told.out or told.err.splitlines()[0])
+        # beside an error there may be lines of the client's
+        errors = [json.loads(line) for line in told.err.splitlines() if line.startswith("{")]
+        by_command = json.loads(told.out) if told.out else next(found for found in errors if "event" not in found)
         if "error" in row.statuses:
             assert by_command["error"] == row.statuses["error"]
         elif row.statuses[""] not in ("stalled", "slow"):  # which take longer than one reading
@@ -312,7 +315,10 @@ def retention_passed(system: System) -> Iterator[str]:
 def raw_topic_deleted(system: System) -> Iterator[str]:
     for answer in system.admin.delete_topics(["bills"], operation_timeout=30).values():
         answer.result(60)
-    yield "ingest"
+    try:
+        yield "ingest"
+    finally:
+        ensure(system.kafka.connection, [system.topics.specs(system.settings.modalities, ())[0]])
 
 
 FAULTS: dict[str, Callable[[System], Any]] = {
