@@ -48,6 +48,8 @@ class Topics:
         self.embed_replies = f"{self.prefix}.embed-replies"
         self.group_ingest = f"{self.prefix}.ingest"
         self.group_processor = f"{self.prefix}.processor"
+        self.group_account = f"{self.prefix}.account"
+        """Nobody reads with it: its offset of `tokens` says where the newest account of a partition lies."""
         self.group_worker = f"{self.prefix}.worker"
         self.group_serve = f"{self.prefix}.serve"
         self.group_freshness = f"{self.prefix}.freshness"

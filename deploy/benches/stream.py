@@ -96,13 +96,15 @@ def _fill_events(connection: Connection, topics: Topics, count: int, pack_events
     from stream.events.event import Event
     from stream.events.packing import packs
     from stream.kafka.partitioner import partition_of
+    from stream.raw_counts import SINCE_HEADER, since_header
 
     producer, rng, now = connection.producer(), random.Random(1), int(time.time() * 1000)
     waiting: dict[int, list[Event]] = {p: [] for p in range(PARTITIONS)}
 
     def flush(partition: int) -> None:
-        for value in packs(now, waiting[partition], pack_events):
-            _send(producer, topics.events, value, partition=partition)
+        for value, sources in packs(now, waiting[partition], pack_events):
+            counted = [(SINCE_HEADER, since_header([now] * len(sources)))]
+            _send(producer, topics.events, value, partition=partition, headers=counted)
         waiting[partition].clear()
 
     for i in range(count):
@@ -118,10 +120,18 @@ def _fill_events(connection: Connection, topics: Topics, count: int, pack_events
     _finish(connection, producer, topics.events)
 
 
-def _send(producer: Any, topic: str, value: bytes, *, key: bytes | None = None, partition: int = -1) -> None:
+def _send(
+    producer: Any,
+    topic: str,
+    value: bytes,
+    *,
+    key: bytes | None = None,
+    partition: int = -1,
+    headers: Sequence[tuple[str, bytes]] = (),
+) -> None:
     while True:
         try:
-            return producer.produce(topic, value, key, partition)  # type: ignore[no-any-return]
+            return producer.produce(topic, value, key, partition, headers=list(headers))  # type: ignore[no-any-return]
         except BufferError:
             producer.poll(0.05)
 

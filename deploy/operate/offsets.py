@@ -18,6 +18,7 @@ from stream.kafka.positions import RESETTABLE
 from stream.kafka.topic_ids import TopicIds
 from stream.lag.group_offsets import GroupOffsets
 from stream.lag.reader import GroupTopic, plan
+from stream.raw_counts import read_counts
 from stream.topics import Topics
 
 ANSWER_SECONDS = 10.0
@@ -200,5 +201,8 @@ def _commit(move: Move, ids: dict[str, str]) -> TopicPartition:
     if position.role == "worker":  # no standing: everybody is computed again
         metadata = {}
     elif position.status != "ahead" and move.to >= (position.committed or 0):
-        metadata = {**decode(position.metadata), **metadata}  # the clock there is the newest that is known
+        kept: dict[str, str | int | None] = {**decode(position.metadata)}  # the clock is the newest that is known
+        if position.committed is not None and (counts := read_counts(position.metadata)) is not None:
+            kept |= counts.passing_over(move.to - position.committed).fields()
+        metadata = kept | metadata
     return TopicPartition(position.topic, position.partition, move.to, encode(metadata))

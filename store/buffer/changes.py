@@ -4,27 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from store.account.account import Account
+from store.account.outcome import Outcomes
 from store.buffer.layout import prefix_length
 from store.buffer.rows import KIND_SUMMARY
-from store.buffer.window_update import Outcome, Row
-
-
-class Outcomes(NamedTuple):
-    """How many events of a batch became what (store/buffer/window_update.py::Outcome)."""
-
-    applied: int = 0
-    duplicate: int = 0
-    conflicting: int = 0
-    expired: int = 0
-    evicted: int = 0
-
-    @classmethod
-    def of(cls, counts: dict[Outcome, int]) -> Outcomes:
-        """From counts by outcome."""
-        return cls(*[counts.get(outcome, 0) for outcome in _OUTCOMES])
-
-
-_OUTCOMES = tuple(Outcome)  # walking an enum is slow
+from store.buffer.window_update import Row
 
 
 class Changes(NamedTuple):
@@ -32,6 +16,7 @@ class Changes(NamedTuple):
 
     users: whose summaries the events rewrote. swept_users: those changed by expiry alone.
     healed: rows logged again because a former owner wrote over them (`stale`: all such keys).
+    outcomes: of all events. account: after the batch; None = as before.
     sweep_left: more has expired than fits one batch; the next `prepare`, empty or not, goes on.
     """
 
@@ -44,6 +29,7 @@ class Changes(NamedTuple):
     expiry_deletes: list[bytes]
     expiry_puts: list[bytes]
     outcomes: Outcomes
+    account: Account | None
     users: list[str]
     swept_users: list[str]
     stream_time: int

@@ -23,7 +23,7 @@ class EncodedEvent(msgspec.Struct, frozen=True, eq=False, gc=False):
     numbers: float32 (k,), NaN = missing. vector: float16 (dim,), multiples of 2**-14 within [-1, 1]; events of one
     text may share it, which spares a batch the work of all but one.
     fields: of a tabular modality, else None (then `numbers` and `vector` count). ingested_at: ms.
-    source, source_offset: the raw message, "topic:partition" and offset.
+    source, source_offset: the raw message, "topic:partition" and offset. since: as of `SourceAccount`; 0 = not counted.
     """
 
     user_id: str
@@ -37,3 +37,4 @@ class EncodedEvent(msgspec.Struct, frozen=True, eq=False, gc=False):
     source: str
     source_offset: int
     ingested_at: int
+    since: int = 0

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Protocol
 
+from store.account.account import Account, AccountBatch, RefusedEvent
 from store.base.settings import ModalityKind, ModalitySettings
-from store.buffer.changes import Changes, Outcomes
+from store.buffer.changes import Changes
 from store.buffer.encoded_event import EncodedEvent
 from store.buffer.layout import expiry_key, parse_expiry_key
 from store.buffer.rows import Summary, modality_prefix, unpack_summary
 from store.buffer.summary import Totals, add_up, number_width
-from store.buffer.window_update import EventWindow, Outcome, Row, TabularWindow, WindowUpdate
+from store.buffer.window_update import EventWindow, Row, TabularWindow, WindowUpdate
 
 SWEEP_ROWS = 2000
 """Most rows one batch removes by expiry alone (and most index entries it looks at)."""
@@ -78,7 +79,9 @@ class WindowRules:
 class EventBatch:
     """One call of `TokenBuffer.prepare`."""
 
-    def __init__(self, reader: Reader, rules: WindowRules, stream_time: int, due: Mapping[str, int]) -> None:
+    def __init__(
+        self, reader: Reader, rules: WindowRules, stream_time: int, due: Mapping[str, int], account: Account
+    ) -> None:
         self._reader = reader
         self._rules = rules
         self._stream_time = stream_time
@@ -86,7 +89,7 @@ class EventBatch:
         self._updates: dict[tuple[str, str], WindowUpdate] = {}
         self._prefixes: dict[tuple[str, str], bytes] = {}
         self._old_due: dict[tuple[str, str], int] = {}
-        self._outcomes: dict[Outcome, int] = {}
+        self._account = AccountBatch(account)
         self._expiry_deletes: list[bytes] = []
         self._expiry_puts: list[bytes] = []
         self._sweep_deletes: list[Row] = []
@@ -98,14 +101,16 @@ class EventBatch:
         self._sweep_left = False
         self._packed: Mapping[int, bytes] = {}  # the vectors that came, as of `VectorTable`
 
-    def apply(self, events: Sequence[EncodedEvent]) -> None:
-        """Judge the events as if one by one in order: each sees what those before it did.
+    def apply(self, events: Sequence[EncodedEvent], refused: Sequence[RefusedEvent] = ()) -> None:
+        """Judge the events as if one by one in order: each sees what those before it did. Those refused are counted.
 
         Windows do not depend on each other, only on the stream time, and on that only when it passes into the next
         step of the granularity. So all events of one step are judged window by window.
         """
+        self._account.sort_out(events, refused)
         windows = self._load_touched(events)
         rules = self._rules
+        tallies = {name: self._account.tally(name) for name in rules.modalities}
         floors, step_end = self._step()
         times = [event.ts for event in events]
         at, latest = 0, max(times, default=0)
@@ -114,7 +119,7 @@ class EventBatch:
             if latest >= step_end:
                 end = next((i for i in range(at, end) if times[i] >= step_end), end)
             for key, touched in (windows if end - at == len(events) else _by_window(events[at:end])).items():
-                newest = self._updates[key].judge(touched, floors[key[1]], self._outcomes)
+                newest = self._updates[key].judge(touched, floors[key[1]], tallies[key[1]])
                 self._stream_time = max(self._stream_time, newest)
             at = end
             if end < len(events):
@@ -125,7 +130,7 @@ class EventBatch:
                 if not update.known(event):
                     self._stream_time = event.ts
                     floors, step_end = self._step()
-                update.judge([event], floors[modality], self._outcomes)
+                update.judge([event], floors[modality], tallies[modality])
         arrivals = []
         for (_, modality), update in self._updates.items():
             if update.floor != floors[modality]:
@@ -192,7 +197,7 @@ class EventBatch:
         healed = [row for row in again if row[0] not in changed]
         return Changes(
             deletes, puts, summaries, self._sweep_deletes, self._sweep_summaries, ids + self._sweep_ids,
-            self._expiry_deletes, self._expiry_puts, Outcomes.of(self._outcomes), list(users),
+            self._expiry_deletes, self._expiry_puts, self._account.outcomes(), self._account.account(), list(users),
             list(self._swept_users), self._stream_time, source_offset, self._due, self._sweep_left,
             stale, healed, version,
         )  # fmt: skip

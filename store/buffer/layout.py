@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import msgpack
 
+from store.account.account import Account
 from store.base.errors import StateError
 from store.base.settings import ModalityKind, ModalitySettings
 from store.buffer.rows import newer_log
@@ -36,7 +37,9 @@ BUFFER_FORMAT = 1
 
 M_FORMAT, M_ENCODER, M_DIM, M_IDENTITY, M_ROLE = b"format", b"encoder", b"dim", b"identity", b"role"
 M_SOURCE_OFFSET, M_LOG_OFFSET, M_STREAM_TIME = b"source_offset", b"log_offset", b"stream_time"
-M_OWNER, M_OUTCOMES = b"owner", b"outcomes"
+M_OWNER = b"owner"
+M_ACCOUNT = b"account"
+"""What became of the events (store/account/account.py)."""
 M_SOURCE_TOPIC = b"source_topic"
 """Id of the topic that `source_offset` counts for; a topic made anew has another."""
 M_LOG_TOPIC = b"log_topic"
@@ -62,7 +65,6 @@ M_UNSUMMED = b"unsummed/"
 _MSGPACK_MAP = 0x8
 """Upper half of the first byte of a small map."""
 _U64 = struct.Struct(">Q")
-_OUTCOMES = struct.Struct(">5Q")
 _ID = struct.Struct(">QQ")
 pack_id = _ID.pack
 """pack_id(ts, digest): value of `ids`. Its halves are also parts of the event's row key and row."""
@@ -90,9 +92,10 @@ class Schema(NamedTuple):
             {name: (str(m.kind), () if m.kind is tabular else m.numbers) for name, m in modalities.items()},
         )
 
-    def pack(self) -> bytes:
-        """Bytes in the database and in the log."""
-        return msgpack.packb({"v": 1, "encoder": self.encoder_id, "dim": self.dim, "modalities": self.modalities})  # type: ignore[no-any-return]
+    def pack(self, **more: bytes) -> bytes:
+        """Bytes in the database and in the log. more: for readers who know them."""
+        schema = {"v": 1, "encoder": self.encoder_id, "dim": self.dim, "modalities": self.modalities}
+        return msgpack.packb(schema | more)  # type: ignore[no-any-return]
 
     @classmethod
     def unpack(cls, value: bytes | None) -> Schema | None:
@@ -141,6 +144,25 @@ class Schema(NamedTuple):
                 action=f"set modalities.{name}.{what} back; what is new gets a modality with another name. Or begin "
                 "anew with another kafka.topic_prefix and data directory, and replay the raw events",
             )
+
+
+def marker(schema: Schema, account: Account) -> bytes:
+    """Value of an owner's record in the log: when it takes over, and before the rows of each batch."""
+    return schema.pack(account=account.packed)
+
+
+def marked_account(value: bytes | None) -> Account | None:
+    """The account in a marker; None where there is none, as in those of older versions.
+
+    Raises:
+        StateError: a newer version wrote it.
+    """
+    if not value or value[0] >> 4 != _MSGPACK_MAP or (found := msgpack.unpackb(value).get("account")) is None:
+        return None
+    try:
+        return Account.unpack(found)
+    except ValueError as exc:
+        raise newer_log(str(exc)) from exc
 
 
 class ExpiryKey(NamedTuple):
@@ -197,16 +219,6 @@ def pack_dirty_mark(mark: DirtyMark) -> bytes:
 def unpack_dirty_mark(value: bytes) -> DirtyMark:
     """Inverse of `pack_dirty_mark`."""
     return DirtyMark(*_MARK.unpack(value))
-
-
-def pack_outcomes(counts: tuple[int, ...]) -> bytes:
-    """Five counts in `meta`."""
-    return _OUTCOMES.pack(*counts)
-
-
-def unpack_outcomes(value: bytes | None) -> tuple[int, ...]:
-    """Inverse of `pack_outcomes`; zeros where there is none."""
-    return (0,) * 5 if value is None else _OUTCOMES.unpack(value)
 
 
 def pack_int(number: int) -> bytes:

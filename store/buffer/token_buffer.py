@@ -20,12 +20,14 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
+from store.account.account import Account, RefusedEvent
+from store.account.outcome import Outcome, Outcomes
 from store.base import logs
 from store.base.errors import StateError
 from store.base.settings import ModalitySettings
 from store.buffer import layout
 from store.buffer.back_fill_cursor import BackFillCursor
-from store.buffer.changes import Changes, Outcomes
+from store.buffer.changes import Changes
 from store.buffer.database import BufferDatabase, Cursor
 from store.buffer.dirty_marks import DirtyMarks, DirtyUser
 from store.buffer.encoded_event import EncodedEvent, EncodedField
@@ -46,7 +48,7 @@ from store.buffer.restore_finish import finish, index_all
 from store.buffer.rows import FORMAT, KIND_SUMMARY, Summary, prefix_end, summary_key, unpack_summary, user_prefix
 from store.buffer.summary import Totals
 from store.buffer.window import UserWindow, read_user, summary_by_scan
-from store.buffer.window_update import Outcome, Row
+from store.buffer.window_update import Row
 
 __all__ = [
     "Changes", "DirtyUser", "EncodedEvent", "EncodedField", "Outcome", "Outcomes", "Row", "TokenBuffer",
@@ -102,8 +104,8 @@ class TokenBuffer:
         """Id of the `tokens` that it counts for; "" = not known."""
         self.stream_time = database.get_int(layout.M_STREAM_TIME, 0)
         """Newest event time applied, ms."""
-        self.outcomes = Outcomes(*layout.unpack_outcomes(database.meta.get(layout.M_OUTCOMES)))
-        """What became of every event ever committed here, each counted once; starts anew on a restored disk."""
+        self.account = Account.unpack(database.meta.get(layout.M_ACCOUNT))
+        """What became of the events, each counted once; of a replica empty."""
         self.owner: bytes = database.meta.get(layout.M_OWNER) or b""
         """Owner of the partition as of `log_offset` (stream/token_log/ownership.py); empty = none yet."""
         self._dirty = DirtyMarks(
@@ -190,7 +192,14 @@ class TokenBuffer:
         self.source_topic, self.source_offset = topic_id, source_offset
 
     @_judged
-    def prepare(self, events: Sequence[EncodedEvent], *, source_offset: int, stream_now: int = 0) -> Changes:
+    def prepare(
+        self,
+        events: Sequence[EncodedEvent],
+        *,
+        source_offset: int,
+        stream_now: int = 0,
+        refused: Sequence[RefusedEvent] = (),
+    ) -> Changes:
         """Step 3: what a batch changes. Reads only; later events of the batch see earlier ones.
 
         Args:
@@ -198,6 +207,7 @@ class TokenBuffer:
             source_offset: of the last message of `events` in the batch.
             stream_now: lets stream time advance without an event. It must be a function of the events alone, or
                 two replays end differently; the processor leaves it out.
+            refused: events of the batch that went to dead-letters instead; they are counted.
 
         Raises:
             ValueError: an event of an unknown modality, or a vector that is not on the grid of store/buffer/summary.py.
@@ -205,15 +215,19 @@ class TokenBuffer:
         if self.replica:
             raise ValueError("a replica follows the log; it judges no events")
         batch = EventBatch(
-            _BatchReader(self._db, self._rules), self._rules, max(self.stream_time, stream_now), self._due
+            _BatchReader(self._db, self._rules),
+            self._rules,
+            max(self.stream_time, stream_now),
+            self._due,
+            self.account,
         )
-        batch.apply(events)
+        batch.apply(events, refused)
         batch.sweep()
         return batch.changes(source_offset, self._version, self.current(self._again()) if self._stale else ())
 
     @_judged
     def commit(self, changes: Changes, *, log_offset: int) -> None:
-        """Step 5: make a batch durable in ONE WriteBatch: rows, indexes, stream time, source and log offset.
+        """Step 5: make a batch durable in ONE WriteBatch: rows, indexes, stream time, account, source and log offset.
 
         Args:
             changes: of the latest `prepare`; all its rows must have been delivered to `tokens` (step 4).
@@ -253,10 +267,10 @@ class TokenBuffer:
         put(layout.M_SOURCE_OFFSET, pack_int(changes.source_offset), db.h_meta)
         put(layout.M_LOG_OFFSET, pack_int(log_offset), db.h_meta)
         put(layout.M_STREAM_TIME, pack_int(changes.stream_time), db.h_meta)
-        outcomes = Outcomes(*map(int.__add__, self.outcomes, changes.outcomes))
-        put(layout.M_OUTCOMES, layout.pack_outcomes(outcomes), db.h_meta)
+        if changes.account is not None:
+            put(layout.M_ACCOUNT, changes.account.packed, db.h_meta)
         db.write(batch)
-        self.outcomes = outcomes
+        self.account = changes.account or self.account
         self.source_offset, self.log_offset = changes.source_offset, log_offset
         self.stream_time = changes.stream_time
         self._due = changes.due
@@ -275,7 +289,7 @@ class TokenBuffer:
         sweep: bool = False,
         owner: bytes | None = None,
         stale: Iterable[bytes] = (),
-        schema: bytes | None = None,
+        marker: bytes | None = None,
     ) -> list[str]:
         """Apply consecutive records of `tokens` in ONE WriteBatch; applying some twice changes nothing.
 
@@ -288,7 +302,7 @@ class TokenBuffer:
             sweep: the marks are by expiry alone: low priority.
             owner: the owner in force at `next_offset`, if it changed.
             stale: keys of rows of former owners that were skipped; a primary logs its own state of them again.
-            schema: the value of the last marker among the records, if there was one.
+            marker: the value of the last marker among the records, if there was one.
 
         Call `finish_restore` before the next `prepare`.
 
@@ -299,7 +313,7 @@ class TokenBuffer:
             StateError: a row of a format this version does not know, or a schema that is not ours. Nothing is applied.
         """
         first = self.log_offset
-        found = Schema.unpack(schema)
+        found = Schema.unpack(marker)
         if found is not None:
             found.check(self._configured, "the `tokens` log")
         out = self._log.read(rows, self.stream_time, LogPosition(first, self.owner))
@@ -311,11 +325,17 @@ class TokenBuffer:
         for key in stale:
             out.batch.put(layout.M_STALE + key, b"", self._db.h_meta)
         if found is not None:
-            self._schema = found.with_others_of(self._schema)
-            out.batch.put(layout.M_SCHEMA, self._schema.pack(), self._db.h_meta)
+            found = found.with_others_of(self._schema)
+            if found != self._schema:
+                out.batch.put(layout.M_SCHEMA, found.pack(), self._db.h_meta)
+                self._schema = found
+        account = None if self.replica else layout.marked_account(marker)
+        if account is not None:
+            out.batch.put(layout.M_ACCOUNT, account.packed, self._db.h_meta)
         owner = self.owner if owner is None else owner
         self._log.write(out, LogPosition(next_offset, owner))
         self.log_offset, self.stream_time, self.owner = next_offset, out.stream_time, owner
+        self.account = account or self.account
         self._stale.update(stale)
         self._due = {}
         self._version += 1
@@ -371,6 +391,10 @@ class TokenBuffer:
     def schema(self) -> Schema:
         """As configured, with the modalities that only the log knows: for the log."""
         return self._configured.with_others_of(self._schema)
+
+    def marker(self, account: Account | None = None) -> bytes:
+        """What the owner says in the log, with this account. Default: the account as it is."""
+        return layout.marker(self.schema, account or self.account)
 
     def _again(self) -> set[bytes]:
         """Keys of what has to be logged again: rows are used only together with a summary that comes after them."""

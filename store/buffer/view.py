@@ -13,10 +13,10 @@ from typing import Any, Self
 
 import rocksdict
 
+from store.account.account import Account
 from store.base.errors import StateError
 from store.base.settings import ModalitySettings
 from store.buffer import layout
-from store.buffer.changes import Outcomes
 from store.buffer.database import is_damage, walk
 from store.buffer.layout import Schema, split_prefix
 from store.buffer.rows import Summary, summary_key, user_prefix
@@ -62,8 +62,8 @@ class BufferView:
         """Last offset of `events` applied."""
         self.log_offset = self._int(layout.M_LOG_OFFSET, 0)
         self.stream_time = self._int(layout.M_STREAM_TIME, 0)
-        self.outcomes = Outcomes(*layout.unpack_outcomes(self._meta.get(layout.M_OUTCOMES)))
-        """What became of every event committed here, each counted once."""
+        self.account = Account.unpack(self._meta.get(layout.M_ACCOUNT))
+        """What became of the events, each counted once."""
 
     def users(self) -> Iterator[str]:
         """Every user with a summary, in key order."""

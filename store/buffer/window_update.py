@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from enum import StrEnum
 from heapq import heappop, heappush
 from typing import Protocol
 
+from store.account.account import Tally
+from store.account.outcome import Outcome
 from store.base import logs
 from store.base.errors import StateError
 from store.buffer.encoded_event import EncodedEvent, EncodedField
@@ -30,19 +31,6 @@ Scan = Callable[[bytes, bytes, int], list[tuple[bytes, bytes]]]
 Row = tuple[bytes, bytes | None]
 
 
-class Outcome(StrEnum):
-    """What became of an event."""
-
-    APPLIED = "applied"
-    DUPLICATE = "duplicate"
-    CONFLICTING = "conflicting"
-    """The window holds another event with this id; the first is kept."""
-    EXPIRED = "expired"
-    """Older than the window."""
-    EVICTED = "evicted"
-    """Older than everything in a full window."""
-
-
 class WindowUpdate(Protocol):
     """What the buffer needs of both kinds of window."""
 
@@ -56,7 +44,7 @@ class WindowUpdate(Protocol):
         """Whether the event needs no judging, and so does not move the stream time."""
         ...
 
-    def judge(self, events: Sequence[EncodedEvent], floor: int, tally: dict[Outcome, int]) -> int:
+    def judge(self, events: Sequence[EncodedEvent], floor: int, tally: Tally) -> int:
         """Judge events in order, all under one floor, and cover them. Counts their outcomes in `tally`.
 
         Returns:
@@ -135,12 +123,13 @@ class EventWindow:
         """Whether the window holds its id: it is a duplicate, or conflicting."""
         return self._ids.get(event.event_id.encode()) is not None
 
-    def judge(self, events: Sequence[EncodedEvent], floor: int, tally: dict[Outcome, int]) -> int:
+    def judge(self, events: Sequence[EncodedEvent], floor: int, tally: Tally) -> int:
         if self.floor != floor:
             self.expire(floor)
         totals, ids, changed, added, heap = self.totals, self._ids, self._changed_ids, self._added, self._heap
         covers, ingested_at, rows, most = totals.covers, totals.ingested_at, totals.rows, self._max
         newest, applied = -1, 0
+        again, applied_of = tally.again, tally.counted[Outcome.APPLIED]
         for event in events:
             ts, source, offset = event.ts, event.source, event.source_offset
             if offset > covers.get(source, -1):
@@ -152,18 +141,18 @@ class EventWindow:
                 outcome = Outcome.DUPLICATE if seen == entry else Outcome.CONFLICTING
                 if outcome is Outcome.CONFLICTING:
                     _log_conflict(event)
-                tally[outcome] = tally.get(outcome, 0) + 1
+                tally.add(event, outcome)
                 continue
             if ts > newest:
                 newest = ts
             if ts < floor:
-                tally[Outcome.EXPIRED] = tally.get(Outcome.EXPIRED, 0) + 1
+                tally.add(event, Outcome.EXPIRED)
                 continue
             rest = entry[:8] + name
             if rows >= most:
                 head = self._head()
                 if rest < head:
-                    tally[Outcome.EVICTED] = tally.get(Outcome.EVICTED, 0) + 1
+                    tally.add(event, Outcome.EVICTED)
                     continue
                 self._pop(head)
                 rows -= 1
@@ -174,13 +163,15 @@ class EventWindow:
             if rows == 1 or (self._oldest is not None and ts < self._oldest):
                 self._oldest = ts
             applied += 1
+            if not again or id(event) not in again:
+                applied_of[source] += 1
         totals.rows = rows
         if newest > totals.newest:
             totals.newest = newest
         totals.ingested_at = ingested_at
         self.covered = True
         if applied:
-            tally[Outcome.APPLIED] = tally.get(Outcome.APPLIED, 0) + applied
+            tally.outcomes[Outcome.APPLIED] = tally.outcomes.get(Outcome.APPLIED, 0) + applied
         return newest
 
     def expire(self, floor: int) -> None:
@@ -270,7 +261,7 @@ class TabularWindow:
     def known(self, event: EncodedEvent) -> bool:
         return self._known(event) is not None
 
-    def judge(self, events: Sequence[EncodedEvent], floor: int, tally: dict[Outcome, int]) -> int:
+    def judge(self, events: Sequence[EncodedEvent], floor: int, tally: Tally) -> int:
         newest = -1
         for event in events:
             if self.floor != floor:
@@ -284,7 +275,7 @@ class TabularWindow:
             elif outcome is Outcome.EVICTED:
                 self.totals.newest = max(self.totals.newest, event.ts)
             self.totals.cover(event.source, event.source_offset, event.ingested_at)
-            tally[outcome] = tally.get(outcome, 0) + 1
+            tally.add(event, outcome)
         self.covered = True
         return newest
 

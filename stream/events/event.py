@@ -104,6 +104,10 @@ class Pack(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
             [event.ingested_at for event in events],
         )
 
+    def packed(self) -> bytes:
+        """Bytes of a message of `events`."""
+        return _encode(self)
+
     def __len__(self) -> int:
         """Number of events."""
         return len(self.user_ids)
@@ -128,7 +132,7 @@ class Pack(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 
 def pack(now: int, events: Sequence[Event]) -> bytes:
     """Bytes of one message of `events`."""
-    return _encode(Pack.of(now, events))
+    return Pack.of(now, events).packed()
 
 
 def unpack(value: bytes) -> Pack:

@@ -13,19 +13,21 @@ from typing import NamedTuple
 
 from stream.clock import ClockState, Source, clock_fields
 from stream.commit_metadata import encode
+from stream.raw_counts import MAX_CHARS, RawCounts
 
 
 class RawPosition(NamedTuple):
-    """Where a raw partition is read on, the stream's clock there, and the topic's id."""
+    """Where a raw partition is read on, the stream's clock there, the topic's id, and what became of all before."""
 
     next_offset: int
     clock: ClockState = ClockState()
     topic_id: str | None = None
+    counts: RawCounts | None = None
 
-    @property
-    def metadata(self) -> str:
-        """Of the committed offset."""
-        return encode({**clock_fields(self.clock), "topic": self.topic_id})
+    def metadata(self, counts_chars: int = MAX_CHARS) -> str:
+        """Of the committed offset. counts_chars: most characters of the counts; 0 = without them."""
+        counts = {} if self.counts is None or not counts_chars else self.counts.fields(counts_chars)
+        return encode({**clock_fields(self.clock), "topic": self.topic_id, **counts})
 
 
 @dataclass(slots=True)

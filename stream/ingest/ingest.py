@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -40,6 +41,7 @@ from stream.kafka.pacing import SafeProducer
 from stream.kafka.partitioner import partition_of
 from stream.kafka.positions import resume_positions
 from stream.kafka.topic_ids import TopicIds
+from stream.raw_counts import MAX_CHARS, SINCE_HEADER, CountedPartition, RawCounts, read_counts, since_header
 from stream.raw_topics.registry import RawTopics
 from stream.rejection import Rejection, Skipped
 from stream.settings import IngestSettings, MappingSettings
@@ -58,6 +60,10 @@ QUIET_SECONDS = 3.0
 POSITION_SECONDS = 30.0
 METADATA_MS = 5_000
 """Between two looks at the raw topics' partitions."""
+_TOO_LARGE = KafkaError.OFFSET_METADATA_TOO_LARGE
+_FEWEST_CHARS = 200
+"""Counts that have to be shorter are left out."""
+_PLACE = attrgetter("source_topic", "source_partition", "modality")
 log = logs.get(__name__)
 
 
@@ -106,6 +112,10 @@ class Ingest:
         self._committing = False
         self._done: dict[Source, RawPosition] = {}
         self._read_to: dict[Source, int] = {}
+        self._counted: dict[Source, CountedPartition] = {}
+        self._since: dict[Source, int] = {}  # by the topic's name in events, also of partitions that moved away
+        self._moved: set[Source] = set()  # while a batch was being read or sent
+        self._counts_chars = MAX_CHARS
         self._ended: dict[Source, tuple[int, float]] = {}
         self._refusals_logged_at = -LOG_INTERVAL_SECONDS
         self._refused: Counter[str] = Counter()
@@ -201,7 +211,10 @@ class Ingest:
                 and not len(self._in_flight)
                 and (message := self._consumer.poll(IDLE_SECONDS)) is not None
             ):
-                batch = [message, *self._consumer.consume(wanted, READ_SECONDS)]
+                self._moved.clear()
+                more = self._consumer.consume(wanted, READ_SECONDS)
+                # of a partition that has moved away meanwhile, perhaps to come back, it is read again
+                batch = more if (message.topic(), message.partition()) in self._moved else [message, *more]
         good, errors = [], []
         ended: dict[Source, int] = {}
         for message in batch:
@@ -277,41 +290,45 @@ class Ingest:
         wall_ms = int(self._wall() * 1000)
         batch = self._in_flight.open()
         accepted: dict[int, list[Event]] = {}
-        counts: Counter[str] = Counter()
-        refused: Counter[str] = Counter()
-        skipped: Counter[tuple[str, str]] = Counter()
+        decided: list[tuple[Source, int, Rejection | Skipped, bool]] = []
         partitions = self._topics.partitions
+        self._moved.clear()
         verdicts = (self._judge.judge(messages, wall_ms), *(self._judge.conclude(s, wall_ms) for s in concluded))
         for message, result in chain.from_iterable(verdicts):
             if isinstance(result, Event):
-                counts[result.modality] += 1
                 accepted.setdefault(partition_of(result.user_id, partitions), []).append(result)
-            elif isinstance(result, Skipped):
-                skipped[message.topic(), result.reason] += 1
-            else:
-                refused[result.code] += 1
+                continue
+            source = (message.topic(), message.partition())
+            decided.append((source, message.offset(), result, self._judge.first_held(source) is not None))
+            if not isinstance(result, Skipped):
                 self._send_dead_letter(batch, result, message)
         now = self._clock.now(wall_ms)
         for partition, events in accepted.items():
-            for value in packs(now, events, self._settings.pack_events):
+            for value, sources in packs(now, events, self._settings.pack_events):
                 batch.sent()
                 self._producer.produce(
                     self._topics.events,
                     value,
                     partition=partition,
-                    headers=self._field_counts(wall_ms),
+                    headers=[(SINCE_HEADER, self._since_of(sources)), *self._field_counts(wall_ms)],
                     on_delivery=batch.on_delivery,
                 )
-        self._read_to.update({(message.topic(), message.partition()): message.offset() + 1 for message in messages})
-        sources = {*concluded, *((message.topic(), message.partition()) for message in messages)}
-        batch.seal({source: self._position(source, self._read_to[source]) for source in sources})
+        last = {(message.topic(), message.partition()): message for message in messages}
+        for source in self._moved:  # what was read of it is read again
+            last.pop(source, None)
+        self._read_to.update({source: message.offset() + 1 for source, message in last.items()})
+        counts = Counter(map(_PLACE, chain.from_iterable(accepted.values())))
+        self._count(counts, decided)
+        batch.seal({s: self._position(s, self._read_to[s]) for s in {*concluded, *last} - self._moved})
         self._resume()
-        self._count(counts, refused, skipped)
 
-    def _field_counts(self, wall_ms: int) -> list[tuple[str, bytes | None]] | None:
+    def _since_of(self, sources: Sequence[Source]) -> bytes:
+        return since_header([self._since[source] for source in sources])
+
+    def _field_counts(self, wall_ms: int) -> Sequence[tuple[str, bytes | None]]:
         """For serve, on the next message after each look."""
         if not self._presence.counts:
-            return None
+            return ()
         counts, self._presence.counts = self._presence.counts, {}
         return [(field_counts.HEADER, field_counts.FieldCounts(wall_ms, counts).pack())]
 
@@ -357,13 +374,15 @@ class Ingest:
             for source, position in self._done.items()
             if source in self._assigned and position.topic_id == self._topic_ids.get(source[0])
         }
-        return [TopicPartition(*s, p.next_offset, metadata=p.metadata) for s, p in self._done.items()]
+        chars = self._counts_chars
+        return [TopicPartition(*s, p.next_offset, metadata=p.metadata(chars)) for s, p in self._done.items()]
 
     def _position(self, source: Source, read_to: int) -> RawPosition:
         """Where a reader that starts anew judges all that is not decided."""
         held = self._judge.first_held(source)
         next_offset = read_to if held is None else held
-        return RawPosition(next_offset, self._judge.state(source), self._topic_ids.get(source[0]))
+        counts = self._counted[source].upto(next_offset)
+        return RawPosition(next_offset, self._judge.state(source), self._topic_ids.get(source[0]), counts)
 
     def _source_of(self, topic: str) -> str:
         return topic if self._registry is None else self._registry.sources.get(topic, topic)
@@ -413,7 +432,10 @@ class Ingest:
             done = self._done.get((tp.topic, tp.partition))
             if error is None and tp.error is None and done is not None and done.next_offset == tp.offset:
                 del self._done[tp.topic, tp.partition]
-        if error is not None:
+        if any(e is not None and e.code() == _TOO_LARGE for e in (error, *(tp.error for tp in partitions))):
+            self._counts_chars = self._counts_chars // 2 if self._counts_chars >= 2 * _FEWEST_CHARS else 0
+            log.warning(logs.COMMIT_TOO_LARGE, counts_chars=self._counts_chars)
+        elif error is not None:
             self._errors.passing(error, what="commit")
 
     def _drain(self) -> None:
@@ -473,15 +495,39 @@ class Ingest:
                     from_zero=self._connection.embedded,
                     counts=self._of_this_topic,
                 )
-                for tp in consumer.committed(partitions, timeout=10.0):
+                committed = consumer.committed(partitions, timeout=10.0)
+                for tp in committed:
                     state = read_clock(tp.metadata) if self._of_this_topic(tp) else ClockState()
                     self._judge.restore((tp.topic, tp.partition), state)
+                self._begin_counts(consumer, committed, positions)
                 return positions
             except KafkaException as exc:
                 if time.monotonic() > deadline or self._stop.is_set():
                     raise
                 self._errors.passing(exc.args[0], what="positions")
                 time.sleep(0.2)
+
+    def _begin_counts(
+        self, consumer: Any, committed: Sequence[TopicPartition], positions: Sequence[TopicPartition]
+    ) -> None:
+        """Counts go on where they were committed; the others begin, which is committed before an event is sent."""
+        begun: list[TopicPartition] = []
+        wall_ms = int(self._wall() * 1000)
+        starts = {(tp.topic, tp.partition): tp.offset for tp in positions}
+        for tp in committed:
+            source = (tp.topic, tp.partition)
+            counts = read_counts(tp.metadata) if self._of_this_topic(tp) and tp.offset >= 0 else None
+            if counts is None:
+                counts = RawCounts(since=wall_ms, begin=starts[source])
+                place = RawPosition(starts[source], self._judge.state(source), self._topic_ids.get(tp.topic), counts)
+                begun.append(TopicPartition(*source, starts[source], metadata=place.metadata(self._counts_chars)))
+            self._counted[source] = CountedPartition(counts)
+            self._since[self._source_of(tp.topic), tp.partition] = counts.since
+        if begun:
+            try:
+                consumer.commit(offsets=begun, asynchronous=False)
+            except KafkaException as exc:  # then they begin with the next commit
+                self._errors.passing(exc.args[0], what="commit")
 
     def _of_this_topic(self, committed: TopicPartition) -> bool:
         """Whether an offset was committed of the topic that is there; what older versions committed is taken to be."""
@@ -493,27 +539,44 @@ class Ingest:
         self._on_lost(consumer, partitions)
 
     def _on_lost(self, consumer: Any, partitions: list[TopicPartition]) -> None:
-        for tp in partitions:
-            source = (tp.topic, tp.partition)
+        gone = {(tp.topic, tp.partition) for tp in partitions}
+        self._backlog = [message for message in self._backlog if (message.topic(), message.partition()) not in gone]
+        for source in gone:
             self._assigned.discard(source)
             self._judge.forget(source)
             self._merge.forget([source])
             self._ended.pop(source, None)
+            self._moved.add(source)
         consumer.incremental_unassign(partitions)
         log.info(logs.PARTITIONS_REVOKED, partitions=[f"{tp.topic}:{tp.partition}" for tp in partitions])
 
-    def _count(self, accepted: Counter[str], refused: Counter[str], skipped: Counter[tuple[str, str]]) -> None:
-        for modality, n in accepted.items():
+    def _count(
+        self,
+        accepted: Mapping[tuple[str, int, str], int],
+        decided: Sequence[tuple[Source, int, Rejection | Skipped, bool]],
+    ) -> None:
+        """accepted: events by topic (its name in events), partition and modality. decided: source, offset, what it is,
+        and whether a message before it waits for its verdict."""
+        for (name, partition, modality), n in accepted.items():
             metrics.EVENTS_ACCEPTED.labels(modality).inc(n)
-        for code, n in refused.items():
-            metrics.EVENTS_DEAD_LETTERED.labels(code).inc(n)
-        for (topic, reason), n in skipped.items():
-            metrics.EVENTS_SKIPPED.labels(topic, reason).inc(n)
+            source = (name.partition("#")[0], partition)
+            if source not in self._moved:
+                self._counted[source].accepted(modality, n)
+        for source, offset, result, waits in decided:
+            counted = None if source in self._moved else self._counted[source]
+            if isinstance(result, Skipped):
+                metrics.EVENTS_SKIPPED.labels(source[0], result.reason).inc()
+                if counted is not None:
+                    counted.skipped(offset, result.reason, waits=waits)
+            else:
+                metrics.EVENTS_DEAD_LETTERED.labels(result.code).inc()
+                self._refused[result.code] += 1
+                if counted is not None:
+                    counted.refused(offset, result.code, waits=waits)
         for topic, mapping in self._mappings.items():
             for how, n in mapping.converted.items():
                 metrics.VALUES_CONVERTED.labels(topic, how).inc(n)
             mapping.converted.clear()
-        self._refused += refused
         now = time.monotonic()
         if self._refused and now >= self._refusals_logged_at + LOG_INTERVAL_SECONDS:
             log.warning(logs.EVENT_DEAD_LETTERED, **self._refused)

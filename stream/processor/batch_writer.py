@@ -23,6 +23,7 @@ from typing import TypeVar
 
 from confluent_kafka import TopicPartition
 
+from store.account.account import RefusedEvent
 from store.base import fault, logs, metrics
 from store.base.errors import BrokerError, DataLossError
 from store.base.stop import AnyOf, Stopped, obey
@@ -43,6 +44,7 @@ from stream.processor.faust_app import Message
 from stream.processor.openings import Openings
 from stream.processor.partition import Partition, PartitionConfig, open_partition
 from stream.processor.read_packs import read_packs
+from stream.token_log.account_marks import AccountMarks
 
 T = TypeVar("T")
 LOG_INTERVAL_SECONDS = 10.0
@@ -88,6 +90,7 @@ class BatchWriter:
             while_waiting=partial(obey, stop),
             config={"message.max.bytes": config.topics.dead_letter_max_bytes},
         )
+        self._marks = AccountMarks(config.connection, config.topics.tokens, config.topics.group_account)
         self.rebalance = Rebalance("processor")
         self._events = 0
         self._logged_at = time.monotonic()
@@ -134,16 +137,21 @@ class BatchWriter:
         batches = self._encode(fresh, revoked)
         fault.point("processor.2")
         changes = [
-            (partition, partition.buffer.prepare(events, source_offset=last)) for partition, events, last in batches
+            (partition, partition.buffer.prepare(events, source_offset=last, refused=refused))
+            for partition, events, refused, last in batches
         ]
         fault.point("processor.3")
         self._write(changes)
-        return sum(len(events) for _, events, _ in batches)
+        return sum(len(events) for _, events, _, _ in batches)
 
     def sweep(self) -> None:
         """Take out expired rows where some are left, a bounded number at a time; the same steps without events."""
         left = [partition for partition in self._partitions.values() if partition.sweep_left]
         self._write([(p, p.buffer.prepare([], source_offset=p.buffer.source_offset)) for p in left])
+
+    def say_account(self) -> None:
+        """Tell where the accounts lie, now and then; does not wait."""
+        self._marks.say()
 
     def close(self, partitions: Sequence[int] | None = None) -> None:
         """Let go of some partitions, also of those on their way. Default: of all, for good."""
@@ -151,10 +159,14 @@ class BatchWriter:
             self._openings.close()
         else:
             self._openings.give_up(partitions)
-        for number in list(self._partitions) if partitions is None else partitions:
+        closing = list(self._partitions) if partitions is None else partitions
+        self._marks.close(closing)
+        for number in closing:
             self._next.pop(number, None)
             if (partition := self._partitions.pop(number, None)) is not None:
                 self._openings.leave(number, partition.buffer)
+        if partitions is None:
+            self._marks.end()
 
     def _fresh(
         self, messages: Sequence[Message], revoked: threading.Event
@@ -175,10 +187,11 @@ class BatchWriter:
 
     def _encode(
         self, fresh: Sequence[tuple[Partition, Sequence[Message]]], revoked: threading.Event
-    ) -> list[tuple[Partition, list[EncodedEvent], int]]:
-        """Step 2: (partition, encoded events, last offset)."""
+    ) -> list[tuple[Partition, list[EncodedEvent], list[RefusedEvent], int]]:
+        """Step 2: (partition, encoded events, those refused, last offset)."""
         packs: list[Pack] = []
-        lengths = []
+        since: list[list[int]] = []
+        found = []
         for partition, messages in fresh:
             contents = read_packs(messages, self._topic, self._config.buffers.modalities)
             self._wait_for_news(partition, contents.unknown, revoked)
@@ -188,11 +201,12 @@ class BatchWriter:
             if contents.refused:
                 log.warning(logs.EVENT_DEAD_LETTERED, partition=partition.number, packs=len(contents.refused))
             packs += contents.packs
-            lengths.append(contents.events)
-        encoded = iter(encode_events(packs, self._encoder))
+            since += contents.since
+            found.append(contents)
+        encoded = iter(encode_events(packs, self._encoder, since))
         return [
-            (partition, list(islice(encoded, length)), messages[-1].offset)
-            for (partition, messages), length in zip(fresh, lengths, strict=True)
+            (partition, list(islice(encoded, of.events)), of.refused_events, messages[-1].offset)
+            for (partition, messages), of in zip(fresh, found, strict=True)
         ]
 
     def _wait_for_news(self, partition: Partition, unknown: Mapping[str, int], revoked: threading.Event) -> None:
@@ -233,10 +247,16 @@ class BatchWriter:
             partition.sweep_left = changes.sweep_left
             # a sweep on a new disk knows no offset of its own
             self._next[partition.number] = max(self._next[partition.number], changes.source_offset + 1)
+            self._note(partition)
             for outcome, count in changes.outcomes._asdict().items():
                 if count:
                     metrics.EVENTS_APPLIED.labels(outcome).inc(count)
             fault.point("processor.5")
+        self._marks.say()
+
+    def _note(self, partition: Partition) -> None:
+        if partition.log.marked is not None:
+            self._marks.note(partition.number, partition.log.marked, self._next[partition.number])
 
     def _open(self, number: int, began: float | None, revoked: threading.Event) -> Partition:
         """began: when it was needed; None = when it was given. A batch's are opened one after the other."""
@@ -259,6 +279,8 @@ class BatchWriter:
             known = buffer.source_offset
             # with a new disk Kafka's position counts: what lies below it is in `tokens`
             self._next[number] = self._position(number, known + 1 if known >= 0 else -1)
+            self._marks.open(number, buffer.count_users)
+            self._note(partition)
             self.rebalance.usable(number, opening=None if began is None else time.monotonic() - began)
         return partition
 

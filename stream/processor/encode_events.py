@@ -32,8 +32,13 @@ class TextEncoder(Protocol):
         ...
 
 
-def encode_events(packs: Sequence[Pack], encoder: TextEncoder) -> list[EncodedEvent]:
-    """Encode a batch, in order; each distinct text once, and its events share one vector."""
+def encode_events(
+    packs: Sequence[Pack], encoder: TextEncoder, since: Sequence[Sequence[int]] | None = None
+) -> list[EncodedEvent]:
+    """Encode a batch, in order; each distinct text once, and its events share one vector.
+
+    since: per pack, since when each of its sources is counted. None = they are not.
+    """
     row_of: dict[str, int] = {}
     for pack in packs:
         if pack.fields is None:
@@ -47,8 +52,9 @@ def encode_events(packs: Sequence[Pack], encoder: TextEncoder) -> list[EncodedEv
     vectors = dict(zip(row_of, encoder.encode(list(row_of)), strict=True)) if row_of else {}
     numbers = iter(_numbers([own for pack in packs for own in pack.numbers]))
     encoded = []
-    for pack in packs:
+    for pack, counted in zip(packs, since or repeat(None), strict=False):
         modalities, sources = pack.modalities, [f"{topic}:{partition}" for topic, partition in pack.sources]
+        since_of = counted or [0] * len(sources)
         columns = zip(
             pack.user_ids, pack.modality_of, pack.times, pack.event_ids, pack.texts, pack.numbers, numbers,
             pack.fields or repeat(None), pack.source_of, pack.offsets, pack.ingested_at,
@@ -63,7 +69,7 @@ def encode_events(packs: Sequence[Pack], encoder: TextEncoder) -> list[EncodedEv
             encoded.append(
                 EncodedEvent(
                     user_id, modalities[modality], ts, event_id, content, values, vector, parts, sources[source],
-                    offset, ingested_at,
+                    offset, ingested_at, since_of[source],
                 )
             )  # fmt: skip
     return encoded

@@ -35,6 +35,7 @@ class Message(NamedTuple):
     partition: int
     offset: int
     value: bytes
+    headers: Sequence[tuple[str, bytes]] = ()
 
 
 class Handler(Protocol):
@@ -111,7 +112,8 @@ def create(
 
     async def consume(stream: Any) -> None:
         async for events in stream.take_events(batch_messages, within=batch_wait_seconds or None):
-            await handler.process([Message(e.message.partition, e.message.offset, e.message.value) for e in events])
+            raw = [event.message for event in events]
+            await handler.process([Message(m.partition, m.offset, m.value, m.headers or ()) for m in raw])
 
     source = app.topic(topic, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
     app.agent(source, name=f"{group}.agent", concurrency=1)(consume)

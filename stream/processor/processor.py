@@ -114,11 +114,11 @@ class Processor:
         )
         await app.start()
         swept_at = time.monotonic()
-        beating = self._thread.submit(pulse.beat)
+        beating = self._thread.submit(_or_die, self._beat)
         while not self._stop.is_set() and not app.should_stop:
             await asyncio.sleep(_POLL_SECONDS)
             if beating.done():  # both threads come round, or neither counts
-                beating = self._thread.submit(pulse.beat)
+                beating = self._thread.submit(_or_die, self._beat)
             if self._writer.sweep_left and time.monotonic() >= swept_at + SWEEP_SECONDS:
                 await self._in_thread(self._writer.sweep)
                 swept_at = time.monotonic()
@@ -131,6 +131,11 @@ class Processor:
                 f"the consumer of {self._topics.events} ended by itself",
                 action="see the errors above; the broker must be reachable and the group free",
             )
+
+    def _beat(self) -> None:
+        """In the batch thread."""
+        pulse.beat()
+        self._writer.say_account()
 
     # faust_app.Handler: called in the event loop
 

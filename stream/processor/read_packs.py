@@ -5,22 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from store.account.account import RefusedEvent
 from store.base.settings import ModalityKind, ModalitySettings
 from stream.dead_letter import DeadLetter, dead_letter
 from stream.events.event import Event, Pack, pack, unpack
 from stream.processor.faust_app import Message
+from stream.raw_counts import SINCE_HEADER, read_since
 from stream.rejection import ErrorCode, Rejection, quote
 
 
 class Contents(NamedTuple):
     """What some messages held, in order.
 
-    events: how many there are in `packs`. unknown: {modality that is not configured: newest ingestion of its, ms}.
+    since: per pack, since when ingest counts each of its sources, ms (0 = it does not).
+    events: how many there are in `packs`. refused_events: those of `refused` that ingest had accepted.
+    unknown: {modality that is not configured: newest ingestion of its, ms}.
     """
 
     packs: list[Pack]
+    since: list[list[int]]
     events: int
     refused: list[DeadLetter]
+    refused_events: list[RefusedEvent]
     unknown: dict[str, int]
 
 
@@ -32,7 +38,9 @@ def read_packs(messages: Sequence[Message], topic: str, modalities: Mapping[str,
         modalities: the configured ones.
     """
     packs: list[Pack] = []
+    since_of_packs: list[list[int]] = []
     refused: list[DeadLetter] = []
+    refused_events: list[RefusedEvent] = []
     unknown: dict[str, int] = {}
     forms = {
         name: (None if m.kind is ModalityKind.TABULAR else len(m.numbers)) for name, m in modalities.items()
@@ -44,9 +52,10 @@ def read_packs(messages: Sequence[Message], topic: str, modalities: Mapping[str,
             why = Rejection(ErrorCode.INVALID_PACK, quote(str(exc)))
             refused.append(dead_letter(why, None, message.value, topic, message.partition, message.offset))
             continue
+        since = read_since(dict(message.headers).get(SINCE_HEADER), len(found.sources))
         of = [forms.get(name, -1) for name in found.modalities]
         if _forms(found) != [of[place] for place in found.modality_of]:
-            kept = []
+            kept, since_of = [], dict(zip(found.sources, since, strict=True))
             for event in found.events:
                 if forms.get(event.modality, -1) == (len(event.numbers) if event.fields is None else None):
                     kept.append(event)
@@ -54,11 +63,17 @@ def read_packs(messages: Sequence[Message], topic: str, modalities: Mapping[str,
                 if event.modality not in modalities:
                     unknown[event.modality] = max(event.ingested_at, unknown.get(event.modality, 0))
                 why = _refusal(event, known=event.modality in modalities)
+                source = (event.source_topic, event.source_partition)
+                refused_events.append(
+                    RefusedEvent(event.source, event.source_offset, since_of[source], event.modality, str(why.code))
+                )
                 key, value = event.user_id.encode(), pack(found.now, [event])
                 refused.append(dead_letter(why, key, value, topic, message.partition, message.offset))
             found = Pack.of(found.now, kept)
+            since = [since_of[source] for source in found.sources]
         packs.append(found)
-    return Contents(packs, sum(map(len, packs)), refused, unknown)
+        since_of_packs.append(since)
+    return Contents(packs, since_of_packs, sum(map(len, packs)), refused, refused_events, unknown)
 
 
 def _forms(found: Pack) -> list[int | None]:

@@ -19,14 +19,14 @@ log = logs.get(__name__)
 
 
 class Run(NamedTuple):
-    """Consecutive records of one partition that go into one WriteBatch. schema: value of its last marker."""
+    """Consecutive records of one partition that go into one WriteBatch. marker: value of its last one."""
 
     rows: list[Row]
     sweep: bool
     next_offset: int
     owner: bytes
     stale: list[bytes]
-    schema: bytes | None = None
+    marker: bytes | None = None
 
 
 def split_runs(messages: Sequence[Any], ownership: Ownership, position: int) -> Iterable[Run]:
@@ -37,7 +37,7 @@ def split_runs(messages: Sequence[Any], ownership: Ownership, position: int) -> 
         return
     rows: list[Row] = []
     stale: list[bytes] = []
-    schema: bytes | None = None
+    marker: bytes | None = None
     sweep, next_offset = False, position
     current = ownership.current
     for message in messages:
@@ -53,8 +53,8 @@ def split_runs(messages: Sequence[Any], ownership: Ownership, position: int) -> 
                 by_name = dict(headers)
                 owner, is_sweep = by_name.get(OWNER_HEADER, b""), SWEEP_HEADER in by_name
         if len(rows) >= APPLY_ROWS or (is_sweep is not sweep and rows):
-            yield Run(rows, sweep, next_offset, current, stale, schema)
-            rows, stale, schema = [], [], None
+            yield Run(rows, sweep, next_offset, current, stale, marker)
+            rows, stale, marker = [], [], None
         sweep = is_sweep
         next_offset = offset + 1
         key = message.key()
@@ -67,9 +67,9 @@ def split_runs(messages: Sequence[Any], ownership: Ownership, position: int) -> 
         if key != MARKER_KEY:
             rows.append((key, message.value()))
         else:
-            schema = message.value()
+            marker = message.value()
     if next_offset > position:
-        yield Run(rows, sweep, next_offset, current, stale, schema)
+        yield Run(rows, sweep, next_offset, current, stale, marker)
 
 
 def apply_all(buffer: TokenBuffer, messages: Sequence[Any], ownership: Ownership) -> tuple[int, int]:
@@ -91,9 +91,12 @@ def _plain_run(messages: Sequence[Any], ownership: Ownership, position: int) -> 
         and messages[0].offset() >= position
     ):
         keys = [message.key() for message in messages]
-        if MARKER_KEY not in keys:
-            rows = list(zip(keys, [message.value() for message in messages], strict=True))
-            return Run(rows, False, messages[-1].offset() + 1, ownership.current, [])
+        rows: list[Row] = list(zip(keys, [message.value() for message in messages], strict=True))
+        marker = None
+        if MARKER_KEY in keys:
+            marker = next(value for key, value in reversed(rows) if key == MARKER_KEY)
+            rows = [row for row in rows if row[0] != MARKER_KEY]
+        return Run(rows, False, messages[-1].offset() + 1, ownership.current, [], marker)
     return None
 
 
@@ -105,7 +108,7 @@ def apply(buffer: TokenBuffer, run: Run, *, mark_dirty: bool) -> list[str]:
         sweep=run.sweep,
         owner=None if run.owner == buffer.owner else run.owner,
         stale=run.stale,
-        schema=run.schema,
+        marker=run.marker,
     )
     if run.stale:
         log.warning(logs.STALE_ROWS, rows=len(run.stale), next_offset=run.next_offset)

@@ -49,9 +49,15 @@ class OwnedLog:
         self._producer = producer
         self._sent = 0
         self._last: int | None = None
+        self.marked: int | None = None
+        """Offset of the newest marker."""
 
     def send(self, changes: Changes) -> int:
-        """Queue a batch's rows, in order; returns how many. Blocks while the producer's queue is full.
+        """Queue a batch's rows, in order, before them the account after it; returns how many records. Blocks while the
+        producer's queue is full.
+
+        The account comes first so that what became of an event is what was found when it was judged first: after a
+        crash those of which rows have come are found to be duplicates.
 
         Raises:
             BrokerError: an earlier delivery failed.
@@ -67,7 +73,10 @@ class OwnedLog:
             (changes.sweep_rows, [owner, (SWEEP_HEADER, b"")]),
         )
         self._sent, self._last = sum(len(rows) for rows, _ in runs), None
-        left = self._sent
+        if changes.account is not None:
+            self._sent += 1
+            produce(topic, self._buffer.marker(changes.account), MARKER_KEY, partition, [owner], 0, self._marked)
+        left = self._sent - (changes.account is not None)
         for rows, headers in runs:
             for key, value in rows:
                 left -= 1
@@ -91,6 +100,10 @@ class OwnedLog:
         if end - start != self._sent:
             self._look_between(start, end)
         return end
+
+    def _marked(self, error: Any, message: Any) -> None:
+        if error is None:
+            self._last = self.marked = message.offset()
 
     def _delivered(self, error: Any, message: Any) -> None:
         if error is None:
@@ -158,7 +171,7 @@ def take_over(
         marker: list[int] = []
         producer.produce(
             topic,
-            buffer.schema.pack(),
+            buffer.marker(),
             MARKER_KEY,
             partition,
             [(OWNER_HEADER, owner)],
@@ -175,7 +188,9 @@ def take_over(
         )
         if more.complete and buffer.owner == owner:
             log.info(logs.PARTITION_OWNED, partition=partition, epoch=epoch(owner), log_offset=buffer.log_offset)
-            return OwnedLog(connection, topic, partition, buffer, producer, owner), result
+            owned = OwnedLog(connection, topic, partition, buffer, producer, owner)
+            owned.marked = marker[0]
+            return owned, result
     raise PartitionTaken(
         f"{topic}:{partition} was taken over by others {_ATTEMPTS} times in a row",
         action="check that no two processors run with the same configuration outside one consumer group",

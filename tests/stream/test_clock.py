@@ -92,7 +92,7 @@ states = st.builds(ClockState, st.integers(0, 2**63 - 1), st.lists(times, max_si
 
 @given(st.just(ClockState()) | states, st.sampled_from([None, "hs/+abm5RKyYSWRc+jwbOA"]))
 def test_what_is_committed_comes_back(state: ClockState, topic: str | None) -> None:
-    metadata = RawPosition(7, state, topic).metadata
+    metadata = RawPosition(7, state, topic).metadata()
     assert read_clock(metadata) == state
     assert decode(metadata).get("topic") == topic
     assert len(metadata) < 4096, "what a broker takes by default"

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -90,16 +90,17 @@ def measure(directory: Path, events: int) -> Figures:
     )
     source, resident = stream(), []
     began = time.monotonic()
-    batches = events // BATCH
+    batches, outcomes = events // BATCH, Counter[str]()
     for i in range(batches):
         changes = buffer.prepare([next(source) for _ in range(BATCH)], source_offset=i)
+        outcomes.update(changes.outcomes._asdict())
         buffer.commit(changes, log_offset=buffer.log_offset + len(changes.rows) + len(changes.sweep_rows))
         if (i + 1) * SAMPLES // batches > i * SAMPLES // batches:
             resident.append(resident_bytes(os.getpid()))
     seconds = time.monotonic() - began
     buffer.compact()
     sizes = [len(key) + len(value) for key, value in buffer.rows()]
-    figures = Figures(seconds, resident, len(sizes), sum(sizes), buffer.disk_bytes(), buffer.outcomes._asdict())
+    figures = Figures(seconds, resident, len(sizes), sum(sizes), buffer.disk_bytes(), dict(outcomes))
     buffer.close()
     return figures
 

@@ -5,24 +5,26 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from deploy.operate import counts
 from deploy.operate.service_client import Service
 from deploy.run.attend import wait_ready
 from deploy.run.launcher import Launcher
 from deploy.settings.config import load
 from store.base.errors import AnchorstreamError
+from stream.account.reader import AccountReader
 from stream.lag.reader import LagReader, plan
 from stream.topics import Topics
 
 QUIET_READINGS = 2
 """So many readings in a row must say that all has arrived: one may fall between two topics."""
 DRAIN_SECONDS = 600.0
+ACCOUNT_SECONDS = 30.0
+"""Until processors have told what they counted, at most."""
 _POLL_SECONDS = 0.3
 
 
@@ -100,17 +102,15 @@ class LiveSystem:
         """Every event sent was applied, once.
 
         Raises:
-            BenchError: the processor's databases and the dead letters do not add up to `sent`.
+            BenchError: the account says otherwise.
         """
-        connection = self.launcher.connection
-        found = counts.processed(self.settings.store.data_dir, connection.identity)
-        refused: Counter[str] = counts.refused(connection, self.topics.dead_letters)
-        applied = found.applied + found.expired + found.evicted
-        if applied != sent or refused or found.duplicate or found.conflicting:
-            raise BenchError(
-                f"sent {sent:,} events; the processor has {found}, dead letters hold {dict(refused)}",
-                action="a role that died meanwhile counts events again; otherwise report this",
-            )
+        raw = {modality.topic for modality in self.settings.modalities.values()}
+        with closing(AccountReader(self.launcher.connection, self.topics, raw)) as reader:
+            found = reader.settled(seconds=ACCOUNT_SECONDS)
+        total = found.totals()
+        applied = total["applied"] + total["expired"] + total["evicted"]
+        if not found.adds_up or not sent == applied == total["published"]:
+            raise BenchError(f"sent {sent:,} events; {'; '.join(found.lines())}", action="report this")
 
     def cpu_seconds(self) -> dict[str, float]:
         """CPU time used so far by each role and the broker; empty where the system does not tell (no /proc)."""

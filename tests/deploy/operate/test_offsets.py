@@ -18,6 +18,7 @@ from deploy.operate.offsets import EARLIEST, LATEST, Position, moves
 from store.base.errors import ConfigError, DataLossError
 from store.base.settings import ModalitySettings
 from stream.ingest.ingest import Ingest
+from stream.raw_counts import read_counts
 from stream.settings import IngestSettings, KafkaSettings
 from stream.topics import Topics
 from tests.stream.processor.test_batch_writer import NEVER, Message, pack_of, writer_of
@@ -80,7 +81,10 @@ def test_retention_passed_while_ingest_was_down(
     producer.flush(10)
     consumer = connection.consumer(topics.group_ingest)
     consumer.commit(
-        offsets=[TopicPartition(raw, p, 2 if p else 9, metadata="clock=5") for p in range(N)], asynchronous=False
+        offsets=[
+            TopicPartition(raw, p, 2 if p else 9, metadata="clock=5,since=3,begin=0,refused=x:2") for p in range(N)
+        ],
+        asynchronous=False,
     )
     admin = connection.admin()
     for answer in admin.delete_records([TopicPartition(raw, p, 7) for p in range(N)]).values():
@@ -122,6 +126,8 @@ def test_retention_passed_while_ingest_was_down(
     assert cli.run(reset) == 0
     assert [offset for offset, _ in offsets()] == [9, 7, 7, 7]
     assert all("clock=5" in metadata for _, metadata in offsets())
+    counts = [read_counts(metadata) for _, metadata in offsets()]
+    assert [(c.messages, c.passed_over) for c in counts if c is not None] == [(2, 0), *[(7, 5)] * (N - 1)]
 
     stop = threading.Event()
     running = threading.Thread(target=Ingest(connection, topics, modalities, IngestSettings()).run, args=(stop,))

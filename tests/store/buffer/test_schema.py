@@ -82,7 +82,7 @@ def test_another_kind_or_other_numbers_are_refused_by_the_disk_and_by_the_log(
     source, log = opened("source"), Log()
     log.write(source, [event("u", "a", 1000, "e1"), event("u", "t", 1000, "e2", fields={"x": True})], 0)
     buffer = opened("b", replica=replica)
-    buffer.apply_log([row[:2] for row in log.records], next_offset=len(log), schema=source.schema.pack())
+    buffer.apply_log([row[:2] for row in log.records], next_offset=len(log), marker=source.schema.pack())
     buffer.close()
     with pytest.raises(StateError, match=why) as raised:
         opened("b", modalities=made, replica=replica)
@@ -91,7 +91,7 @@ def test_another_kind_or_other_numbers_are_refused_by_the_disk_and_by_the_log(
     opened("b", replica=replica).close()  # nothing was changed
     other = opened("another disk", modalities=made, replica=replica)
     with pytest.raises(StateError, match=why):
-        other.apply_log([row[:2] for row in log.records], next_offset=len(log), schema=source.schema.pack())
+        other.apply_log([row[:2] for row in log.records], next_offset=len(log), marker=source.schema.pack())
     assert (other.log_offset, list(other.rows())) == (0, [])
     other.close()
     opened("another disk", replica=replica)  # with the old configuration it goes on
@@ -100,19 +100,19 @@ def test_another_kind_or_other_numbers_are_refused_by_the_disk_and_by_the_log(
 @pytest.mark.parametrize("made", FITTING)
 def test_what_comes_goes_or_concerns_new_events_only_is_fine(opened: Open, made: dict[str, ModalitySettings]) -> None:
     first = opened("b")
-    first.apply_log([], next_offset=1, schema=first.schema.pack())
+    first.apply_log([], next_offset=1, marker=first.schema.pack())
     first.close()
     second = opened("b", modalities=made)
-    second.apply_log([], next_offset=2, schema=first.schema.pack())
+    second.apply_log([], next_offset=2, marker=first.schema.pack())
     assert second.schema.modalities.keys() == modalities().keys() | made.keys()
 
 
 def test_a_modality_that_went_comes_back_as_it_was(opened: Open) -> None:
     first = opened("b")
-    first.apply_log([], next_offset=1, schema=first.schema.pack())
+    first.apply_log([], next_offset=1, marker=first.schema.pack())
     first.close()
     without = opened("b", modalities=FITTING[1])
-    without.apply_log([], next_offset=2, schema=without.schema.pack())
+    without.apply_log([], next_offset=2, marker=without.schema.pack())
     without.close()
     with pytest.raises(StateError, match=r"modalities\.b"):
         opened("b", modalities=changed("b", kind=ModalityKind.TABULAR))
@@ -121,12 +121,12 @@ def test_a_modality_that_went_comes_back_as_it_was(opened: Open) -> None:
 def test_a_log_of_another_text_encoder_is_refused_by_an_empty_disk(opened: Open) -> None:
     source = opened("source", encoder_id="old")
     with pytest.raises(StateError, match="text encoder 'old'"):
-        opened("b").apply_log([], next_offset=1, schema=source.schema.pack())
+        opened("b").apply_log([], next_offset=1, marker=source.schema.pack())
 
 
 def test_verify_refuses_to_compare_under_another_schema(opened: Open, tmp_path: Path) -> None:
     buffer = opened("b")
-    buffer.apply_log([], next_offset=1, schema=buffer.schema.pack())
+    buffer.apply_log([], next_offset=1, marker=buffer.schema.pack())
     buffer.close()
     BufferView(tmp_path / "b", modalities()).close()
     with pytest.raises(StateError, match=r"modalities\.a"):
@@ -136,4 +136,4 @@ def test_verify_refuses_to_compare_under_another_schema(opened: Open, tmp_path: 
 def test_a_schema_of_a_newer_version_is_refused(opened: Open) -> None:
     newer = Schema("enc", DIM, {}).pack().replace(b"\xa1v\x01", b"\xa1v\x02")
     with pytest.raises(StateError, match="schema version 2"):
-        opened("b").apply_log([], next_offset=1, schema=newer)
+        opened("b").apply_log([], next_offset=1, marker=newer)

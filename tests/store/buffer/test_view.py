@@ -32,7 +32,9 @@ def open_buffer(path: Path, identity: str = "embedded:a") -> TokenBuffer:
 
 def event(user: str, ts: int, name: str, offset: int) -> EncodedEvent:
     vector = np.array([ts % 7, 1, 0, -2], np.float16) / 8
-    return EncodedEvent(user, "click", ts, name, ts, np.array([ts], np.float32), vector, None, "in.click:0", offset, ts)
+    return EncodedEvent(
+        user, "click", ts, name, ts, np.array([ts], np.float32), vector, None, "in.click:0", offset, ts, 1
+    )
 
 
 def same(a: UserWindow, b: UserWindow) -> bool:
@@ -70,14 +72,14 @@ def test_a_view_is_the_committed_state(tmp_path_factory: pytest.TempPathFactory,
         assert (view.source_offset, view.log_offset, view.stream_time) == (
             buffer.source_offset, buffer.log_offset, buffer.stream_time,
         )  # fmt: skip
-        assert view.outcomes == buffer.outcomes
-        assert sum(view.outcomes) == sent
+        assert view.account.sources == buffer.account.sources
+        assert view.account.total().total() == sent
         for user in buffer.users():
             assert same(view.window(user), buffer.window(user))
             assert same(view.window_by_scan(user), buffer.window(user))
     buffer.close()
     reopened = open_buffer(path)
-    assert sum(reopened.outcomes) == sent
+    assert reopened.account.total().total() == sent
     reopened.close()
 
 

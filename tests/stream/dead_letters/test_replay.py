@@ -186,8 +186,9 @@ class World:
             )  # fmt: skip
             for n, message in enumerate(m for m in self.read(self.topics.events) if m.partition() == partition):
                 events = encode_events([unpack(message.value())], encoder)
-                buffer.commit(buffer.prepare(events, source_offset=n), log_offset=0)
-            outcomes.update(buffer.outcomes._asdict())
+                changes = buffer.prepare(events, source_offset=n)
+                outcomes.update(changes.outcomes._asdict())
+                buffer.commit(changes, log_offset=0)
             for key, value in buffer.rows():
                 if parse_key(key).kind == KIND_SUMMARY:
                     value = placeless(unpack_summary(value)).encode()

@@ -33,6 +33,7 @@ from stream.kafka import pacing
 from stream.kafka.client import Connection
 from stream.kafka.partitioner import partition_of
 from stream.processor.encode_events import encode_events
+from stream.raw_counts import SINCE_HEADER, read_counts, read_since
 from stream.settings import Clock, IngestSettings, KafkaSettings
 from stream.topics import Topics
 from tests.support.hash_encoder import HashEncoder
@@ -182,8 +183,8 @@ def test_serve_is_told_which_fields_events_carried(start_embedded: Start, monkey
     headers = [
         header for message in read_to_end(broker.connection, TOPICS.events) for header in message.headers() or ()
     ]
-    assert {name for name, _ in headers} == {"fields"}
-    counted = [FieldCounts.unpack(value).modalities["pay"] for _, value in headers]
+    assert {name for name, _ in headers} == {"fields", SINCE_HEADER}
+    counted = [FieldCounts.unpack(value).modalities["pay"] for name, value in headers if name == "fields"]
     # a look may have come between two batches; no event is counted twice
     assert 0 < len(counted) <= 2
     events = sum(of.events for of in counted)
@@ -208,6 +209,7 @@ def test_garbage_is_isolated_and_every_good_event_arrives_once(start_embedded: S
         send(connection, messages)
         wait_committed(connection)
 
+    assert counted(connection)[1] == Counter(code for *_, code in bad)
     events = events_of(connection)
     assert sorted(int(e.event_id[1:]) for e in events) == list(range(300))
     assert {e.modality for e in events} == {"click", "pay"}
@@ -260,6 +262,7 @@ def test_two_members_share_the_work_and_one_leaving_loses_nothing(start_embedded
         wait_committed(connection)
     counts = Counter(e.event_id for e in events_of(connection))
     assert counts.keys() == {f"e{i}" for i in range(500)}
+    assert counted(connection)[0] == Counter("click" if i % 3 else "pay" for i in range(500))
 
 
 @pytest.mark.slow
@@ -310,6 +313,21 @@ def committed_clock(connection: Connection, topic: str, partition: int) -> Clock
     return read_clock(found.metadata)
 
 
+def counted(connection: Connection) -> tuple[Counter[str], Counter[str]]:
+    """Events accepted by modality and messages refused by code, as committed; each partition's reach its offset."""
+    consumer = connection.consumer(TOPICS.group_ingest)
+    raw = [TopicPartition(topic, p) for topic in ("web", "shop") for p in range(NAMES[topic])]
+    accepted, refused = Counter[str](), Counter[str]()
+    for tp in consumer.committed(raw, timeout=5):
+        counts = read_counts(tp.metadata)
+        assert counts is not None
+        assert (counts.begin, counts.messages) == (0, tp.offset)
+        accepted += Counter(counts.accepted)
+        refused += Counter(counts.refused)
+    consumer.close()
+    return accepted, refused
+
+
 @pytest.mark.slow
 def test_the_stream_clock_survives_a_restart(start_embedded: Start) -> None:
     connection = start_embedded(NAMES).connection
@@ -353,10 +371,11 @@ def test_one_line_dated_now_moves_no_stream_time(start_embedded: Start, tmp_path
         resources=BufferResources.create(block_cache_bytes=8 << 20, write_buffer_bytes=4 << 20),
     )  # fmt: skip
     for n, message in enumerate(read_to_end(connection, TOPICS.events)):
-        changes = buffer.prepare(encode_events([unpack(message.value())], HashEncoder()), source_offset=n)
+        pack = unpack(message.value())
+        since = read_since(dict(message.headers())[SINCE_HEADER], len(pack.sources))
+        changes = buffer.prepare(encode_events([pack], HashEncoder(), [since]), source_offset=n)
         buffer.commit(changes, log_offset=0)
-    assert buffer.outcomes.applied == 200
-    assert buffer.outcomes.expired == 0
+    assert buffer.account.total() == {"applied": 200}
     assert buffer.stream_time == old + 39 * 3_600_000
     buffer.close()
     for topic, partition in places:
@@ -393,12 +412,15 @@ def test_kill_9_in_the_middle_loses_nothing(start_embedded: Start, spawn: Spawn,
     child = Role("ingest", command, tmp_path, spawn=spawn)
     for round_ in range(3):
         child.start().wait_ready(120)
-        send(connection, [good(i, now) for i in range(round_ * 1000, round_ * 1000 + 1000)])
+        numbers = range(round_ * 1000, round_ * 1000 + 1000)
+        send(connection, [m for i in numbers for m in (good(i, now), ("shop", b"k", b"{"))[: 1 + (i % 50 == 0)]])
         time.sleep(0.02 * round_)
         child.kill()
     with running(connection):
         wait_committed(connection)
     assert {e.event_id for e in events_of(connection)} == {f"e{i}" for i in range(3000)}
+    # each message once, however often it was judged
+    assert counted(connection) == (Counter("click" if i % 3 else "pay" for i in range(3000)), {"invalid_json": 60})
 
 
 def test_topics_of_different_size_are_read_in_the_order_of_their_events(start_embedded: Start) -> None:

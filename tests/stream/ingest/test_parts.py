@@ -39,10 +39,11 @@ def event(i: int = 0, *, text: str = "text", modality: str = "click", **changes:
 def test_packs_keep_order_and_bounds(sizes: list[int], max_events: int, max_bytes: int) -> None:
     events = [event(i, text="x" * size) for i, size in enumerate(sizes)]
     made = list(packs(5, events, max_events, max_bytes))
-    read = [unpack(value) for value in made]
+    read = [unpack(value) for value, _ in made]
+    assert [sources for _, sources in made] == [p.sources for p in read]
     assert [e for p in read for e in p.events] == events
     assert all(0 < len(p.events) <= max_events for p in read)
-    assert all(len(value) <= max_bytes or len(p.events) == 1 for value, p in zip(made, read, strict=True))
+    assert all(len(value) <= max_bytes or len(p.events) == 1 for (value, _), p in zip(made, read, strict=True))
 
 
 @given(st.permutations(range(6)), st.lists(st.integers(0, 3), min_size=6, max_size=6))

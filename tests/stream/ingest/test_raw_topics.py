@@ -283,7 +283,7 @@ def test_an_offset_committed_of_the_old_topic_is_no_position_in_the_new_one(
         bench.event(plain)
     plain.flush(10)
     committer = bench.connection.consumer(bench.topics.group_ingest)
-    metadata = RawPosition(5, ClockState(), "AnotherTopicOfThatName").metadata
+    metadata = RawPosition(5, ClockState(), "AnotherTopicOfThatName").metadata()
     committer.commit(offsets=[TopicPartition(bench.raw, 0, 5, metadata=metadata)], asynchronous=False)
     committer.close()
     stop = threading.Event()

@@ -1,0 +1,1 @@
+"""What became of events: counted once each, for whoever asks what happened to their data."""
