@@ -36,6 +36,7 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("export", "deploy.commands.export:export", _ASK, "Write all embeddings of a scenario to a file."),
     ("scenarios", "deploy.commands.scenarios:app", _ASK, "Scenarios and how many users each has."),
     ("lag", "deploy.commands.lag:lag", _OPERATE, "How far each role is behind, in messages and seconds."),
+    ("account", "deploy.commands.account:account", _OPERATE, "What became of everything that was published."),
     ("offsets", "deploy.commands.offsets:app", _OPERATE, "Where each group goes on, what is lost to it, and a reset."),
     ("doctor", "deploy.commands.doctor:doctor", _OPERATE, "Check configuration, broker, state, device and weights."),
     ("verify", "deploy.commands.verify:verify", _OPERATE, "Recompute embeddings from stored tokens and compare."),

@@ -118,6 +118,8 @@ def write_report(report: LagReport, *, partitions: bool) -> None:
             else f"{output.duration(fresh.p50)}, {output.duration(fresh.p99)} (raw event → queryable)",
         }
     )
+    if report.refused:
+        output.write_pairs({"refused": f"{report.refused:,} (see `anchorstream account`)"})
     if report.missing_topics:
         output.note(f"not on the broker: {', '.join(report.missing_topics)}")
     if report.unreadable:

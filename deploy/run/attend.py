@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
 from deploy import output
 from deploy.run.launcher import READY_SECONDS, Launcher
 from deploy.run.supervisor import ChildEvent, EventKind
-from store.base.errors import RoleError
+from store.base.errors import BrokerError, RoleError
+from stream.account.reader import AccountReader
+from stream.topics import Topics
 
+REFUSED_SECONDS = 10.0
+"""Between two looks at what was refused."""
 _STEP_SECONDS = 1.0
 
 
@@ -34,3 +40,33 @@ def tell(event: ChildEvent) -> None:
         output.note(f"    {line}")
     if event.log_lines and event.log_path is not None:
         output.note(f"    … {event.log_path}")
+
+
+@contextmanager
+def telling_refused(launcher: Launcher) -> Iterator[None]:
+    """While inside, a line on standard error whenever more messages were refused: nobody looks for what is green."""
+    stop = threading.Event()
+    thread = threading.Thread(target=_tell_refused, args=(launcher, stop), name="refused", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _tell_refused(launcher: Launcher, stop: threading.Event) -> None:
+    settings = launcher.settings
+    raw = {modality.topic for modality in settings.modalities.values()}
+    told = 0
+    while not stop.is_set():
+        connection = launcher.connection
+        with closing(AccountReader(connection, Topics(settings.kafka), raw, timeout_seconds=5.0)) as reader:
+            while not stop.wait(REFUSED_SECONDS) and launcher.connection is connection:
+                try:
+                    refused = reader.read().refused.total()
+                except BrokerError:  # the launcher looks after the broker
+                    continue
+                if refused > told:
+                    told = refused
+                    output.note(f"refused: {refused:,} (see `anchorstream account`)")

@@ -177,6 +177,7 @@ def _serve_alone(context: Context, say: Callable[[str], None]) -> None:
     from store.http.service import Service
     from store.index.serve_state import ServeState
     from store.index.snapshot import SnapshotStore
+    from stream.account.reader import AccountReader
     from stream.lag.reader import LagReader, plan
     from stream.raw_topics.registry import RawTopics
     from stream.scenarios.feed import ScenarioFeed
@@ -201,6 +202,7 @@ def _serve_alone(context: Context, say: Callable[[str], None]) -> None:
     )
     raw = {modality.topic for modality in settings.modalities.values()}
     reader = LagReader(context.connection, plan(topics, raw, settings.scenario_names))
+    account = AccountReader(context.connection, topics, raw)
     # `verify` finds the snapshots of the first instance without a broker
     folder = data_dir / "serve" if context.state.name == "0" else context.state
     raw_topics = None if context.connection.embedded else RawTopics(context.connection, topics, topics.group_serve)
@@ -222,6 +224,7 @@ def _serve_alone(context: Context, say: Callable[[str], None]) -> None:
         state.catalog,
         state.pending,
         lambda: reader.read().to_dict(),
+        lambda: account.read().to_dict(),
         tail.ready,
         state.back_fills,
         state.fields,
@@ -249,6 +252,7 @@ def _serve_alone(context: Context, say: Callable[[str], None]) -> None:
     finally:
         registrar.close()
         reader.close()
+        account.close()
 
 
 def _monitor(context: Context) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import time
@@ -23,7 +24,7 @@ from store.http.service import Current, CurrentWork, Service, Work
 
 REFRESH_SECONDS = 5
 LAG_SECONDS = 2.0
-"""The rest of the page does not wait longer for a reading of lag."""
+"""The rest of the page does not wait longer for a reading of lag and of the account."""
 NEIGHBORS = 10
 STYLE = """
 :root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif }
@@ -66,7 +67,7 @@ async def console(
         parts.append(await work.pools.searches.run(request, lambda stop: _user(service, user, scenario, stop)))
     if not asking:
         parts += await run_sync(lambda: [_scenarios(service), _freshness(service), _fields(service)])
-        parts.append(await _lag(work))
+        parts += await asyncio.gather(_lag(work), _account(work))
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>anchorstream</title>{refresh}'
@@ -190,7 +191,42 @@ async def _lag(work: Work) -> str:
         return "<h2>Lag</h2>" + _warning(exc)
     names = ["role", "group", "lag_messages", "lag_seconds", "users_left", "drain_seconds", "status"]
     rows = [[group.get(name) for name in names] for group in report.get("groups", [])]
-    return "<h2>Lag</h2>" + _table([name.replace("_", " ") for name in names], rows)
+    refused = report.get("refused", 0)
+    said = f'<p class="warn">refused: {refused:,}; see below</p>' if refused else ""
+    return "<h2>Lag</h2>" + _table([name.replace("_", " ") for name in names], rows) + said
+
+
+async def _account(work: Work) -> str:
+    title = "<h2>Account: what became of what was published</h2>"
+    try:
+        report = await work.account.get(wait_seconds=LAG_SECONDS)
+    except ProblemError as exc:
+        return title + _warning(exc)
+    topics = [
+        [t["topic"], t["published"], t["accepted"], _parts(t["refused"]), _parts(t["skipped"]), t["passed_over"],
+         t["unread"], None if t["since"] is None else _moment(t["since"])]
+        for t in report["topics"]
+    ]  # fmt: skip
+    names = ["accepted", "applied", "duplicate", "conflicting", "expired", "evicted"]
+    modalities = [
+        [m["topic"], m["modality"], *(m[name] for name in names), _parts(m["refused"]), m["unprocessed"]]
+        for m in report["modalities"]
+    ]
+    head = ["raw topic", "published", "accepted", "refused", "skipped", "passed over", "not yet read", "since"]
+    lines = "".join(f"<p>{escape(line)}</p>" for line in report["lines"])
+    wrong = "" if report["adds_up"] else '<p class="warn">This does not add up.</p>'
+    return (
+        title
+        + _table(head, topics)
+        + _table(["raw topic", "modality", "accepted", "new", *names[2:], "refused", "not yet processed"], modalities)
+        + lines
+        + wrong
+    )
+
+
+def _parts(counts: dict[str, int]) -> str:
+    found = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{name} {n:,}" for name, n in found) or "0"
 
 
 def _user(service: Service, user: str, scenario: str, stop: Stop) -> str:

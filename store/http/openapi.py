@@ -20,7 +20,7 @@ def description() -> dict[str, Any]:
     """The OpenAPI document; it does not depend on scenarios or settings."""
     tracker = PendingEvents((), lambda _scenario, _user: None)
     return create_app(
-        Service(ServeSettings(), Catalog(), tracker, dict, threading.Event(), BackFillBoard(1), FieldBoard())
+        Service(ServeSettings(), Catalog(), tracker, dict, dict, threading.Event(), BackFillBoard(1), FieldBoard())
     ).openapi()
 
 

@@ -1,4 +1,4 @@
-"""Lag, health, metrics and the API's own description."""
+"""Lag, the account, health, metrics and the API's own description."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from store.http.problems import ProblemError, documented
 from store.http.service import Current, CurrentWork
 
 LAG_SECONDS = 10.0
-"""Longest wait for a reading of lag, which is then still under way."""
+"""Longest wait for a reading of lag or of the account, which is then still under way."""
 
 open_router = APIRouter(tags=["health"])
 """Needs no token."""
@@ -58,6 +58,12 @@ async def get_lag(service: Current, work: CurrentWork) -> dict[str, Any]:
     recent = report["recent"]
     fresh = {"p50": recent["p50"], "p99": recent["p99"]} if recent["count"] else None
     return {**lag, "freshness_seconds": fresh, "freshness": report}
+
+
+@router.get("/v1/account", responses=documented("account_unavailable"))
+async def get_account(work: CurrentWork) -> dict[str, Any]:
+    """What became of everything that was published, by raw topic and modality, and how it adds up."""
+    return await work.account.get(wait_seconds=LAG_SECONDS)
 
 
 @router.get("/openapi.json", include_in_schema=False)

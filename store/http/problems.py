@@ -56,6 +56,7 @@ KINDS: dict[str, Kind] = {
     "not_ready": Kind(503, "The indexes are being restored"),
     "not_alive": Kind(503, "The process hangs"),
     "lag_unavailable": Kind(503, "The broker did not tell its offsets"),
+    "account_unavailable": Kind(503, "The broker did not tell what was counted"),
     "internal": Kind(500, "An internal error"),
 }
 """Every code, as listed in docs/http.md."""

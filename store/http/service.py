@@ -20,9 +20,12 @@ from store.index.freshness import PendingEvents
 from store.index.index import ScenarioIndex
 from store.records.embed_messages import EmbedReply
 
+ACCOUNT_FRESH_SECONDS = 2.0
+"""Processors tell what they counted once a second."""
 
-class ReadLag(Protocol):
-    """Reads consumer lag; may ask the broker. Raises AnchorstreamError when it does not answer."""
+
+class ReadBroker(Protocol):
+    """Reads what the broker tells: a report. Raises AnchorstreamError when it does not answer."""
 
     def __call__(self) -> dict[str, Any]: ...
 
@@ -58,7 +61,8 @@ class QueryEmbedder(Protocol):
 class Service:
     """What requests are answered from.
 
-    catalog: the scenarios, as they are at each request. lag: body of `GET /v1/lag` but for freshness.
+    catalog: the scenarios, as they are at each request. lag: body of `GET /v1/lag` but for freshness. account: of
+    `GET /v1/account`.
     back_fills: how far those of the scenarios are. fields: what ingest found in the last events.
     source_of: a raw topic's name in `covers`: one that was made anew has another.
     embedder: None = no ad-hoc queries. registrar: None = nothing can be registered.
@@ -67,7 +71,8 @@ class Service:
     settings: ServeSettings
     catalog: Catalog
     tracker: PendingEvents
-    lag: ReadLag
+    lag: ReadBroker
+    account: ReadBroker
     ready: Readiness
     back_fills: BackFillBoard
     fields: FieldBoard
@@ -105,6 +110,7 @@ class Work:
     def __init__(self, service: Service) -> None:
         self.pools = Pools()
         self.lag = SharedReading(service.lag)
+        self.account = SharedReading(service.account, code="account_unavailable", fresh_seconds=ACCOUNT_FRESH_SECONDS)
 
 
 async def _work(request: Request) -> Work:

@@ -13,6 +13,7 @@ from store.base.errors import AnchorstreamError
 from store.http.problems import ProblemError
 
 FRESH_SECONDS = 0.5
+"""How long a reading is the answer."""
 FAILED_SECONDS = 5.0
 """How long a failure is the answer: a broker that is away is not asked at every call."""
 
@@ -27,11 +28,22 @@ class SharedReading:
 
     Args:
         read: blocks; raises AnchorstreamError when the broker does not answer.
+        code: of the problem then.
+        fresh_seconds: how long a reading is the answer.
         clock: monotonic seconds.
     """
 
-    def __init__(self, read: Callable[[], dict[str, Any]], *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        read: Callable[[], dict[str, Any]],
+        *,
+        code: str = "lag_unavailable",
+        fresh_seconds: float = FRESH_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._read = read
+        self._code = code
+        self._fresh_seconds = fresh_seconds
         self._clock = clock
         self._lock = threading.Lock()
         self._running: Future[_Outcome] | None = None
@@ -39,10 +51,10 @@ class SharedReading:
         self._until = 0.0
 
     async def get(self, *, wait_seconds: float) -> dict[str, Any]:
-        """The report, at most FRESH_SECONDS old or of a reading that ends from now on.
+        """The report, at most `fresh_seconds` old or of a reading that ends from now on.
 
         Raises:
-            ProblemError: lag_unavailable: the broker did not answer, or not within `wait_seconds`.
+            ProblemError: with `code`: the broker did not answer, or not within `wait_seconds`.
         """
         outcome = self._known()
         if isinstance(outcome, Future):
@@ -51,14 +63,14 @@ class SharedReading:
                 outcome = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(outcome)), wait_seconds)
             except TimeoutError:
                 raise ProblemError(
-                    "lag_unavailable",
+                    self._code,
                     f"the broker has not told its offsets within {wait_seconds:g} s; it is still being asked",
                     action="check that it runs (`anchorstream doctor`)",
                     cause="broker_unreachable",
                 ) from None
         if isinstance(outcome.failure, AnchorstreamError):
             exc = outcome.failure
-            raise ProblemError("lag_unavailable", exc.detail, action=exc.action, cause=exc.code) from exc
+            raise ProblemError(self._code, exc.detail, action=exc.action, cause=exc.code) from exc
         if outcome.failure is not None:
             raise outcome.failure
         assert outcome.report is not None, "it failed or it did not"
@@ -72,7 +84,7 @@ class SharedReading:
                 return self._last
             self._running = Future()
             # a daemon: a broker that never answers must not hold up the end of the process
-            threading.Thread(target=self._make, args=(self._running,), name="lag", daemon=True).start()
+            threading.Thread(target=self._make, args=(self._running,), name="reading", daemon=True).start()
             return self._running
 
     def _make(self, running: Future[_Outcome]) -> None:
@@ -82,6 +94,6 @@ class SharedReading:
             outcome = _Outcome(None, exc)
         with self._lock:
             self._last = outcome
-            self._until = self._clock() + (FRESH_SECONDS if outcome.failure is None else FAILED_SECONDS)
+            self._until = self._clock() + (self._fresh_seconds if outcome.failure is None else FAILED_SECONDS)
             self._running = None
         running.set_result(outcome)

@@ -18,6 +18,7 @@ from confluent_kafka import KafkaException, TopicPartition
 from stream.commit_metadata import Waiting, decode, read_waiting
 from stream.kafka.client import Connection
 from stream.kafka.patience import patiently
+from stream.raw_counts import read_counts
 
 Partition = tuple[str, int]
 """Topic, partition."""
@@ -29,12 +30,13 @@ MEMBERS_SECONDS = 2.0
 class Committed(NamedTuple):
     """offset: next to read. topic_id: of the topic that it was committed of, where the role says so: ingest does.
 
-    waiting: where the role says so: the worker does.
+    waiting: where the role says so: the worker does. refused: messages refused so far, as ingest says.
     """
 
     offset: int
     topic_id: str | None = None
     waiting: Waiting | None = None
+    refused: int = 0
 
 
 class GroupOffsets:
@@ -90,11 +92,7 @@ class GroupOffsets:
 
         # a broker that has just started is still loading its groups
         answer = patiently(ask, threading.Event(), seconds=self._timeout)
-        return {
-            (tp.topic, tp.partition): Committed(tp.offset, decode(tp.metadata).get("topic"), read_waiting(tp.metadata))
-            for tp in answer
-            if tp.offset >= 0
-        }
+        return {(tp.topic, tp.partition): _read(tp) for tp in answer if tp.offset >= 0}
 
     def _count(self, group: str) -> int | None:
         try:
@@ -105,3 +103,9 @@ class GroupOffsets:
         if any(of.error is not None for of in found):
             return None
         return sum(len(of.members) for of in found if of.id == group)
+
+
+def _read(tp: Any) -> Committed:
+    counts = read_counts(tp.metadata)
+    refused = 0 if counts is None else sum(counts.refused.values())
+    return Committed(tp.offset, decode(tp.metadata).get("topic"), read_waiting(tp.metadata), refused)

@@ -232,6 +232,7 @@ class LagReader:
             tuple(sorted(unreadable)),
             self._freshness(),
             tuple(sorted(made_anew)),
+            sum(commit.refused for of in committed.values() for commit in of.values()),
         )
 
     def _look_at_ids(self, ids: Mapping[str, str], now: float) -> set[str]:

@@ -79,6 +79,7 @@ class LagReport:
     why; they are in no sum, so the reading is not `whole`.
     made_anew: topics that are others than those of that name were, as seen within the window, or than positions were
     committed of. What was committed of an earlier one counts as never committed.
+    refused: messages that ingest has refused (stream/account/ says which).
     """
 
     at: int
@@ -88,6 +89,7 @@ class LagReport:
     unreadable: tuple[str, ...] = ()
     freshness: Freshness | None = None
     made_anew: tuple[str, ...] = ()
+    refused: int = 0
 
     @property
     def lag_messages(self) -> int:
@@ -139,6 +141,7 @@ class LagReport:
             "missing_topics": list(self.missing_topics),
             "unreadable": list(self.unreadable),
             "made_anew": list(self.made_anew),
+            "refused": self.refused,
         }
 
 

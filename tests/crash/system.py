@@ -25,13 +25,15 @@ from store.base.errors import BrokerError
 from store.base.files import write_json
 from store.buffer.view import BufferView, find
 from store.buffer.window import UserWindow
+from stream.account.reader import AccountReader
+from stream.account.report import AccountReport
 from stream.lag.reader import LagReader, plan
 from stream.topics import Topics
 from tests.crash import invariants
 from tests.crash.history import History
 from tests.crash.networks import Networks
 from tests.crash.reference import Reference, Sent
-from tests.crash.verdict import Verdict, compare_letters, compare_served, compare_windows
+from tests.crash.verdict import Verdict, compare_account, compare_letters, compare_served, compare_windows
 from tests.support.behaviour import CONFIG, DAY_MS, NOW, Message, behaviour
 from tests.support.broker_proxy import port_of
 from tests.support.ports import lasting_port
@@ -40,6 +42,7 @@ SEND_SECONDS = 400
 """For how long librdkafka tries: a broker that restarts on a busy machine takes its time."""
 DRAIN_SECONDS = 400.0
 RESTORE_SECONDS = 180.0
+ACCOUNT_SECONDS = 90.0
 CLOCK_BEGINS = 64
 """Messages per partition after which a stream certainly has a time."""
 TIMEOUT = 1500
@@ -325,9 +328,16 @@ class System:
         compare_served(verdict, self.served(), want, sorted(self.settings.scenarios))
         self.history.read(self.launcher.connection, verdict)
         compare_letters(verdict, self.history.letters, self.reference.letters)
+        compare_account(verdict, self.account(), self.sent, self.reference.letters, self.sources)
         invariants.windows_within_bounds(buffered, self.settings.modalities)
         self.counts.look(self.metrics_urls(), self.launcher.pids())
         return verdict
+
+    def account(self) -> AccountReport:
+        """What became of everything, once processors have told."""
+        raw = {m.topic for m in self.settings.modalities.values()}
+        with contextlib.closing(AccountReader(self.launcher.connection, self.topics, raw)) as reader:
+            return reader.settled(seconds=ACCOUNT_SECONDS)
 
     def metrics_urls(self) -> dict[str, str]:
         """Of every process; serve's are beside its answers."""

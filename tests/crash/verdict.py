@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from store.buffer.window import ModalityWindow, UserWindow
-from tests.crash.reference import Expected
+from stream.account.report import AccountReport
+from tests.crash.reference import Expected, Sent
 
-KINDS = ("lost", "doubled", "mismatched", "regressed", "missing")
+KINDS = ("lost", "doubled", "mismatched", "regressed", "missing", "miscounted")
 """lost: a row of the buffer, or a dead letter, that is not there. doubled: a row that should not be, or is twice.
 mismatched: a window, its summary, an embedding or a dead letter that says something else. regressed: a record whose
-`covers` is behind an earlier one's, or a null behind a newer record. missing: an embedding that is not served."""
+`covers` is behind an earlier one's, or a null behind a newer record. missing: an embedding that is not served.
+miscounted: a number of the account."""
 Place = tuple[str, int, int]
 """Of a raw message: the topic's name in `covers`, partition, offset."""
 SHOWN = 20
@@ -105,6 +107,42 @@ def compare_served(
             }
             if wrong := [what for what, is_so in same.items() if not is_so]:
                 verdict.add("mismatched", f"{user} {scenario}: {', '.join(wrong)}")
+
+
+def compare_account(
+    verdict: Verdict,
+    got: AccountReport,
+    sent: Sequence[Sent],
+    letters: Mapping[Place, str],
+    sources: Mapping[str, str],
+) -> None:
+    """What became of everything: each message once. sources: {raw topic: what it is called in `covers` now}."""
+    if not (got.adds_up and got.settled and not got.totals()["uncounted"]):
+        verdict.add("miscounted", f"it does not add up: {got.to_dict()}")
+    of_source = {source: topic for topic, source in sources.items()}  # what came of an earlier topic is gone with it
+    now = [one for one in sent if one.source in of_source]
+    refused = Counter((of_source[source], code) for (source, _, _), code in letters.items() if source in of_source)
+    expected = {
+        "published": Counter(of_source[one.source] for one in now),
+        "refused": refused,
+        "accepted": Counter(of_source[one.source] for one in now) - Counter(_topics(refused)),
+    }
+    found = {
+        "published": Counter({t.topic: t.published for t in got.topics if t.published}),
+        "refused": Counter({(t.topic, code): n for t in got.topics for code, n in t.refused.items()}),
+        "accepted": Counter({t.topic: t.accepted for t in got.topics if t.accepted}),
+    }
+    for what, counts in expected.items():
+        if found[what] != counts:
+            verdict.add("miscounted", f"{what}: {found[what]} for {counts}")
+    repeated, total = sum(one.message.fate == "duplicate" for one in now), got.totals()
+    # a repeated event may come after the first has left the window
+    if total["duplicate"] + total["conflicting"] > repeated:
+        verdict.add("miscounted", f"{total} for {repeated} events that were sent twice")
+
+
+def _topics(refused: Mapping[tuple[str, str], int]) -> dict[str, int]:
+    return {topic: sum(n for (t, _), n in refused.items() if t == topic) for topic, _ in refused}
 
 
 def compare_letters(verdict: Verdict, got: Mapping[Place, str], want: Mapping[Place, str]) -> None:

@@ -53,7 +53,12 @@ async def streamed(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
 class Serving:
     """Two scenarios, `churn` and `credit`."""
 
-    def __init__(self, lag: Any = lambda: {"lag_messages": 0, "groups": []}, **settings: Any) -> None:
+    def __init__(
+        self,
+        lag: Any = lambda: {"lag_messages": 0, "groups": []},
+        account: Any = lambda: {"adds_up": True, "lines": [], "topics": [], "modalities": []},
+        **settings: Any,
+    ) -> None:
         self.catalog = Catalog()
         for name in ("churn", "credit"):
             self.serve(name, Registered(ScenarioSettings(query=f"Will it be {name}?")))
@@ -69,6 +74,7 @@ class Serving:
             self.catalog,
             self.tracker,
             lag,
+            account,
             self.ready,
             self.board,
             self.fields,

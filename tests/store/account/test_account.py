@@ -41,7 +41,7 @@ def totals(account: Account) -> Totals:
 
 
 class Raw:
-    """Raw messages, and ingests that read them: each goes on at what was committed, and sends in order, however late."""
+    """Raw messages, and ingests that read them: each goes on at what was committed and sends in order, however late."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng

@@ -17,11 +17,15 @@ import pytest
 from httpx import Response
 from structlog.testing import capture_logs
 
+from store.account.account import Account, SourceAccount
 from store.base import pulse
 from store.base.errors import BrokerError
 from store.http import body as bodies
 from store.http.openapi import description
 from store.http.problems import KINDS
+from stream.account.report import ProcessedPartition, RawPartition
+from stream.account.report import account as account_of
+from stream.raw_counts import RawCounts
 from tests.support.serving import Serving, streamed
 
 DOCS = Path(__file__).parents[3] / "docs" / "http.md"
@@ -335,6 +339,18 @@ def test_a_broker_that_does_not_answer() -> None:
     assert "no answer" in serving.client.get("/").text
 
 
+def test_an_account_that_the_broker_does_not_tell() -> None:
+    def account() -> dict[str, Any]:
+        raise BrokerError("not told", action="start it")
+
+    serving = Serving(account=account)
+    body = assert_problem(serving.client.get("/v1/account"), "account_unavailable")
+    assert (body["action"], body["cause"]) == ("start it", "broker_unreachable")
+    page = serving.client.get("/").text
+    assert "not told" in page
+    assert "Lag" in page
+
+
 def test_nothing_is_answered_from_half_an_index(serving: Serving) -> None:
     serving.ready.clear()
     for path in ("/readyz", "/v1/scenarios", "/v1/users/anna/embeddings/churn", "/v1/scenarios/churn/embeddings"):
@@ -387,7 +403,7 @@ def test_a_name_that_was_made_to_point_here_is_refused(serving: Serving, host: s
 
 def test_tokens() -> None:
     serving = Serving(read_token="reader", admin_token="admin")
-    paths = ["/v1/scenarios", "/v1/users/a/embeddings/churn", "/v1/lag", "/openapi.json", "/"]
+    paths = ["/v1/scenarios", "/v1/users/a/embeddings/churn", "/v1/lag", "/v1/account", "/openapi.json", "/"]
     bad: list[dict[str, str]] = [
         {},
         {"authorization": "Bearer x"},
@@ -487,6 +503,39 @@ def test_console_shows_how_many_users_are_left() -> None:
         "84",
         "ok",
     ]
+
+
+def test_the_account_is_served_and_shown() -> None:
+    """D5, D6: what was refused, skipped and repeated is where people look."""
+    counts = RawCounts(1_790_000_000_000, 0, {"bill": 90}, {"invalid_json": 7, "no_content": 1200}, {"where": 3})
+    processed = Account({"<raw>:0": SourceAccount(1_790_000_000_000, 9, {"bill": {"applied": 80, "duplicate": 8}})})
+    report = account_of(
+        {("<raw>", 0): RawPartition(1300, counts, 0, 1311)}, [ProcessedPartition(processed, 4, 5, 17)], at=1
+    )
+    serving = Serving(lambda: {"groups": [], "refused": 1207}, lambda: report.to_dict())
+    assert serving.client.get("/v1/account").json() == json.loads(json.dumps(report.to_dict()))
+    page = serving.client.get("/").text
+    assert "refused: 1,207; see below" in page
+    since = "2026-09-21 14:13:20 UTC"
+    rows = [re.sub("<[^>]+>", "|", row) for row in re.findall(r"<tr>(.*?)</tr>", page) if "&lt;raw&gt;" in row]
+    assert [[cell for cell in row.split("|") if cell] for row in rows] == [
+        [
+            "&lt;raw&gt;",
+            "1,311",
+            "90",
+            "no_content 1,200, invalid_json 7",
+            "where 3",
+            "0",
+            "11",
+            "2026-09-21 14:13:20 UTC",
+        ],
+        ["&lt;raw&gt;", "bill", "90", "80", "8", "0", "0", "0", "0", "2"],
+    ]
+    assert "published 1,311 = 90 accepted + 1,207 refused + 3 skipped + 11 not yet read" in page
+    assert "accepted 90 = 80 new + 8 duplicates + 2 not yet processed" in page
+    assert "does not add up" not in page
+    wrong = Serving(account=lambda: report.to_dict() | {"adds_up": False}).client.get("/").text
+    assert "does not add up" in wrong
 
 
 def test_openapi_is_the_committed_one(serving: Serving) -> None:

@@ -33,6 +33,7 @@ from stream.kafka.client import Connection
 from stream.kafka.partitioner import partition_of
 from stream.processor.encode_events import encode_events
 from stream.processor.processor import EXIT_BATCH_FAILED
+from stream.raw_counts import SINCE_HEADER
 from stream.settings import KafkaSettings
 from stream.token_log.restore import restore
 from stream.topics import Topics
@@ -55,8 +56,11 @@ MODALITIES = {
 }
 
 
-def make_events(seed: int, count: int) -> list[Event]:
-    """Events of 12 users over 30 days, disordered, 10 % of them sent twice, some ids with two contents."""
+def make_events(seed: int, count: int, *, first: int = 0) -> list[Event]:
+    """Events of 12 users over 30 days, disordered, 10 % of them sent twice, some ids with two contents.
+
+    first: raw offset of the first.
+    """
     rng = random.Random(seed)
     events = []
     for i in range(count):
@@ -68,10 +72,10 @@ def make_events(seed: int, count: int) -> list[Event]:
         )
         text = "" if fields else f"text {rng.randrange(30)}"
         name = f"e{i}" if rng.random() > 0.02 else "e0"
-        event = Event(user, modality, ts, name, text, numbers, fields, f"raw.{modality}", 0, i, ts, ts + 5)
+        event = Event(user, modality, ts, name, text, numbers, fields, f"raw.{modality}", 0, first + len(events), ts, 5)
         events.append(event)
         if rng.random() < 0.1:
-            events.append(replace(event, source_offset=count + i))
+            events.append(replace(event, source_offset=first + len(events)))
     return events
 
 
@@ -105,7 +109,8 @@ class Bench:
         producer = self.connection.producer()
         for partition, own in by_partition.items():
             for at in range(0, len(own), pack_events):
-                producer.produce(self.topics.events, pack(NOW, own[at : at + pack_events]), partition=partition)
+                value = pack(NOW, own[at : at + pack_events])
+                producer.produce(self.topics.events, value, partition=partition, headers=[(SINCE_HEADER, b"1")])
         assert producer.flush(20) == 0
         return by_partition
 
@@ -143,8 +148,9 @@ class Bench:
                 restore(self.connection, self.topics.tokens, partition, buffer)
                 while (left := buffer.prepare([], source_offset=buffer.source_offset)).sweep_rows or left.sweep_left:
                     buffer.commit(left, log_offset=buffer.log_offset)
-                rows = dict(buffer.rows())
+                rows, account = dict(buffer.rows()), buffer.account.total()
                 buffer.close()
+                assert account == outcomes, "each once, as what it was judged first"
                 assert rows.keys() == expected.keys()
                 assert rows == expected
             assert outcomes["applied"] > 20
@@ -246,7 +252,7 @@ def test_a_damaged_buffer_is_restored_from_the_log(kafka: Bench, tmp_path: Path,
         with closing(kafka.open(kafka.data_dir / "processor", partition)) as buffer:
             buffer.compact()
         cut(max(path.glob(damaged), key=lambda file: (file.stat().st_mtime_ns, file.name)))
-    for partition, own in kafka.send(make_events(5, 100)).items():
+    for partition, own in kafka.send(make_events(5, 100, first=1000)).items():
         sent[partition] += own
     with running(child, ready_s=30):
         lines = (json.loads(line)["event"] for line in child.output().splitlines() if line.startswith("{"))
@@ -313,9 +319,10 @@ def test_two_processors_share_the_partitions_and_survive_one_being_killed(kafka:
         wait_until(kafka.done, "the rest, by the survivor")
     for partition, own in sent.items():
         model = BufferModel(MODALITIES, HashEncoder().dim, HOUR_MS)
-        model.batch(encode_events([Pack.of(NOW, own)], HashEncoder()))
+        outcomes = Counter(model.batch(encode_events([Pack.of(NOW, own)], HashEncoder())))
         buffer = kafka.open(tmp_path / "from log", partition)
         restore(kafka.connection, kafka.topics.tokens, partition, buffer)
+        assert buffer.account.total() == outcomes
         while (left := buffer.prepare([], source_offset=0)).sweep_rows or left.sweep_left:
             buffer.commit(left, log_offset=buffer.log_offset)
         assert dict(buffer.rows()) == model.rows()
@@ -384,7 +391,7 @@ def test_a_rebalance_does_not_wait_for_a_restore(kafka: Bench, tmp_path: Path) -
             wait_until(kafka.done, "all committed")
             assert second.stop() == 0, second.tail()
         wait_until(lambda: len(first.events("partitions_assigned")) >= 3, "all is ours again")
-        for partition, own in kafka.send(make_events(11, 100)).items():
+        for partition, own in kafka.send(make_events(11, 100, first=1000)).items():
             sent[partition] += own
         wait_until(kafka.done, "all committed")
         assert first.events("role_ready")
@@ -410,7 +417,7 @@ def test_batches_go_on_while_another_partition_is_restored(kafka: Bench, tmp_pat
     before = kafka.committed()
 
     def send(seed: int) -> None:
-        for partition, own in kafka.send(make_events(seed, 200)).items():
+        for partition, own in kafka.send(make_events(seed, 200, first=1000 * seed)).items():
             sent[partition] += own
         wait_until(lambda: kafka.committed()[warm] == kafka.ends(kafka.topics.events)[warm], "the warm one's events")
 
