@@ -24,7 +24,7 @@ ROOMS = {
     "stream": "store/base",
     "stream/events": "stream store/base",
     "stream/kafka": "stream store/base",
-    "stream/token_log": "stream/kafka store/base store/account store/buffer",
+    "stream/token_log": "stream stream/kafka store/base store/account store/buffer",
     "stream/raw_topics": "stream stream/kafka store/base",
     "stream/ingest": "stream stream/events stream/kafka stream/raw_topics store/base",
     "stream/processor": "stream stream/events stream/kafka stream/token_log store/base store/account store/buffer",
