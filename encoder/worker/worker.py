@@ -41,6 +41,7 @@ from store.buffer.window import UserWindow
 from stream.commit_metadata import Waiting
 from stream.kafka.client import Connection
 from stream.kafka.partitioner import partition_of
+from stream.kafka.rebalance import Membership
 from stream.kafka.topic_ids import TopicIds
 from stream.token_log.catch_up import CatchUp
 from stream.token_log.restore import same_log
@@ -113,6 +114,7 @@ class Worker:
         self._reports = BackFillReports(self._writers, topics, scenarios, lambda: int(wall() * 1000))
         self._consumer: Any = None
         self._topic_ids = TopicIds(connection)
+        self._membership = Membership(connection, topics.group_worker)
         self._mine = self._assignments(None)
         self._committed_at = 0.0
         self._renewals: Counter[int] = Counter()
@@ -135,6 +137,7 @@ class Worker:
             while not stop.is_set():
                 pulse.beat()
                 self._step()
+                self._membership.look(consumer)
         except Stopped:
             pass  # between W2 and W4: the dirty marks stay
         finally:

@@ -40,6 +40,7 @@ from stream.kafka.consumer_errors import ConsumerErrors, DeniedTopics
 from stream.kafka.pacing import SafeProducer
 from stream.kafka.partitioner import partition_of
 from stream.kafka.positions import resume_positions
+from stream.kafka.rebalance import Membership
 from stream.kafka.topic_ids import TopicIds
 from stream.raw_counts import MAX_CHARS, SINCE_HEADER, CountedPartition, RawCounts, read_counts, since_header
 from stream.raw_topics.registry import RawTopics
@@ -120,6 +121,7 @@ class Ingest:
         self._refusals_logged_at = -LOG_INTERVAL_SECONDS
         self._refused: Counter[str] = Counter()
         self._errors = ConsumerErrors(topics.group_ingest)
+        self._membership = Membership(connection, topics.group_ingest)
         self._denied = DeniedTopics(topics.group_ingest)
         self._consumer = self._new_consumer()
         self._stop = threading.Event()
@@ -143,6 +145,7 @@ class Ingest:
             while not stop.is_set():
                 pulse.beat()
                 self._round()
+                self._membership.look(self._consumer)
             log.info(logs.ROLE_STOPPING, batches_in_flight=len(self._in_flight))
             self._drain()
         except BaseException:

@@ -1,13 +1,19 @@
-"""How long partitions are out of use in this process while the group moves them, and while their state comes back."""
+"""A member in its group: how long partitions are out of use here while they move, and whether it still is a member."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 from store.base import logs, metrics
+from store.base.errors import BrokerError
+from stream.kafka.client import Connection
 
+JOIN_SECONDS = 45.0
+"""A group that is being rebalanced, on a busy broker, takes seconds; a coordinator that is being elected too."""
+_ASK_SECONDS = 2.0
 log = logs.get(__name__)
 
 
@@ -55,3 +61,42 @@ class Rebalance:
         metrics.REBALANCE_SECONDS.labels(self._role).observe(seconds)
         log.info(logs.PARTITION_USABLE, partition=partition, seconds=round(seconds, 3), opening=round(opening, 3))
         return seconds
+
+
+class Membership:
+    """Whether one consumer that has subscribed is a member. For its thread.
+
+    librdkafka 2.16 may lose sight of its coordinator when a broker is away twice in a row, and then never joins again,
+    without an error. A new client joins at once, so the role ends and is started anew.
+    """
+
+    def __init__(self, connection: Connection, group: str, clock: Callable[[], float] = time.monotonic) -> None:
+        """clock: seconds, monotonic."""
+        self._connection = connection
+        self._group = group
+        self._clock = clock
+        self._without_since: float | None = None
+
+    def look(self, consumer: Any) -> None:
+        """Call it often.
+
+        Raises:
+            BrokerError: no member for JOIN_SECONDS, and the broker answers.
+        """
+        if consumer.memberid():
+            self._without_since = None
+            return
+        now = self._clock()
+        if self._without_since is None:
+            self._without_since = now
+        elif now - self._without_since >= JOIN_SECONDS:
+            self._without_since = now
+            try:
+                self._connection.metadata(timeout_s=_ASK_SECONDS)
+            except BrokerError:
+                return  # nobody can join
+            raise BrokerError(
+                f"not a member of {self._group} for {JOIN_SECONDS:g} s, though the broker answers",
+                action="a role under `anchorstream up` or Kubernetes starts anew by itself; else start it again",
+                code="group_not_joined",
+            )
