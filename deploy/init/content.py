@@ -23,6 +23,8 @@ MAX_NUMBERS = 16
 MAX_TEXTS = 6
 FEW = 50
 """Codes and ids with no more different values are kinds."""
+CODES_FROM = 1e8
+"""Integers that are all as large are no magnitudes."""
 RARE = 0.01
 """Of the rows of a modality."""
 NEW_TEXTS = 0.5
@@ -133,7 +135,9 @@ def _unusable(column: Column) -> str | None:
 
 def _is_code(column: Column) -> bool:
     own = words(column.name.split(".")[-1])
-    return bool(own) and own[-1] in IDENTIFIER | _CODES
+    if bool(own) and own[-1] in IDENTIFIER | _CODES:
+        return True
+    return column.are_whole and column.distinct > FEW and min(map(abs, column.numbers)) >= CODES_FROM
 
 
 def _useless_text(column: Column) -> str | None:

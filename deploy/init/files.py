@@ -19,12 +19,13 @@ from deploy.init.table import TableGuess, describe, roles_of
 from deploy.init.times import read as read_times
 from deploy.init.users import in_words
 from deploy.init.words import slug
+from store.base.template import value_at
 from stream.events.decode import decode
 from stream.rejection import ErrorCode, Rejection
 from stream.replay.open_files import FileOptions, Format, kind_of, open_rows
 from stream.replay.row_file import STDIN, Row, RowFile
 
-READ_TIMES = 50
+READ_TIMES = 25
 """Of a longer file only the first rows are read: this many times those that are looked at."""
 SAME_COLUMNS = 0.8
 """Files that share as many of their fields are one table."""
@@ -191,7 +192,7 @@ def _user_of(field: str) -> Callable[[Row], str | None]:
             event = json.loads(row.value)
         except (ValueError, RecursionError):
             return None
-        value = flattened(event).get(field) if isinstance(event, dict) else None
+        value = value_at(event, field) if isinstance(event, dict) else None
         return str(value) if isinstance(value, (str, int, float)) else None
 
     return of

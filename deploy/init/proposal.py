@@ -59,6 +59,7 @@ def propose(
         if settings:
             sections.append(Section((name,), [Entry(key, value) for key, value in settings.items()]))
     for guess, source in tables:
+        unsure += _personal(guess)
         for modality in guess.modalities:
             sections.append(_modality(guess, modality))
             unsure += _about(guess, modality)
@@ -198,11 +199,14 @@ def _scenarios(tables: Sequence[tuple[TableGuess, Source]]) -> list[Section]:
     ]
 
 
+def _personal(guess: TableGuess) -> list[str]:
+    found = dict.fromkeys(name for modality in guess.modalities for name in modality.content.personal)
+    return [f"left out of {guess.topic} as personal: {', '.join(found)}"] if found else []
+
+
 def _about(guess: TableGuess, modality: Modality) -> list[str]:
     where = f" of {modality.name}" if len(guess.modalities) > 1 else ""
     said = []
-    if modality.content.personal:
-        said.append(f"left out{where} as personal: {', '.join(modality.content.personal)}")
     if modality.tabular:
         said.append(f"{modality.name} is taken for what users are, not what they do: each has about one row")
     if not modality.content.said and not modality.tabular:

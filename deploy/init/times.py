@@ -6,9 +6,10 @@ Candidates are read by ingest's own rules (`stream/events/event_time.py`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 from deploy.init.columns import Column, Table
@@ -178,14 +179,15 @@ def _numbers(column: Column, hint: float) -> Reading | None:
 def _texts(column: Column, wall_ms: int, *, ordered: bool) -> Reading | None:
     if not column.texts or column.texts < ENOUGH * column.present:
         return None
-    texts = column.texts_found[:_TRIED]
-    if not any(char.isdigit() for char in texts[0]) or len(texts[0]) > _MAX_CHARS:
+    counts = Counter({str(value): count for (kind, value), count in column.counts.items() if kind is str})
+    texts = dict(counts.most_common(_TRIED))
+    if not any(char.isdigit() for text in islice(texts, 3) for char in text) or column.mean_chars > _MAX_CHARS:
         return None
     if _all_read(texts, MappingSettings()):
         return Reading({}, "RFC 3339 with an offset")
     if _all_read(texts, MappingSettings(ts_zone="UTC")):
         return Reading({"ts_zone": "UTC"}, "Times without an offset", (_no_zone(column.name),))
-    shapes = {shape for text in texts[:3] for shape in _shapes(text.strip())}
+    shapes = {shape for text in islice(texts, 3) for shape in _shapes(text.strip())}
     fits = [pattern for shape in sorted(shapes) for pattern in _BY_SHAPE.get(shape, ()) if _parses(texts, pattern)]
     if not fits:
         return None
@@ -197,8 +199,8 @@ def _texts(column: Column, wall_ms: int, *, ordered: bool) -> Reading | None:
         sure = _doubts(column, best, wall_ms, ordered=ordered) < min(
             _doubts(column, pattern, wall_ms, ordered=ordered) for pattern in others
         )
-        why = "by which the rows are in order" if sure else "nothing in the rows tells"
-        unsure.append(f"{column.name} may be {best} or {' or '.join(others[:2])} (day or month first): {why}")
+        why = "but then fewer rows are in order" if sure else "and nothing in the rows tells which is right"
+        unsure.append(f"{column.name} is read as {best}; {' or '.join(others[:2])} would fit too, {why}")
     return Reading(reading, f"The texts are of the pattern {best}", tuple(unsure))
 
 
@@ -218,10 +220,14 @@ def _of(rules: EventTime, value: Any, known: dict[Any, int | None]) -> int | Non
     return known[value]
 
 
-def _all_read(texts: Sequence[str], settings: MappingSettings) -> bool:
+def _all_read(texts: Mapping[str, int], settings: MappingSettings) -> bool:
+    """texts: how often each occurs."""
     rules, known = EventTime(settings), dict[Any, int | None]()
-    times = [ts for text in texts if (ts := _of(rules, text, known)) is not None]
-    return sum(_LIKELY_FROM <= ts < _LIKELY_TO for ts in times) >= ENOUGH * len(texts)
+    good = 0
+    for text, count in texts.items():
+        ts = _of(rules, text, known)
+        good += count * (ts is not None and _LIKELY_FROM <= ts < _LIKELY_TO)
+    return good >= ENOUGH * sum(texts.values())
 
 
 def _pattern_settings(pattern: str) -> dict[str, Any]:
@@ -235,12 +241,13 @@ def _moment(text: str, pattern: str) -> datetime | None:
         return None
 
 
-def _parses(texts: Sequence[str], pattern: str) -> bool:
-    missing = 0
-    for text in texts:
+def _parses(texts: Mapping[str, int], pattern: str) -> bool:
+    left = (1 - ENOUGH) * sum(texts.values())
+    for text, count in texts.items():
         moment = _moment(text, pattern)
-        missing += moment is None or not 1990 <= moment.year < 2040
-        if missing > (1 - ENOUGH) * len(texts):
+        if moment is None or not 1990 <= moment.year < 2040:
+            left -= count
+        if left < 0:
             return False
     return bool(texts)
 
@@ -253,7 +260,7 @@ def _doubts(column: Column, pattern: str, wall_ms: int, *, ordered: bool) -> tup
     return round(late + unread, 3), round(1 - in_order(times), 3) if ordered else 0.0
 
 
-def _differ(texts: Sequence[str], one: str, other: str) -> bool:
+def _differ(texts: Iterable[str], one: str, other: str) -> bool:
     return one != other and any(_moment(text, one) != _moment(text, other) for text in texts)
 
 

@@ -25,7 +25,12 @@ PERSON = frozenset(
 """Who events may be of."""
 SECOND_CHOICE = frozenset(said("visitor account owner contact anonymous device cookie card fullvisitor"))
 """Of these only where there is no better one."""
-IDENTIFIER = frozenset(said("id ids no nr num number key code uuid guid uid sku ref reference identifier hash token"))
+IDENTIFIER = frozenset(
+    said(
+        "id ids no nr num number key code uuid guid uid sku ref reference identifier hash token"
+        " upc ean gtin isbn barcode plu"
+    )
+)
 NO_USER = frozenset(said("session order invoice transaction trans event message msg product item sku request page"))
 FUSED = {
     "userid": ("user", "id"),
