@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from deploy.init.columns import Column
 from deploy.init.words import (
+    CALENDAR,
     FREE_TEXT,
     IDENTIFIER,
     NAME_OF_PERSON,
@@ -128,6 +129,8 @@ def _unusable(column: Column) -> str | None:
         return "lists or maps" if column.nested == column.present else "lists or maps in some rows"
     if column.share < RARE:
         return f"in {column.present:,} of {column.rows:,} rows only"
+    if column.are_whole and not CALENDAR.isdisjoint(words(column.name)[-1:]):
+        return "a part of the time"
     if column.distinct == 1 and column.present == column.rows and column.rows > 1:
         return f"always {str(column.found[0])[:40]!r}"
     return None

@@ -81,6 +81,8 @@ KIND = (
 )
 """Compact names of fields that say what kind of event it is, the likeliest first."""
 
+CALENDAR = frozenset(said("year month week day hour minute weekday dayofweek quarter"))
+"""Parts of a time."""
 PERSONAL = frozenset(
     said(
         "email mail phone mobile tel telephone msisdn fax ssn passport iban street surname birth"

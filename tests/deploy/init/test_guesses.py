@@ -146,13 +146,14 @@ def test_what_becomes_text_and_what_numbers() -> None:
         coupon=lambda n, rng: 5_000_000_000 + 37 * n,
         stock_code=lambda n, rng: f"85{n % 200}A",
         currency=["EUR"],
+        week=lambda n, rng: n // 50,
         tags=[["a", "b"]],
         trace=lambda n, rng: f"{rng.getrandbits(128):032x}",
     )
     assert set(found.numbers) == {"amount", "pieces"}
     assert {said.field for said in found.said} == {"product", "channel", "returning", "country_code"}
     assert "returning {returning}" in found.template
-    assert set(found.left_out) == {"coupon", "stock_code", "currency", "tags", "trace"}
+    assert set(found.left_out) == {"coupon", "stock_code", "currency", "week", "tags", "trace"}
     assert found.personal == ()
 
 
