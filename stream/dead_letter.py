@@ -20,6 +20,8 @@ RESERVED_BYTES = 256 * 1024
 """Of a letter, for all that is not its value."""
 
 REPLAYED = "replayed"
+NO_PARTITION = -1
+"""In place of a raw partition, of what `replay` had no raw topic for."""
 SOURCE_HEADER = "source."
 
 Headers = Sequence[tuple[str, bytes | None]]

@@ -1,10 +1,14 @@
 """Reading the account from the broker; no role need run. The order matters: what processors have counted comes first,
-then what ingest has, then where the topics end, so that each is in the next."""
+then what ingest has, then where the topics end, so that each is in the next.
+
+What `replay` had no raw topic for nobody counts: it is found in dead-letters, which are looked at once each.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -15,8 +19,10 @@ from store.base.errors import BrokerError
 from store.buffer.layout import marked_account
 from stream.account.report import AccountReport, Place, ProcessedPartition, RawPartition, account
 from stream.commit_metadata import decode
+from stream.dead_letter import NO_PARTITION, DeadLetterHeaders
 from stream.kafka.client import Connection
 from stream.kafka.patience import patiently
+from stream.kafka.whole_topic import WholeTopic
 from stream.lag.log_ends import LogEnds, Watermarks
 from stream.raw_counts import read_counts
 from stream.token_log.ownership import MARKER_KEY
@@ -30,6 +36,9 @@ _CONFIG: dict[str, Any] = {
 }
 
 _LOOK_SECONDS = 0.2
+_OF_NO_TOPIC = ("source_partition", str(NO_PARTITION).encode())
+LETTER_SECONDS = 3.0
+"""Of one reading, for dead letters that were not yet looked at; the next one goes on."""
 
 
 class AccountReader:
@@ -51,6 +60,8 @@ class AccountReader:
         self._ends = LogEnds(connection, self._admin, timeout_seconds=timeout_seconds)
         self._ingest = connection.consumer(topics.group_ingest)
         self._marks = connection.consumer(topics.group_account, **_CONFIG)
+        self._letters: dict[int, int] = {}  # next offset by partition of dead-letters
+        self._nowhere = Counter[str]()
 
     def close(self) -> None:
         """Release the clients."""
@@ -85,14 +96,15 @@ class AccountReader:
         return report
 
     def _read(self) -> AccountReport:
-        tokens, events = self._topics.tokens, self._topics.events
-        found = self._ends.topics({*self._raw, tokens, events})
+        tokens, events, letters = self._topics.tokens, self._topics.events, self._topics.dead_letters
+        found = self._ends.topics({*self._raw, tokens, events, letters})
         numbers = range(found.partitions.get(tokens, 0))
         told = {tp.partition: tp for tp in self._committed(self._marks, [(tokens, n) for n in numbers])}
         accounts = self._accounts({n: tp.offset for n, tp in told.items() if tp.offset >= 0})
         places = [(topic, n) for topic in self._raw for n in range(found.partitions.get(topic, 0))]
         committed = self._committed(self._ingest, places)
-        ends = self._ends.watermarks({*places, *((events, n) for n in range(found.partitions.get(events, 0)))})
+        others = {(topic, n) for topic in (events, letters) for n in range(found.partitions.get(topic, 0))}
+        ends = self._ends.watermarks({*places, *others})
         raw: dict[Place, RawPartition] = {}
         for place, tp in zip(places, committed, strict=True):
             if place not in ends:
@@ -100,7 +112,35 @@ class AccountReader:
             raw[place] = _raw_partition(tp, found.ids, ends[place])
         processed = [self._processed(n, told[n], accounts.get(n), ends) for n in numbers]
         missing = set(self._raw) - found.partitions.keys()
-        return account(raw, processed, at=time.time_ns() // 1_000_000, missing_topics=missing)
+        unseen = self._look_at_letters({n: marks for (topic, n), marks in ends.items() if topic == letters})
+        return account(
+            raw,
+            processed,
+            at=time.time_ns() // 1_000_000,
+            missing_topics=missing,
+            nowhere=self._nowhere,
+            unseen_letters=unseen,
+        )
+
+    def _look_at_letters(self, ends: Mapping[int, Watermarks]) -> int:
+        """Count those of no raw topic, for a while; how many are left."""
+        seen = self._letters
+        for number, marks in ends.items():
+            seen[number] = max(seen.get(number, 0), marks.start)
+        new = {n: (seen[n], marks.end) for n, marks in ends.items() if seen[n] < marks.end}
+        if not new:
+            return 0
+        deadline = time.monotonic() + LETTER_SECONDS
+        with WholeTopic(self._connection, self._topics.dead_letters, "anchorstream-dead-letters") as whole:
+            for message in whole.messages(whole.spans(new)):
+                seen[message.partition()] = message.offset() + 1
+                headers = message.headers() or ()
+                if _OF_NO_TOPIC in headers:
+                    self._nowhere[DeadLetterHeaders.decode(headers).error] += 1
+                if time.monotonic() > deadline:
+                    return sum(max(0, end - seen[n]) for n, (_, end) in new.items())
+        seen.update({n: end for n, (_, end) in new.items()})
+        return 0
 
     def _committed(self, consumer: Any, places: Collection[Place]) -> list[Any]:
         """Their commits, in order."""

@@ -17,6 +17,8 @@ from store.account.account import Account
 from store.account.outcome import OUTCOMES
 from stream.raw_counts import OTHERS, RawCounts
 
+NOWHERE = "(no topic)"
+"""In place of a raw topic, of what `replay` had no raw topic for: it goes to dead-letters without one."""
 Place = tuple[str, int]
 """Raw topic, partition."""
 
@@ -104,7 +106,8 @@ class ModalityAccount:
 class AccountReport:
     """As of `at`, epoch ms. users: in the token buffers, about; None = not known.
 
-    missing_topics: configured, and not on the broker.
+    missing_topics: configured, and not on the broker. unseen_letters: dead letters that were not yet looked at; some
+    may be of no topic.
     """
 
     at: int
@@ -112,6 +115,7 @@ class AccountReport:
     modalities: tuple[ModalityAccount, ...]
     users: int | None = None
     missing_topics: tuple[str, ...] = ()
+    unseen_letters: int = 0
 
     @property
     def refused(self) -> Counter[str]:
@@ -126,7 +130,8 @@ class AccountReport:
     @property
     def settled(self) -> bool:
         """Whether nothing is on its way between producer and token buffer."""
-        return not any(t.unread for t in self.topics) and not any(m.unprocessed or m.ahead for m in self.modalities)
+        on_the_way = [self.unseen_letters, *(t.unread for t in self.topics)]
+        return not any(on_the_way) and not any(m.unprocessed or m.ahead for m in self.modalities)
 
     @property
     def adds_up(self) -> bool:
@@ -191,6 +196,7 @@ class AccountReport:
             "topics": [_dict(t) for t in self.topics],
             "modalities": [_dict(m) for m in self.modalities],
             "missing_topics": list(self.missing_topics),
+            "unseen_letters": self.unseen_letters,
         }
 
 
@@ -211,12 +217,15 @@ def account(
     *,
     at: int,
     missing_topics: Iterable[str] = (),
+    nowhere: Mapping[str, int] | None = None,
+    unseen_letters: int = 0,
 ) -> AccountReport:
     """Put the counts together.
 
     Args:
         raw: every partition of the raw topics.
         processed: every partition of `events`; read before `raw`, so that what processors have counted is there.
+        nowhere: dead letters of no raw topic, by code.
     """
     processed = list(processed)
     topics: dict[str, _Topic] = defaultdict(_Topic)
@@ -232,6 +241,8 @@ def account(
             found = {OTHERS: sum(found.values(), Counter[str]())}
         names = sorted(of.accepted.keys() | found.keys())
         modalities += [_modality(topic, n, of.accepted[n], found.get(n, Counter()), behind=behind) for n in names]
+    if nowhere:
+        topics[NOWHERE] = _Topic(refused=Counter(nowhere))
     users = [p.users for p in processed if p.account is not None]
     return AccountReport(
         at,
@@ -239,6 +250,7 @@ def account(
         tuple(modalities),
         None if not users or None in users else sum(u for u in users if u is not None),
         tuple(sorted(missing_topics)),
+        unseen_letters,
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 from store.base.errors import AnchorstreamError
 from store.base.settings import ModalitySettings
 from store.base.stop import Stopped
-from stream.dead_letter import dead_letter
+from stream.dead_letter import NO_PARTITION, dead_letter
 from stream.events.mapping import TopicMapping, TopicMappings
 from stream.events.refused import Refused
 from stream.rejection import ErrorCode, Rejection
@@ -105,7 +105,7 @@ class Router:
         where = origin.place if origin else "the event"
         detail = ascii(f"{where} names no modality; configured: {', '.join(self._modalities)}")
         why = Rejection(ErrorCode.MISSING_MODALITY, detail)
-        letter = dead_letter(why, key, value, self._first, -1, origin.number if origin else -1)
+        letter = dead_letter(why, key, value, self._first, NO_PARTITION, origin.number if origin else -1)
         return Outgoing(self._dead_letters, letter.key, letter.value, ts, letter.headers)
 
 

@@ -15,9 +15,11 @@ from deploy import brokers, cli
 from deploy.settings.config import load
 from store.account.account import Account, SourceAccount
 from store.buffer.layout import Schema, marker
+from stream.dead_letter import NO_PARTITION, dead_letter
 from stream.ingest.in_flight import RawPosition
 from stream.kafka.client import Connection
 from stream.raw_counts import RawCounts
+from stream.rejection import ErrorCode, Rejection
 from stream.token_log.ownership import MARKER_KEY
 
 CONFIG = """
@@ -80,6 +82,16 @@ def test_for_machines(connection: Connection, capsys: pytest.CaptureFixture[str]
     ]
     assert (body["adds_up"], body["settled"], body["users"]) == (True, False, 3)
     assert body["refused"] == {"invalid_json": 2, "no_content": 1}
+    # what replay has no topic for lies among the dead letters only
+    refusals = (("in.pay", 0, 3), ("in.pay", NO_PARTITION, 7), ("in.pay", NO_PARTITION, 7))
+    producer = connection.producer()
+    for source in refusals:
+        letter = dead_letter(Rejection(ErrorCode.MISSING_MODALITY, ""), None, b"{}", *source)
+        producer.produce("anchorstream.dead-letters", letter.value, letter.key, headers=letter.headers)
+    assert producer.flush(20) == 0
+    body = ask()
+    assert body["lines"][0] == "published 12 = 5 accepted + 5 refused + 1 skipped + 1 not yet read"
+    assert body["refused"] == {"invalid_json": 2, "no_content": 1, "missing_modality": 2}
     assert cli.run(["lag", "--json"]) in (0, 1)
     assert json.loads(capsys.readouterr().out)["refused"] == 3
 

@@ -10,12 +10,15 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.processes import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -167,6 +170,15 @@ def test_a_toml_and_a_file_are_enough(folder: Path, system: subprocess.Popen[byt
     letters = ask("dead-letters", "list", cwd=folder)
     assert letters["counts"] == {"invalid_json": 1, "missing_modality": 1, "invalid_ts": 1}
 
+    account = accounted(folder)
+    assert account["refused"] == letters["counts"]
+    assert account["users"] == len(MEMBERS)
+    with urllib.request.urlopen(f"{started['url']}/v1/account") as answer:
+        assert json.load(answer)["totals"] == account["totals"]
+    # D5: nothing looks green
+    assert ask("lag", cwd=folder)["refused"] == 3
+    wait_until(lambda: b"refused: 3 (see `anchorstream account`)" in (folder / "up.log").read_bytes(), "up tells it")
+
     found = ask("neighbors", "member 3", "--scenario", "commuter", "--k", "5", cwd=folder)
     near = found["results"][0]["neighbors"]
     assert len(near) == 5
@@ -200,6 +212,15 @@ def test_a_toml_and_a_file_are_enough(folder: Path, system: subprocess.Popen[byt
     assert "snapshot" in verdict["source"]
 
 
+def accounted(folder: Path) -> Any:
+    """What became of everything, once processors have told; each event that was sent, once."""
+    account = ask("account", "--wait", "30", cwd=folder)
+    good, total = len(MEMBERS) * (RIDES + 1), account["totals"]
+    assert (account["adds_up"], account["settled"], total["published"]) == (True, True, good + 3)
+    assert sum(total[name] for name in ("applied", "expired", "evicted")) == good
+    return account
+
+
 def acknowledged(resume: Path) -> int:
     return sum(of["rows"] for of in json.loads(resume.read_text())["files"]) if resume.exists() else 0
 
@@ -231,6 +252,7 @@ def test_up_stopped_and_started_in_the_middle_of_a_replay(folder: Path) -> None:
         assert sent["skipped"] > 0
         assert sent["skipped"] + sent["published"] == good + 3
         wait_until_all_arrived(folder)
+        accounted(folder)
         names = {s["name"]: s["users"] for s in ask("scenarios", "list", cwd=folder)["scenarios"]}
         assert names == {"commuter": len(MEMBERS), "leaving": len(MEMBERS)}
         verdict = ask("verify", cwd=folder)

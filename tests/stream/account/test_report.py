@@ -128,6 +128,16 @@ def test_before_anything_is_counted() -> None:
     assert report.lines() == ["published 12 = 12 not yet read", "accepted 0 = 0"]
 
 
+def test_what_belongs_to_no_topic_has_a_line() -> None:
+    raw = {("a", 0): RawPartition(5, RawCounts(1, 0, {"click": 5}), 0, 5)}
+    counted = Account({"a:0": SourceAccount(1, 4, {"click": {"applied": 5}})})
+    report = account(raw, [ProcessedPartition(counted, 4, 4, 1)], at=1, nowhere={"missing_modality": 2})
+    assert report.lines()[0] == "published 7 = 5 accepted + 2 refused"
+    assert report.refused == {"missing_modality": 2}
+    assert (report.adds_up, report.settled) == (True, True)
+    assert not account(raw, [ProcessedPartition(counted, 4, 4, 1)], at=1, unseen_letters=1).settled
+
+
 def test_modalities_that_did_not_fit_a_commit_are_one() -> None:
     raw = {
         ("a", 0): RawPartition(5, RawCounts(1, 0, {"click": 3, OTHERS: 2}), 0, 5),
