@@ -119,7 +119,7 @@ def write_report(report: LagReport, *, partitions: bool) -> None:
         }
     )
     if report.refused:
-        output.write_pairs({"refused": f"{report.refused:,} (see `anchorstream account`)"})
+        output.write_pairs({"refused by ingest": f"{report.refused:,} (see `anchorstream account`)"})
     if report.missing_topics:
         output.note(f"not on the broker: {', '.join(report.missing_topics)}")
     if report.unreadable:

@@ -105,7 +105,7 @@ def test_for_people(connection: Connection, capsys: pytest.CaptureFixture[str]) 
     assert "published 10 = 5 accepted + 3 refused + 1 skipped + 1 not yet read\n" in out
     assert "2026-09-21 14:13:20" in out
     cli.run(["lag"])
-    assert "refused  3 (see `anchorstream account`)" in capsys.readouterr().out
+    assert "refused by ingest  3 (see `anchorstream account`)" in capsys.readouterr().out
 
 
 def test_what_does_not_add_up_is_said(connection: Connection, capsys: pytest.CaptureFixture[str]) -> None:
