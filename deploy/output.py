@@ -32,20 +32,20 @@ def write_error(error: AnchorstreamError, *, as_json: bool = False) -> None:
         problem = {"error": error.code, "detail": error.detail, "action": error.action}
         sys.stderr.write(json.dumps(problem, ensure_ascii=False) + "\n")
         return
-    sys.stderr.write(f"error [{error.code}]: {error.detail}\n")
+    sys.stderr.write(printable(f"error [{error.code}]: {error.detail}", "\n\t") + "\n")
     if error.action:
         sys.stderr.write(f"  → {error.action}\n")
 
 
 def note(text: str) -> None:
     """A line for people, on standard error, so that it never mixes with a result."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(printable(text, "\n\t") + "\n")
     sys.stderr.flush()
 
 
 def note_result(text: str) -> None:
     """A line of a result, on standard output, as soon as it is known."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(printable(text, "\n\t") + "\n")
     sys.stdout.flush()
 
 
@@ -63,12 +63,15 @@ def write_table(
     """A table on standard output; `right` names the columns of numbers."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    # Text: what people wrote, brackets too, is no markup
+    shown = None if title is None else Text(printable(title), "table.title")
+    table = Table(title=shown, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(value) for value in row))
+        table.add_row(*(Text(_cell(value)) for value in row))
     console().print(table)
 
 
@@ -76,7 +79,7 @@ def write_pairs(pairs: Mapping[str, object]) -> None:
     """Names and values, one a line."""
     width = max(map(len, pairs), default=0)
     for name, value in pairs.items():
-        sys.stdout.write(f"{name:<{width}}  {_cell(value)}\n")
+        sys.stdout.write(f"{printable(name):<{width}}  {_cell(value)}\n")
     sys.stdout.flush()
 
 
@@ -162,4 +165,14 @@ def _cell(value: object) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:,.3f}"
-    return str(value)
+    return printable(str(value))
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Text that comes from data, so that a terminal takes it for nothing else: control characters as `\\x1b`.
+
+    keep: characters that stay all the same.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)

@@ -8,6 +8,7 @@ elsewhere  its metrics
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterable
@@ -17,6 +18,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
+from deploy.run.ready import of_another
 from store.base.errors import AnchorstreamError
 from store.base.files import write_atomic
 from store.base.pulse import SILENT_SECONDS
@@ -101,9 +103,21 @@ def target_path(data_dir: Path, role: str, instance: str) -> Path:
 
 def write_target(data_dir: Path, role: str, instance: str, address: str) -> None:
     """Say where this process exports (`host:port`). Its series keep their name over restarts."""
-    labels = {"role": role, "instance": f"{role}-{instance}"}
+    # a label that begins so is of no series
+    labels = {"role": role, "instance": f"{role}-{instance}", "__meta_pid": str(os.getpid())}
     text = json.dumps([{"targets": [address], "labels": labels}]) + "\n"
     write_atomic(target_path(data_dir, role, instance), text)
+
+
+def remove_target(data_dir: Path, role: str, instance: str) -> None:
+    """Take back what `write_target` said. What another living process said stays."""
+    path = target_path(data_dir, role, instance)
+    try:
+        pid = int(json.loads(path.read_text(encoding="utf-8"))[0]["labels"]["__meta_pid"])
+    except (FileNotFoundError, ValueError, KeyError, IndexError, TypeError):
+        pid = 0
+    if not of_another(pid):
+        path.unlink(missing_ok=True)
 
 
 def clear_targets(data_dir: Path) -> None:

@@ -19,8 +19,26 @@ def write_ready(path: Path) -> None:
 
 
 def clear_ready(path: Path) -> None:
-    """Take back what `write_ready` said: at the start and the end of a role."""
-    path.unlink(missing_ok=True)
+    """Take back what `write_ready` said: at the start and the end of a role. What another living process said stays."""
+    try:
+        pid = int(path.read_text(encoding="ascii"))
+    except (FileNotFoundError, ValueError):
+        pid = 0
+    if not of_another(pid):
+        path.unlink(missing_ok=True)
+
+
+def of_another(pid: int) -> bool:
+    """Whether this is a living process, and not this one."""
+    if pid <= 0 or pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def is_ready(path: Path, pid: int) -> bool:

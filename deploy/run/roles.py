@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from deploy import brokers
 from deploy.kafka.topics import check_partitions
-from deploy.run.endpoint import application, listen, target_path, write_target
+from deploy.run.endpoint import application, listen, remove_target, write_target
 from deploy.run.ready import clear_ready, ready_path, write_ready
 from deploy.settings.config import Settings
 from store.base import logs, metrics, pulse
@@ -84,7 +84,7 @@ def run_role(role: str, settings: Settings, *, instance: str, stop: threading.Ev
     finally:
         clear_ready(ready)
         works.clear()
-        target_path(data_dir, role, instance).unlink(missing_ok=True)
+        remove_target(data_dir, role, instance)
         metrics.READY.labels(role).set(0)
         log.info(logs.ROLE_STOPPED, instance=instance)
         gc.unfreeze()  # or triton's binding finds its objects alive at the end, and writes a line of each

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import socket
@@ -95,7 +96,8 @@ def test_a_loop_that_has_not_begun_is_not_silent_and_a_beat_ends_silence(monkeyp
 def test_targets_are_one_file_a_process_and_those_of_an_earlier_up_go(tmp_path: Path) -> None:
     write_target(tmp_path, "worker", "1", "127.0.0.1:4567")
     found = json.loads(target_path(tmp_path, "worker", "1").read_text())
-    assert found == [{"targets": ["127.0.0.1:4567"], "labels": {"role": "worker", "instance": "worker-1"}}]
+    labels = {"role": "worker", "instance": "worker-1", "__meta_pid": str(os.getpid())}
+    assert found == [{"targets": ["127.0.0.1:4567"], "labels": labels}]
     clear_targets(tmp_path)
     assert not list((tmp_path / "run" / "scrape").iterdir())
 
