@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -16,10 +17,12 @@ from deploy.kafka.topic_settings import EXPIRING, REQUEST_SECONDS, revive
 from store.base import logs
 from store.base.errors import BrokerError, TopicError
 from stream.kafka.client import Connection
+from stream.kafka.patience import patiently
 from stream.topics import TopicSpec
 
 BROKERS_OWN = -1
 """Replication factor: the broker's default."""
+LEADING_SECONDS = 15.0
 _POLICY = frozenset({KafkaError.POLICY_VIOLATION, KafkaError.INVALID_CONFIG})
 log = logs.get(__name__)
 
@@ -114,7 +117,8 @@ def _partition_faults(connection: Connection, specs: Sequence[TopicSpec], there:
         return []
     most = max(spec.partitions for spec in specs)
     counts = {there[spec.name] for spec in specs if spec.partitions == most}
-    were_added = not connection.embedded and len(counts) == 1 and _were_added(connection, wrong, there)
+    more = [spec for spec in wrong if there[spec.name] > spec.partitions]
+    were_added = bool(more) and not connection.embedded and len(counts) == 1 and _were_added(connection, wrong, there)
     faults = []
     for spec in wrong:
         partitions = there[spec.name]
@@ -139,18 +143,25 @@ def _were_added(connection: Connection, specs: Sequence[TopicSpec], there: Mappi
     Whoever has owned a partition of `tokens` has left a record in it, so topics that were used with all of theirs are
     told from these by one record.
     """
-    admin = connection.admin()
     within = beyond = False
     asked = {TopicPartition(spec.name, n): OffsetSpec.latest() for spec in specs for n in range(there[spec.name])}
     configured = {spec.name: spec.partitions for spec in specs}
-    for tp, answer in admin.list_offsets(asked, request_timeout=REQUEST_SECONDS).items():
-        try:
-            written = answer.result(REQUEST_SECONDS + 1).offset > 0
-        except (KafkaException, TimeoutError) as exc:
-            raise BrokerError(
-                f"the end of {tp.topic}:{tp.partition} is not told: {exc}",
-                action="check the state of the brokers and this user's Describe rights on the topics",
-            ) from exc
+
+    def ends() -> dict[TopicPartition, int]:
+        admin = connection.admin()  # must outlive its answers
+        answers = admin.list_offsets(asked, request_timeout=REQUEST_SECONDS)
+        return {tp: answer.result(REQUEST_SECONDS + 1).offset for tp, answer in answers.items()}
+
+    try:
+        # a broker that has just started takes a while to lead
+        found = patiently(ends, threading.Event(), seconds=LEADING_SECONDS)
+    except (KafkaException, TimeoutError) as exc:
+        raise BrokerError(
+            f"the ends of {', '.join(sorted(configured))} are not told: {exc}",
+            action="check the state of the brokers and this user's Describe rights on the topics",
+        ) from exc
+    for tp, end in found.items():
+        written = end > 0
         within |= written and tp.partition < configured[tp.topic]
         beyond |= written and tp.partition >= configured[tp.topic]
     return within and not beyond

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import NewPartitions, NewTopic
@@ -106,6 +107,23 @@ def test_partitions_that_all_topics_have_more_alike(connection: Connection, topi
     with pytest.raises(TopicError) as caught:
         topics.check_partitions(connection, [TopicSpec(spec.name, 8) for spec in specs])
     assert caught.value.detail.count("set kafka.partitions = 4") == 2
+
+
+def test_another_number_is_told_by_a_broker_that_has_just_started(tmp_path: Path) -> None:
+    """It was `broker_unreachable`, for as long as the broker did not lead its partitions again."""
+    broker = LocalKafka(tmp_path)
+    try:
+        topics.ensure(broker.connection, [TopicSpec(name, 4) for name in ("events", "tokens")])
+        broker.stop()
+        broker.restart()
+        for configured in (8, 2):
+            with pytest.raises(TopicError) as caught:
+                topics.check_partitions(
+                    broker.connection, [TopicSpec(name, configured) for name in ("events", "tokens")]
+                )
+            assert caught.value.detail.count("set kafka.partitions = 4") == 2
+    finally:
+        broker.stop()
 
 
 def test_the_producers_topics_are_theirs(connection: Connection, topic_prefix: str) -> None:
