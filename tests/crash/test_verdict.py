@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
+from store.account.account import Account, SourceAccount
 from store.buffer.rows import Summary
 from store.buffer.window import ModalityWindow, UserWindow
-from tests.crash.reference import Expected
-from tests.crash.verdict import Verdict, compare_served, compare_windows
+from stream.account.report import AccountReport, ProcessedPartition, RawPartition, account
+from stream.raw_counts import RawCounts
+from tests.crash.reference import Expected, Sent
+from tests.crash.verdict import Verdict, compare_account, compare_served, compare_windows
+from tests.support.behaviour import Message
 
 
 def window(*names: str, covers: int = 9) -> ModalityWindow:
@@ -74,3 +78,31 @@ def test_embeddings(change: Callable[[Any], Any], found: dict[str, int]) -> None
     want = {"u": Expected(WANT["u"], np.array([[1.0, 0.0], [1.0, 0.0]], np.float32))}
     compare_served(verdict, change(served()), want, ["churn", "coupon"])
     assert verdict.counts == found
+
+
+def report(**changes: Any) -> AccountReport:
+    """Of one topic: four messages, one refused, one sent twice."""
+    counts = RawCounts(5, 0, {"click": 3}, {"invalid_json": 1})
+    applied = {"applied": 2, "duplicate": 1} | changes
+    processed = Account({"in:0": SourceAccount(5, 3, {"click": applied})})
+    return account({("in", 0): RawPartition(4, counts, 0, 4)}, [ProcessedPartition(processed, 1, 1, 1)], at=1)
+
+
+@pytest.mark.parametrize(
+    ("got", "fates", "found"),
+    [
+        pytest.param(report(), ("accepted", "duplicate", "accepted", "invalid_json"), 0, id="the same"),
+        pytest.param(report(), ("accepted",) * 3 + ("invalid_json",), 1, id="a duplicate that nobody sent"),
+        pytest.param(report(), ("accepted", "duplicate", "accepted", "ts_too_old"), 1, id="another code"),
+        pytest.param(report(), ("accepted", "duplicate", "invalid_json"), 2, id="one too many"),
+        pytest.param(report(applied=1), ("accepted", "duplicate", "accepted", "invalid_json"), 1, id="one is nowhere"),
+        pytest.param(report(applied=3), ("accepted", "duplicate", "accepted", "invalid_json"), 1, id="one twice"),
+    ],
+)
+def test_the_account(got: AccountReport, fates: Sequence[str], found: int) -> None:
+    sent = [Sent(Message("in", b"", b"", fate), "in", 0, n) for n, fate in enumerate(fates)]
+    earlier = Sent(Message("in", b"", b"", "accepted"), "in#01234567", 0, 0)  # of a topic that is gone
+    letters = {("in", 0, n): fate for n, fate in enumerate(fates) if fate not in ("accepted", "duplicate")}
+    verdict = Verdict()
+    compare_account(verdict, got, [*sent, earlier], letters, {"in": "in"})
+    assert verdict.counts["miscounted"] == verdict.counts.total() == found, verdict.details
