@@ -32,13 +32,10 @@ def claim(data_dir: Path) -> None:
     with DataDirLock.acquire(data_dir):
         write_json(data_dir / MARKER, {"made_by": "anchorstream demo"})
         keep = {data_dir / MARKER, data_dir / Path(LOCK_FILE).parent}
-        for path in data_dir.iterdir():
-            if path in keep:
+        for path in (*data_dir.iterdir(), *(data_dir / LOCK_FILE).parent.iterdir()):
+            if path in keep or path == data_dir / LOCK_FILE:
                 continue
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        for path in (data_dir / LOCK_FILE).parent.iterdir():
-            if path != data_dir / LOCK_FILE:
-                path.unlink()
 
 
 def write_config(data_dir: Path, *, broker: str, port: int) -> tuple[Settings, Path]:
