@@ -19,6 +19,7 @@ from deploy.run import launcher
 from deploy.run.spawn import Spawn
 from store.base import pulse
 from tests.support import fork_server
+from tests.support.offsets import committed
 from tests.support.secured_kafka import SecuredKafka
 
 # how long an example takes is the machine's affair
@@ -89,6 +90,8 @@ def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafk
     """
     need_kafka()
     broker = LocalKafka(tmp_path_factory.mktemp("kafka"))
+    # its first group waits seconds for a coordinator: not in some test's time
+    committed(broker.connection, "coordinator", "none", 1)
     yield broker
     broker.stop()
 

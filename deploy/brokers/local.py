@@ -113,14 +113,14 @@ class LocalKafka:
         log.info(logs.BROKER_STARTED, kind="local", bootstrap=self.connection.bootstrap, pid=self.pid)
 
     def _launch(self, saved: Mapping[str, Any], config: Path, lock_descriptor: int) -> None:
-        self._cluster_id = str(saved.get("cluster_id") or new_cluster_id())
+        self._cluster_id = self._formatted() or str(saved.get("cluster_id") or new_cluster_id())
         self._port, self._controller_port = free_ports(saved.get("port"), saved.get("controller_port"))
         self._save(pid=None)
         write_atomic(config, "".join(f"{key}={value}\n" for key, value in self._server_properties().items()))
         if self._log_file.exists() and self._log_file.stat().st_size > LOG_BYTES:
             self._log_file.replace(self._log_file.with_name("kafka.log.1"))
         with self._log_file.open("ab") as output:
-            if not (self._home / "data" / "meta.properties").exists():
+            if self._formatted() is None:
                 self._format(config, output)
             command = [*self._jvm(*HEAP, "-XX:+ExitOnOutOfMemoryError"), "kafka.Kafka", str(config)]
             self._process = subprocess.Popen(
@@ -133,6 +133,14 @@ class LocalKafka:
                 pass_fds=(lock_descriptor,),
             )
         self._save(pid=self._process.pid)
+
+    def _formatted(self) -> str | None:
+        """Cluster id that the data stands under, whatever became of settings.json; None = no data yet."""
+        try:
+            lines = (self._home / "data" / "meta.properties").read_text().splitlines()
+        except FileNotFoundError:
+            return None
+        return next((line.partition("=")[2] for line in lines if line.startswith("cluster.id=")), None)
 
     def _save(self, *, pid: int | None) -> None:
         ports = {"port": self._port, "controller_port": self._controller_port}
@@ -186,7 +194,7 @@ class LocalKafka:
     def _wait_until_it_answers(self) -> None:
         assert self._process is not None
         deadline = time.monotonic() + START_SECONDS
-        admin = None
+        admin, met = None, "Kafka did not answer"
         while True:
             if self._process.poll() is not None:
                 raise self._failed(f"Kafka ended with code {self._process.returncode} at start")
@@ -194,12 +202,14 @@ class LocalKafka:
                 # a client that meets a closed port logs each try and backs off
                 socket.create_connection(("127.0.0.1", self._port), timeout=1.0).close()
                 admin = admin or self.connection.admin()
-                if admin.list_topics(timeout=1.0).cluster_id == self._cluster_id:
+                if (found := admin.list_topics(timeout=1.0).cluster_id) == self._cluster_id:
                     return
+                met = f"port {self._port} is answered by cluster {found}, not by {self._cluster_id}"
             except (OSError, confluent_kafka.KafkaException) as exc:
-                if time.monotonic() > deadline:
-                    raise self._failed(f"Kafka did not answer within {START_SECONDS:g} s") from exc
-                time.sleep(POLL_SECONDS)
+                met = f"Kafka did not answer ({exc})"
+            if time.monotonic() > deadline:
+                raise self._failed(f"{met} within {START_SECONDS:g} s")
+            time.sleep(POLL_SECONDS)
 
     def _failed(self, what: str) -> BrokerError:
         with self._log_file.open("rb") as handle:

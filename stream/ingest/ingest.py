@@ -36,7 +36,7 @@ from stream.ingest.in_flight import InFlight, InFlightBatch, RawPosition
 from stream.ingest.judge import Judge
 from stream.ingest.merge import EventTimeMerge
 from stream.kafka.client import Connection
-from stream.kafka.consumer_errors import ConsumerErrors, DeniedTopics
+from stream.kafka.consumer_errors import ConsumerErrors, UnreadTopics
 from stream.kafka.pacing import SafeProducer
 from stream.kafka.partitioner import partition_of
 from stream.kafka.positions import resume_positions
@@ -122,7 +122,7 @@ class Ingest:
         self._refused: Counter[str] = Counter()
         self._errors = ConsumerErrors(topics.group_ingest)
         self._membership = Membership(connection, topics.group_ingest)
-        self._denied = DeniedTopics(topics.group_ingest)
+        self._unread = UnreadTopics(topics.group_ingest)
         self._consumer = self._new_consumer()
         self._stop = threading.Event()
         self._producer = SafeProducer(
@@ -194,7 +194,7 @@ class Ingest:
         self._wait_at(ended)
         self._pass_over(ended | quiet)
         self._judge_errors(errors)
-        self._denied.say()
+        self._unread.say()
         self._producer.check()
         while len(self._in_flight) >= MAX_IN_FLIGHT and not self._stop.is_set():
             self._producer.poll(0.01)
@@ -223,11 +223,11 @@ class Ingest:
         for message in batch:
             source = (message.topic(), message.partition())
             if message.error() is None:
-                self._denied.read(message.topic())
+                self._unread.read(message.topic())
                 good.append(message)
                 ended.pop(source, None)
             elif message.error().code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
-                self._denied.read(message.topic())
+                self._unread.read(message.topic())
                 ended[source] = message.offset()
             else:
                 errors.append(message)
@@ -251,7 +251,7 @@ class Ingest:
         anew: set[str | None] = set()
         for message in errors:
             topic = message.topic()
-            if topic in anew or self._denied.take(message):
+            if topic in anew or self._unread.take(message):
                 continue  # its other partitions fail for the same reason
             if self._made_anew(topic):
                 anew.add(topic)
@@ -391,13 +391,15 @@ class Ingest:
         return topic if self._registry is None else self._registry.sources.get(topic, topic)
 
     def _look_at_topics(self) -> None:
-        """Every LOOK_SECONDS, without waiting: whether each is still the one that is read."""
+        """Every LOOK_SECONDS, without waiting: whether each is there, and still the one that is read."""
         try:
-            found = self._ids.look({topic for topic, _ in self._assigned})
+            found = self._ids.look(self._raw_topics)
         except KafkaException as exc:
             self._errors.passing(exc.args[0], what="topic ids")
             return
-        self._read_anew({topic: id_ for topic, id_ in found.items() if id_ != self._topic_ids.get(topic)})
+        self._unread.missing(self._ids.missing)
+        of_ours = {topic for topic, _ in self._assigned} & found.keys()
+        self._read_anew({topic: found[topic] for topic in of_ours if found[topic] != self._topic_ids.get(topic)})
 
     def _made_anew(self, topic: str) -> bool:
         """Whether that is why reading fails; then it is read from its beginning."""

@@ -27,8 +27,8 @@ _FATAL = frozenset(
 log = logs.get(__name__)
 
 
-class DeniedTopics:
-    """Topics that this user may not read, for a role that goes on with the others: each is named once per interval.
+class UnreadTopics:
+    """Topics that are missing or denied, for a role that goes on with the others: each is named once per interval.
 
     Args:
         clock: monotonic seconds.
@@ -38,27 +38,35 @@ class DeniedTopics:
         self._group = group
         self._clock = clock
         self._said_at: dict[str, float] = {}
-        self._why: dict[str, str] = {}
+        self._denied: dict[str, str] = {}
+        self._missing: frozenset[str] = frozenset()
 
     def take(self, message: Any) -> bool:
-        """Whether that is what an error from a consumer is; then the topic is denied until it is `read`."""
+        """Whether an error from a consumer says that its topic is denied; then it is until it is `read`."""
         topic, error = message.topic(), message.error()
         if topic is None or error.code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
             return False
-        self._why[topic] = error.str()
+        self._denied[topic] = error.str()
         return True
 
     def read(self, topic: str) -> None:
         """Something came of it."""
-        if self._why.pop(topic, None) is not None:
+        if self._denied.pop(topic, None) is not None:
             self._said_at.pop(topic, None)
+
+    def missing(self, topics: frozenset[str]) -> None:
+        """These do not exist, all others do.
+
+        A consumer is told of a deleted topic only while it reads it: not once its group has given it up.
+        """
+        for topic in self._missing - topics:
+            self._said_at.pop(topic, None)
+        self._missing = topics
 
     def say(self) -> None:
         """The client tells it once; a person may look an hour later."""
-        now = self._clock()
-        for topic, why in self._why.items():
-            if now - self._said_at.get(topic, -LOG_INTERVAL_SECONDS) >= LOG_INTERVAL_SECONDS:
-                self._said_at[topic] = now
+        for topic, why in self._denied.items():
+            if self._due(topic):
                 log.warning(
                     logs.TOPIC_DENIED,
                     topic=topic,
@@ -66,6 +74,21 @@ class DeniedTopics:
                     error=why,
                     detail="it is not read, the others are; grant Read and Describe on it to this user",
                 )
+        for topic in sorted(self._missing):
+            if self._due(topic):
+                log.warning(
+                    logs.TOPIC_MISSING,
+                    topic=topic,
+                    group=self._group,
+                    detail="it does not exist, the others are read; once it is made it is read within seconds",
+                )
+
+    def _due(self, topic: str) -> bool:
+        now = self._clock()
+        due = now - self._said_at.get(topic, -LOG_INTERVAL_SECONDS) >= LOG_INTERVAL_SECONDS
+        if due:
+            self._said_at[topic] = now
+        return due
 
 
 class ConsumerErrors:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import Any
 
@@ -19,7 +19,10 @@ _NONE = "AAAAAAAAAAAAAAAAAAAAAA"
 
 
 class TopicIds:
-    """Asks the broker. For one thread. An embedded broker has no ids, and no way to delete a topic."""
+    """Asks the broker. For one thread. An embedded broker has no ids, and no way to delete a topic.
+
+    missing: of the last answer, topics that do not exist.
+    """
 
     def __init__(self, connection: Connection, *, without_denied: bool = False) -> None:
         """without_denied: a topic that this user may not see is taken for one that is not there."""
@@ -29,6 +32,7 @@ class TopicIds:
         self._admin = None if connection.embedded else connection.admin()
         self._asked: dict[str, Future[Any]] = {}
         self._look_at = 0.0
+        self.missing: frozenset[str] = frozenset()
 
     def ask(self, topics: Iterable[str], *, timeout_s: float = ANSWER_SECONDS) -> dict[str, str]:
         """{topic: id}, without topics that are not there or have none.
@@ -39,7 +43,7 @@ class TopicIds:
         if self._admin is None or not (names := sorted(set(topics))):
             return {}
         answers = self._admin.describe_topics(TopicCollection(names), request_timeout=timeout_s)
-        return _ids(answers, 2 * timeout_s, self._absent)
+        return self._judge(answers, 2 * timeout_s)
 
     def look(self, topics: Iterable[str]) -> dict[str, str]:
         """The same without waiting, every LOOK_SECONDS: what was asked by an earlier call; {} while nothing is new.
@@ -51,7 +55,7 @@ class TopicIds:
             if not all(answer.done() for answer in self._asked.values()):
                 return {}
             asked, self._asked = self._asked, {}
-            return _ids(asked, 0, self._absent)
+            return self._judge(asked, 0)
         if self._admin is not None and time.monotonic() >= self._look_at and (names := sorted(set(topics))):
             self._look_at = time.monotonic() + LOOK_SECONDS
             self._asked = self._admin.describe_topics(TopicCollection(names), request_timeout=ANSWER_SECONDS)
@@ -63,21 +67,25 @@ class TopicIds:
             answer.exception(2 * ANSWER_SECONDS)
         self._asked = {}
 
-
-def _ids(answers: dict[str, Future[Any]], timeout_s: float, absent: Collection[int]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    failure: BaseException | None = None
-    for topic, answer in answers.items():
-        try:
-            id_ = str(answer.result(timeout_s).topic_id)
-        except TimeoutError:
-            failure = KafkaException(KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001
-        except KafkaException as exc:
-            if exc.args[0].code() not in absent:
-                failure = exc
-        else:
-            if id_ != _NONE:
-                found[topic] = id_
-    if failure is not None:
-        raise failure
-    return found
+    def _judge(self, answers: dict[str, Future[Any]], timeout_s: float) -> dict[str, str]:
+        found: dict[str, str] = {}
+        missing: set[str] = set()
+        failure: BaseException | None = None
+        for topic, answer in answers.items():
+            try:
+                id_ = str(answer.result(timeout_s).topic_id)
+            except TimeoutError:
+                failure = KafkaException(KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001
+            except KafkaException as exc:
+                code = exc.args[0].code()
+                if code == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    missing.add(topic)
+                if code not in self._absent:
+                    failure = exc
+            else:
+                if id_ != _NONE:
+                    found[topic] = id_
+        if failure is not None:
+            raise failure
+        self.missing = frozenset(missing)
+        return found

@@ -71,7 +71,7 @@ def test_a_scenario_that_was_registered_and_retired_is_computed_for_everybody_on
         for answer in admin.delete_records(ends).values():  # as its age does within an hour
             assert answer.result(10).low_watermark > 0
         sent = s.sent
-    with system(tmp_path, spawn, model=f'[scenarios.risk]\nquery = "{QUERY}"\n') as s:
+    with system(tmp_path, spawn, further=f'[scenarios.risk]\nquery = "{QUERY}"\n') as s:
         s.sent = sent
         service = Service.find(s.settings, None)
         until(lambda: back_fill(service).get("complete", False))

@@ -16,9 +16,9 @@ BRACKETS = ("[/x]", "a[b]c", "[red]bold[/red]", "[link=http://evil.example]click
 def test_brackets_are_no_markup(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     """One event of a modality `zz[/q]` made the dead letters unlistable; user `a[b]c` was shown as `ac`."""
     output.write_table(("user", "events"), [(text, 1)], title=f"of {text}", right=("events",))
-    title, _, _, row, *_ = capsys.readouterr().out.splitlines()
+    title, *rest = capsys.readouterr().out.splitlines()
     assert title.strip() == f"of {text}"
-    assert row.split() == [text, "1"]
+    assert [text, "1"] in [line.split() for line in rest]
 
 
 @given(st.text())

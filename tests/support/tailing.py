@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from confluent_kafka import TopicPartition
 
 from deploy.kafka.topics import ensure
 from store.base.settings import ModalitySettings, ScenarioSettings
@@ -28,6 +27,7 @@ from stream.scenarios.feed import ScenarioFeed
 from stream.serve.tail import ServeTail
 from stream.settings import KafkaSettings
 from stream.topics import Topics
+from tests.support.offsets import committed
 
 SCENARIOS = ("churn", "credit")
 
@@ -78,12 +78,7 @@ class World:
         assert self.producer.flush(10) == 0
 
     def committed(self, group: str, topic: str) -> list[int]:
-        consumer = self.connection.consumer(group)
-        try:
-            found = consumer.committed([TopicPartition(topic, p) for p in range(2)], timeout=10)
-            return [tp.offset for tp in found]
-        finally:
-            consumer.close()
+        return [tp.offset for tp in committed(self.connection, group, topic, 2)]
 
     def _send(self, topic: str, user: str, value: bytes | None) -> None:
         self.producer.produce(topic, value, user.encode(), partition_of(user, 2))

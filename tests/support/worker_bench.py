@@ -30,6 +30,7 @@ from stream.kafka.partitioner import partition_of
 from stream.scenarios.registry import ScenarioRegistry
 from stream.token_log.ownership import SWEEP_HEADER
 from stream.topics import Topics
+from tests.support import offsets
 from tests.support.windows import DIM, MODALITIES, START_MS, vector
 
 RESOURCES = BufferResources.create(block_cache_bytes=8 << 20, write_buffer_bytes=8 << 20)
@@ -211,12 +212,7 @@ def register(
 
 def committed(connection: Connection, topics: Topics) -> list[TopicPartition]:
     """What the worker's group has committed: offsets and metadata."""
-    consumer = connection.consumer(topics.group_worker)
-    found: list[TopicPartition] = consumer.committed(
-        [TopicPartition(topics.tokens, p) for p in range(topics.partitions)], timeout=10
-    )
-    consumer.close()
-    return found
+    return offsets.committed(connection, topics.group_worker, topics.tokens, topics.partitions)
 
 
 def commit_ends(connection: Connection, group: str, topic: str, partitions: int) -> None:

@@ -200,3 +200,30 @@ def test_cluster_ids_are_kafkas() -> None:
         name = local.new_cluster_id()
         assert len(name) == 22
         assert not name.startswith("-")
+
+
+@pytest.mark.kafka
+def test_the_identity_is_that_of_the_data(kafka_broker: LocalKafka, tmp_path: Path) -> None:
+    """Without settings.json it looked for a cluster of another id, without an end."""
+    broker = LocalKafka(tmp_path)
+    identity = broker.connection.identity
+    broker.stop()
+    (tmp_path / "kafka" / "settings.json").unlink()
+    again = LocalKafka(tmp_path)
+    try:
+        assert again.connection.identity == identity
+    finally:
+        again.stop()
+
+
+@pytest.mark.kafka
+def test_who_answers_at_its_port_must_be_it(
+    kafka_broker: LocalKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asked on, without an end."""
+    broker = LocalKafka(tmp_path)
+    broker.stop()
+    monkeypatch.setattr(local, "START_SECONDS", 10.0)
+    monkeypatch.setattr(LocalKafka, "_formatted", lambda _: "another")
+    with pytest.raises(BrokerError, match=r"is answered by cluster .*, not by another within 10 s"):
+        LocalKafka(tmp_path)

@@ -210,7 +210,8 @@ class System:
         if who == "up":
             return any(e.kind == event and e.name == f"{role}-0" for e in self.events[self._heard :])
         if event.startswith("error "):
-            return f"error [{event.removeprefix('error ')}]" in self.written(who)
+            code = event.removeprefix("error ")
+            return any(line["event"] == "role_failed" and line["error"] == code for line in self.logged(who))
         found = [line for line in self.logged(who) if line["event"] == event]
         if event == "lag_status_changed":
             found = [line for line in found if line["group"].endswith(f".{role}") and line["now"] != "ok"]

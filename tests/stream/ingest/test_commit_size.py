@@ -8,7 +8,6 @@ import time
 
 import pytest
 import structlog
-from confluent_kafka import TopicPartition
 
 from deploy.brokers.local import LocalKafka
 from deploy.kafka.topics import ensure
@@ -19,16 +18,15 @@ from stream.kafka.client import Connection
 from stream.raw_counts import OTHERS, RawCounts, read_counts
 from stream.settings import IngestSettings, KafkaSettings
 from stream.topics import Topics
+from tests.support.offsets import committed
 from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.kafka
 MODALITIES = 150
 
 
-def committed(connection: Connection, topics: Topics, raw: str) -> tuple[int, RawCounts | None]:
-    consumer = connection.consumer(topics.group_ingest)
-    (tp,) = consumer.committed([TopicPartition(raw, 0)], timeout=10)
-    consumer.close()
+def counted(connection: Connection, topics: Topics, raw: str) -> tuple[int, RawCounts | None]:
+    (tp,) = committed(connection, topics.group_ingest, raw, 1)
     return tp.offset, read_counts(tp.metadata)
 
 
@@ -57,11 +55,11 @@ def test_counts_of_very_many_modalities(
     with structlog.testing.capture_logs() as told:
         thread.start()
         try:
-            wait_until(lambda: committed(connection, topics, raw)[0] == total, "all committed")
+            wait_until(lambda: counted(connection, topics, raw)[0] == total, "all committed")
         finally:
             stop.set()
             thread.join(60)
-    _, counts = committed(connection, topics, raw)
+    _, counts = counted(connection, topics, raw)
     assert counts is not None
     assert counts.messages == total
     assert counts.accepted[OTHERS] > 0

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import structlog.testing
-from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AclOperation, AclPermissionType
 
 from deploy.checks.events import check_events
@@ -22,11 +21,11 @@ from store.base import logs
 from store.base.errors import AnchorstreamError
 from store.base.settings import ModalitySettings
 from stream.ingest.ingest import Ingest
-from stream.kafka.patience import patiently
 from stream.lag.reader import GroupTopic, LagReader
 from stream.lag.status import Status
 from stream.settings import IngestSettings, KafkaSettings
 from stream.topics import Topics, TopicSpec
+from tests.support.offsets import committed
 from tests.support.secured_kafka import SecuredKafka
 
 pytestmark = pytest.mark.kafka
@@ -63,10 +62,7 @@ class Bench:
         assert producer.flush(60) == 0
 
     def committed(self, topic: str) -> list[int]:
-        with contextlib.closing(self.broker.connection.consumer(self.topics.group_ingest)) as consumer:
-            asked = [TopicPartition(topic, p) for p in range(2)]
-            found = patiently(lambda: consumer.committed(asked, timeout=30), threading.Event())
-            return [tp.offset for tp in found]
+        return [tp.offset for tp in committed(self.broker.connection, self.topics.group_ingest, topic, 2)]
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:

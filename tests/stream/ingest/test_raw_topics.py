@@ -25,10 +25,10 @@ from stream.ingest.in_flight import RawPosition
 from stream.ingest.ingest import Ingest
 from stream.kafka import topic_ids
 from stream.kafka.client import Connection
-from stream.kafka.patience import patiently
 from stream.raw_topics.registry import RawTopics
 from stream.settings import IngestSettings, KafkaSettings
 from stream.topics import Topics, TopicSpec
+from tests.support.offsets import committed
 
 pytestmark = pytest.mark.kafka
 SECONDS = 180.0
@@ -63,14 +63,7 @@ class Bench:
         producer.produce(self.raw, json.dumps(value).encode(), partition=partition)
 
     def committed(self, partition: int = 0) -> int:
-        consumer = self.connection.consumer(self.topics.group_ingest)
-        try:
-            (found,) = patiently(
-                lambda: consumer.committed([TopicPartition(self.raw, partition)], timeout=10), threading.Event()
-            )
-            return int(found.offset)
-        finally:
-            consumer.close()
+        return int(committed(self.connection, self.topics.group_ingest, self.raw, partition + 1)[partition].offset)
 
     def events(self) -> list[Event]:
         """What ingest accepted."""

@@ -18,9 +18,9 @@ from store.base.settings import ModalitySettings
 from stream.events.event import Event, unpack
 from stream.ingest.ingest import Ingest
 from stream.kafka.client import Connection
-from stream.kafka.patience import patiently
 from stream.settings import Condition, IngestSettings, KafkaSettings, MappingSettings
 from stream.topics import Topics, TopicSpec
+from tests.support.offsets import committed
 
 pytestmark = pytest.mark.kafka
 SECONDS = 60.0
@@ -99,13 +99,7 @@ class Bench:
         assert failures == []
 
     def committed(self) -> list[int]:
-        consumer = self.connection.consumer(self.topics.group_ingest)
-        try:
-            places = [TopicPartition(self.raw, p) for p in range(PARTITIONS)]
-            found = patiently(lambda: consumer.committed(places, timeout=10), threading.Event())
-            return [tp.offset for tp in found]
-        finally:
-            consumer.close()
+        return [tp.offset for tp in committed(self.connection, self.topics.group_ingest, self.raw, PARTITIONS)]
 
     def events(self) -> list[Event]:
         """What was accepted."""

@@ -9,7 +9,7 @@ import structlog.testing
 from confluent_kafka import KafkaError
 
 from store.base.errors import BrokerError
-from stream.kafka.consumer_errors import LOG_INTERVAL_SECONDS, ConsumerErrors, DeniedTopics
+from stream.kafka.consumer_errors import LOG_INTERVAL_SECONDS, ConsumerErrors, UnreadTopics
 
 
 def test_each_cause_is_said_once_a_minute() -> None:
@@ -43,7 +43,7 @@ def test_a_role_that_goes_on_names_what_is_denied_once_a_minute_until_it_is_read
         return SimpleNamespace(error=lambda: KafkaError(code), topic=lambda: topic)
 
     clock = [0.0]
-    denied = DeniedTopics("g", clock=lambda: clock[0])
+    denied = UnreadTopics("g", clock=lambda: clock[0])
     assert not denied.take(failed("a", KafkaError._TRANSPORT))
     assert not denied.take(failed(None, KafkaError.TOPIC_AUTHORIZATION_FAILED))
     assert denied.take(failed("a", KafkaError.TOPIC_AUTHORIZATION_FAILED))
@@ -55,3 +55,15 @@ def test_a_role_that_goes_on_names_what_is_denied_once_a_minute_until_it_is_read
             if second == 70:
                 denied.read("b")
     assert [line["topic"] for line in said] == ["a", "b", "a", "b", "a"]
+
+
+def test_a_missing_topic_is_named_once_a_minute_until_it_is_there() -> None:
+    clock = [0.0]
+    unread = UnreadTopics("g", clock=lambda: clock[0])
+    with structlog.testing.capture_logs() as said:
+        for second in range(150):
+            clock[0] = float(second)
+            unread.missing(frozenset({"a", "b"} if second < 70 or second > 75 else {"a"}))
+            unread.say()
+    told = [(line["event"], line["topic"]) for line in said]
+    assert told == [("topic_missing", topic) for topic in "ababbab"]

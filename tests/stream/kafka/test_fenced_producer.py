@@ -21,6 +21,7 @@ from stream.kafka.client import Connection
 from stream.kafka.fenced_producer import Aborted, Fenced, FencedProducer
 from stream.topics import TopicSpec
 from tests.support.broker_proxy import END_TXN, BrokerProxy, port_of
+from tests.support.offsets import committed
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 PROPERTIES = {"session.timeout.ms": 6000, "heartbeat.interval.ms": 500}
@@ -76,9 +77,7 @@ class Desk:
             consumer.close()
 
     def committed(self) -> tuple[int, str | None]:
-        consumer = self.connection.consumer(self.group)
-        found = consumer.committed([TopicPartition(self.read, 0)], timeout=10)[0]
-        consumer.close()
+        (found,) = committed(self.connection, self.group, self.read, 1)
         return found.offset, found.metadata
 
 

@@ -39,6 +39,7 @@ from stream.token_log.restore import restore
 from stream.topics import Topics
 from tests.models.buffer_model import BufferModel
 from tests.support.hash_encoder import HashEncoder
+from tests.support.offsets import committed
 from tests.support.processes import Role, running, wait_until
 from tests.support.worker_bench import commit_ends
 
@@ -115,11 +116,8 @@ class Bench:
         return by_partition
 
     def committed(self) -> dict[int, int]:
-        consumer = self.connection.consumer(self.topics.group_processor)
-        parts = [TopicPartition(self.topics.events, p) for p in range(PARTITIONS)]
-        found = {tp.partition: max(tp.offset, 0) for tp in consumer.committed(parts, timeout=10)}
-        consumer.close()
-        return found
+        found = committed(self.connection, self.topics.group_processor, self.topics.events, PARTITIONS)
+        return {tp.partition: max(tp.offset, 0) for tp in found}
 
     def ends(self, topic: str) -> dict[int, int]:
         consumer = self.connection.consumer("ends")
