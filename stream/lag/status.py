@@ -146,9 +146,10 @@ def behind_seconds(samples: Sequence[Sample]) -> float | None:
 
 def is_rewound(samples: Sequence[Sample]) -> bool:
     """Rule 1: the commit went down within the window, or lies below the oldest message: something was deleted unread,
-    or the group was reset. Kept for a window so that a person sees it."""
-    commits = [s.committed for s in samples if s.committed is not None]
-    went_down = any(later < earlier for earlier, later in itertools.pairwise(commits))
+    or the group was reset. Kept for a window so that a person sees it. A commit after none is the first of a group that
+    was deleted or forgotten and begins anew: nothing went back."""
+    pairs = itertools.pairwise(s.committed for s in samples)
+    went_down = any(a is not None and b is not None and b < a for a, b in pairs)
     last = samples[-1]
     return went_down or (last.committed is not None and last.committed < last.start)
 

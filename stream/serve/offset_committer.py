@@ -19,6 +19,8 @@ _POLL_SECONDS = 0.02
 RENEW_SECONDS = 3600.0
 """A broker forgets the commits of a group without members after `offsets.retention.minutes` (7 days by default, one on
 old brokers), so those of a quiet topic are made again."""
+LOOK_SECONDS = 10.0
+"""Between two looks at what the group has: somebody may have deleted it, and on a quiet system nothing new would tell."""
 ASK_SECONDS = 0.5
 RETRY_SECONDS = 2.0
 """After a question that was not answered."""
@@ -47,6 +49,7 @@ class OffsetCommitter:
         self._in_flight = False
         self._renew_at = clock() + RENEW_SECONDS
         self._renewed: set[Partition] = set()
+        self._look_at = clock() + LOOK_SECONDS
         self._ask_at = clock()
         callback: Any = self._acknowledged
         self._consumer = connection.consumer(group, on_commit=callback)
@@ -69,6 +72,9 @@ class OffsetCommitter:
         if now >= self._renew_at:
             self._renew_at = now + RENEW_SECONDS
             self._renewed = set(self._done)
+            self._done.clear()
+        if now >= self._look_at:
+            self._look_at = now + LOOK_SECONDS
             self._done.clear()
         new = {tp: offset for tp, offset in self._wanted.items() if self._done.get(tp) != offset}
         if not new:

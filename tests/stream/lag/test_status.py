@@ -136,6 +136,11 @@ CASES = [
          "nothing waited before: it has just come", POLICY),
     Case(45, "as 44, 10 s later", [(0, None, 0, 0, 1), *((t, None, 0, 1, 1) for t in (5, 10, 15))],
          Rules(no_commit=True), Status.NO_COMMIT, "it could have been committed", POLICY),
+    Case(46, "a group was deleted and begins anew", [(0, 50, 0, 60, 1), (5, None, 0, 60, 1), (10, 0, 0, 60, 1)],
+         Rules(), Status.OK, "nothing went back: it had forgotten where it was", POLICY),
+    Case(47, "as 46, and is reset then",
+         [(0, 50, 0, 60, 1), (5, None, 0, 60, 1), (10, 40, 0, 60, 1), (15, 0, 0, 60, 1)],
+         Rules(rewound=True), Status.REWOUND, "its new commit went down", POLICY),
 ]  # fmt: skip
 
 

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import OFFSET_INVALID, TopicPartition
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from deploy.brokers.local import LocalKafka
 from deploy.kafka import topics
 from stream.kafka.client import Connection
 from stream.serve.offset_committer import RENEW_SECONDS, OffsetCommitter
@@ -132,3 +133,22 @@ def test_a_renewal_takes_nobody_back(group: Group) -> None:
     behind.step()
     group.commit(behind, 4, 0)
     assert group.committed() == [9, 0]
+
+
+@pytest.mark.kafka
+def test_a_group_that_is_deleted_is_committed_again_though_nothing_comes(
+    kafka_broker: LocalKafka, topic_prefix: str
+) -> None:
+    """A quiet system was `no_commit` until traffic came."""
+    group = Group(kafka_broker.connection, topic_prefix)
+    one = group.committer()
+    group.commit(one, 7, 0)
+    admin = kafka_broker.connection.admin()
+    admin.delete_consumer_groups([one.group])[one.group].result(SECONDS)
+    assert group.committed() == [OFFSET_INVALID, OFFSET_INVALID]
+    deadline = time.monotonic() + SECONDS
+    while group.committed() != [7, 0]:
+        assert time.monotonic() < deadline
+        group.clock[0] += 1.0
+        one.step()
+        time.sleep(0.01)

@@ -11,6 +11,7 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
+from confluent_kafka import OFFSET_INVALID
 
 from deploy.brokers.local import LocalKafka
 from deploy.brokers.process import EmbeddedBroker
@@ -322,3 +323,28 @@ def test_two_serves_never_take_the_group_back_and_each_tells_its_own_standing(
         until(lambda: max(t.tail._standing.behind_seconds() for t in (first, second)) < 5)
         second.__exit__()
     assert world.committed(group, topic)[0] == 20
+
+
+@pytest.mark.kafka
+def test_a_group_without_commit_begins_with_what_is_queryable(
+    kafka_broker: LocalKafka, topic_prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deleted freshness group was committed from 0 upwards while serve read: lag took it for data that was lost."""
+    world = World(kafka_broker.connection, topic_prefix, tmp_path)
+    group, events = world.topics.group_freshness, world.topics.events
+    users = [u for u in (f"u{i}" for i in range(80)) if partition_of(u, 2) == 0][:20]
+    for user in users:
+        world.record(user, world.event(user))
+    world.flush()
+    with running(world):
+        until(lambda: world.committed(group, events)[0] == 20)
+    admin = kafka_broker.connection.admin()
+    admin.delete_consumer_groups([group])[group].result(20)
+    monkeypatch.setattr("stream.serve.tail.BATCH_MESSAGES", 1)
+    monkeypatch.setattr("stream.serve.tail.COMMIT_SECONDS", 0.0)
+    seen: set[int] = set()
+    tail = world.tail()
+    tail._thread.start()
+    until(lambda: seen.add(world.committed(group, events)[0]) or 20 in seen)  # type: ignore[func-returns-value]
+    tail.__exit__()
+    assert seen <= {OFFSET_INVALID, 20}
