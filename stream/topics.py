@@ -11,6 +11,10 @@ from stream.settings import KafkaSettings
 
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
+MAX_MESSAGE_BYTES = 1_048_588
+"""`max.message.bytes` that a topic of ours is created with: Kafka's default."""
+LEAST_MESSAGE_BYTES = 1_000_000
+"""What it must take: clients send as much at once (librdkafka's `batch.size`), however small the messages are."""
 COMPACT = {
     "cleanup.policy": "compact",
     # a reader that was away for less than a week sees every deletion

@@ -18,7 +18,7 @@ from store.base import logs
 from store.base.errors import BrokerError, TopicError
 from stream.kafka.client import Connection
 from stream.kafka.patience import patiently
-from stream.topics import TopicSpec
+from stream.topics import LEAST_MESSAGE_BYTES, MAX_MESSAGE_BYTES, TopicSpec
 
 BROKERS_OWN = -1
 """Replication factor: the broker's default."""
@@ -169,7 +169,6 @@ def _were_added(connection: Connection, specs: Sequence[TopicSpec], there: Mappi
 
 def _config_faults(connection: Connection, specs: Sequence[TopicSpec]) -> tuple[list[str], list[str]]:
     """A line for each topic whose settings cannot be used, and for each setting that differs safely."""
-    specs = [spec for spec in specs if spec.config]
     if not specs:
         return [], []
     resources = {spec.name: ConfigResource(ConfigResource.Type.TOPIC, spec.name) for spec in specs}
@@ -191,6 +190,12 @@ def _config_faults(connection: Connection, specs: Sequence[TopicSpec]) -> tuple[
         if expiring and ".embeddings." in spec.name:  # of others that is a person's mistake
             retired[spec.name] = spec.config
             continue
+        longest = found["max.message.bytes"].value if "max.message.bytes" in found else None
+        if "max.message.bytes" not in spec.config and longest is not None and int(longest) < LEAST_MESSAGE_BYTES:
+            faults.append(
+                f"{spec.name} has max.message.bytes={longest}, and up to {LEAST_MESSAGE_BYTES} bytes are sent to it at "
+                f"once: {_alter(connection, spec)}max.message.bytes={MAX_MESSAGE_BYTES}"
+            )
         has = {key: found[key].value if key in found else "(unknown)" for key in spec.config}
         differs = {key: value for key, value in spec.config.items() if not _same(has[key], value)}
         meaning = {key: tolerated(key, value, has[key]) for key, value in differs.items()}
@@ -200,8 +205,7 @@ def _config_faults(connection: Connection, specs: Sequence[TopicSpec]) -> tuple[
             need = ",".join(f"{key}={_quoted(value)}" for key, value in wrong.items())
             ours = " and ".join(way for key in wrong if (way := mend(key, has[key])) is not None)
             faults.append(
-                f"{spec.name} has {have}: kafka-configs.sh --bootstrap-server {connection.bootstrap} --alter "
-                f"--topic {spec.name} --add-config {need}{f'; or set {ours}' if ours else ''}"
+                f"{spec.name} has {have}: {_alter(connection, spec)}{need}{f'; or set {ours}' if ours else ''}"
             )
         in_sync = found["min.insync.replicas"].value if "min.insync.replicas" in found else "1"
         if int(in_sync) > replicas.get(spec.name, int(in_sync)):
@@ -213,6 +217,11 @@ def _config_faults(connection: Connection, specs: Sequence[TopicSpec]) -> tuple[
     if retired:
         revive(connection, retired)
     return faults, forced
+
+
+def _alter(connection: Connection, spec: TopicSpec) -> str:
+    """The command that changes its settings, up to these."""
+    return f"kafka-configs.sh --bootstrap-server {connection.bootstrap} --alter --topic {spec.name} --add-config "
 
 
 def _replicas(connection: Connection) -> dict[str, int]:
@@ -275,7 +284,7 @@ def _create_once(
 
 
 def _settings(spec: TopicSpec) -> dict[str, str]:
-    return dict(spec.config) if spec.ours else {}
+    return {"max.message.bytes": str(MAX_MESSAGE_BYTES), **spec.config} if spec.ours else {}
 
 
 def _needs(spec: TopicSpec) -> dict[str, str]:

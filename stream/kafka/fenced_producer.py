@@ -16,6 +16,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from store.base.errors import BrokerError
 from store.base.stop import Stop, obey
+from stream.kafka import not_taken
 from stream.kafka.client import Connection
 from stream.kafka.patience import passes
 
@@ -85,9 +86,17 @@ class FencedProducer:
         self._stop = stop
         self._open_seconds = open_seconds
         self._commit_seconds = commit_seconds
-        self._producer = connection.producer(**_CONFIG, **{"transactional.id": transactional_id})
+        self._producer = connection.producer(
+            **_CONFIG,
+            **{
+                "transactional.id": transactional_id,
+                "on_delivery": self._delivered,
+                "delivery.report.only.error": True,
+            },
+        )
         self._begun = False
         self._failure: KafkaError | None = None
+        self._undelivered: tuple[str, int, KafkaError] | None = None
 
     @property
     def begun(self) -> bool:
@@ -190,6 +199,11 @@ class FencedProducer:
             if obeying:
                 obey(self._stop())
 
+    def _delivered(self, error: KafkaError | None, message: Any) -> None:
+        # what follows the first was purged for its sake
+        if error is not None and self._undelivered is None:
+            self._undelivered = message.topic(), message.partition(), error
+
     def _refused(self, error: KafkaError) -> BrokerError:
         if passes(error):
             return BrokerError(
@@ -197,9 +211,15 @@ class FencedProducer:
                 action="check that the broker runs and is not overloaded",
                 code="delivery_timeout",
             )
+        topic, partition, cause = self._undelivered or ("", 0, error)
+        of = not_taken.why(topic, partition, cause) if topic else error.str()
         return BrokerError(
-            f"the broker refused what {self.transactional_id} publishes: {error.str()}",
-            action="check that the broker takes writes to these topics, and lets this user use transactional ids that "
-            "begin with kafka.topic_prefix; nothing was committed, so a restart sends the messages again",
+            f"the broker refused what {self.transactional_id} publishes: {of}",
+            action=not_taken.remedy(
+                topic or "these topics",
+                cause,
+                "check that the broker takes writes to these topics, and lets this user use transactional ids that "
+                "begin with kafka.topic_prefix; nothing was committed, so a restart sends the messages again",
+            ),
             code="delivery_failed",
         )

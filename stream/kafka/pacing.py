@@ -16,6 +16,7 @@ from confluent_kafka import KafkaException
 
 from store.base import logs
 from store.base.errors import BrokerError
+from stream.kafka import not_taken
 from stream.kafka.client import Connection
 from stream.kafka.reader_progress import MESSAGE_OVERHEAD_BYTES, PacedTopic
 from stream.topics import TopicSpec
@@ -62,7 +63,7 @@ class SafeProducer:
         self._config = {"queue.buffering.max.kbytes": 65_536, **(config or {})}
         self._while_waiting = while_waiting
         self._failures = 0
-        self._first_failure = ""
+        self._first_failure: tuple[str, int, Any] | None = None
         self._sent = 0
         self._reporting = False
         self._paced: dict[str, PacedTopic] = {}
@@ -137,11 +138,16 @@ class SafeProducer:
             BrokerError: a delivery failed.
         """
         self._producer.poll(0)
-        if self._failures:
+        if self._first_failure is not None:
+            topic, partition, error = self._first_failure
             raise BrokerError(
-                f"{self._failures} message(s) could not be delivered, first: {self._first_failure}",
-                action="check that the broker runs and takes writes to this topic; offsets were not committed, so a "
-                "restart sends the messages again",
+                f"{self._failures} message(s) could not be delivered, first: {not_taken.why(topic, partition, error)}",
+                action=not_taken.remedy(
+                    topic,
+                    error,
+                    "check that the broker runs and takes writes to this topic; offsets were not committed, so a "
+                    "restart sends the messages again",
+                ),
                 code="delivery_failed",
             )
 
@@ -182,7 +188,7 @@ class SafeProducer:
     def _delivered(self, error: Any, message: Any) -> None:
         if error is not None:
             self._failures += 1
-            self._first_failure = self._first_failure or f"{message.topic()}:{message.partition()}: {error.str()}"
+            self._first_failure = self._first_failure or (message.topic(), message.partition(), error)
 
     def _reported(self, on_delivery: Delivery) -> Delivery:
         if not self._reporting:  # first use: go on with a producer that reports every delivery
