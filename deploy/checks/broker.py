@@ -1,4 +1,4 @@
-"""Checks of the broker: its parts, its answer, its topics, and whether the state on disk is made from it."""
+"""Checks of the broker: its parts, its answer, its topics."""
 
 from __future__ import annotations
 
@@ -81,33 +81,6 @@ def check_topics(settings: Settings) -> Finding:
     if forced := topics.forced_settings(connection, existing):
         return Finding("topics", Level.WARN, "\n".join([detail, *forced]), "nothing, if that will do")
     return Finding("topics", Level.OK, detail)
-
-
-def check_state(settings: Settings) -> Finding:
-    """The state on disk was made from this broker."""
-    from deploy.brokers.state import IDENTITY_FILE, STATE_FOLDERS
-
-    saved = read_json(settings.store.data_dir.absolute() / IDENTITY_FILE)
-    if saved is None:
-        data_dir = settings.store.data_dir.absolute()
-        # roles that are run one by one make no note of the broker here; the state of each has its own
-        there = sorted(str(p.relative_to(data_dir)) for name in STATE_FOLDERS for p in (data_dir / name).glob("*"))
-        return Finding("state", Level.OK, f"{', '.join(there)}: each knows its broker" if there else "none yet")
-    made_from = str(saved["identity"])
-    try:
-        connection = opened(settings)
-    except BrokerError:
-        return Finding("state", Level.OK, f"made from {made_from} (not compared: no broker)")
-    if connection is None or connection.identity == made_from:
-        return Finding("state", Level.OK, f"made from {made_from}")
-    if connection.embedded and made_from.startswith("embedded:"):
-        return Finding("state", Level.WARN, "made from an earlier embedded broker; `up` will set it aside")
-    return Finding(
-        "state",
-        Level.FAIL,
-        f"made from {made_from}, the broker is {connection.identity}",
-        "use the broker it was made from, or another store.data_dir",
-    )
 
 
 def opened(settings: Settings) -> Connection | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 
-from deploy.checks import broker, events, files, machine, model, time_stamps
+from deploy.checks import broker, events, files, machine, model, state, time_stamps
 from deploy.checks.finding import Finding, Level
 from deploy.settings.config import Settings
 from store.base.errors import AnchorstreamError, ConfigError
@@ -22,7 +22,7 @@ CHECKS: tuple[tuple[str, Callable[[Settings], Finding]], ...] = (
     ("broker parts", broker.check_broker_parts),
     ("broker", broker.check_broker),
     ("topics", broker.check_topics),
-    ("state", broker.check_state),
+    ("state", state.check_state),
     ("events", events.check_events),
     ("time stamps", time_stamps.check_time_stamps),
     ("port", files.check_port),

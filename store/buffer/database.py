@@ -140,12 +140,15 @@ class BufferDatabase:
             if found != text:
                 name = key.decode()
                 action = {
-                    layout.M_FORMAT: "start the version that wrote it, or remove the directory to restore it from the "
+                    layout.M_FORMAT: f"start the version that wrote it, or remove {self.path}: it is restored from the "
                     "`tokens` topic",
-                    layout.M_IDENTITY: "another broker has taken the old one's place: remove the data directory, or "
-                    "point kafka.bootstrap_servers at the old broker",
+                    layout.M_IDENTITY: "another broker has taken the old one's place: point kafka.bootstrap_servers at "
+                    f"the old broker; or remove {self.path.parent}, which is built anew from this broker's topics",
                     layout.M_ROLE: "a processor and a worker cannot share a directory: give each its own",
-                }.get(key, "set the text encoder back, or remove the data directory and replay the raw events")
+                }.get(
+                    key,
+                    "set the text encoder back (the version of anchorstream that wrote it); or " + layout.BEGIN_ANEW,
+                )
                 raise StateError(
                     f"the token buffer at {self.path} was written with {name} {found!r}, not {text!r}",
                     action=action,

@@ -32,6 +32,12 @@ FLUSH_ORDER = (EXPIRY, DIRTY, IDS, ROWS, SUMMARIES, META)
 """What may be durable without what: an entry of an index without its row is looked at and dropped, a row without its
 entry would never expire; nothing may be missing below the position, which is in `meta`."""
 
+BEGIN_ANEW = (
+    "begin anew from the raw topics: stop every role, set another kafka.topic_prefix, remove the folders processor, "
+    "worker and serve of store.data_dir and nothing else there (kafka and kept are the source of everything), start"
+)
+"""What is left where rows are of something that is not coming back."""
+
 BUFFER_FORMAT = 1
 """Version of this layout; raise it with any change, together with store/buffer/rows.py's."""
 
@@ -130,8 +136,7 @@ class Schema(NamedTuple):
             raise StateError(
                 f"{where} holds vectors of the text encoder {self.encoder_id!r} ({self.dim} values), not of "
                 f"{configured.encoder_id!r} ({configured.dim})",
-                action="set the text encoder back, or begin anew with another kafka.topic_prefix and data directory, "
-                "and replay the raw events",
+                action=f"set the text encoder back (the version of anchorstream that wrote it); or {BEGIN_ANEW}",
             )
         for name, (kind, numbers) in configured.modalities.items():
             stored = self.modalities.get(name, (kind, numbers))
@@ -141,8 +146,8 @@ class Schema(NamedTuple):
             found, wanted = (stored[0], kind) if what == "kind" else (list(stored[1]), list(numbers))
             raise StateError(
                 f"{where} holds modalities.{name} with {what} = {found!r}, not {wanted!r}",
-                action=f"set modalities.{name}.{what} back; what is new gets a modality with another name. Or begin "
-                "anew with another kafka.topic_prefix and data directory, and replay the raw events",
+                action=f"set modalities.{name}.{what} back; what is new gets a modality with another name. "
+                f"Or {BEGIN_ANEW}",
             )
 
 

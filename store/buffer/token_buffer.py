@@ -154,7 +154,7 @@ class TokenBuffer:
             if database.meta.get(layout.M_RESTORING) is not None:
                 raise StateError(
                     f"an older version was restoring the token buffer at {path} when it ended",
-                    action="remove the directory; it will be restored from the `tokens` topic",
+                    action=f"remove {path}; it is restored from the `tokens` topic",
                     code="state_mismatch",
                 )
             rules = WindowRules(modalities, dim, expiry_granularity_ms)

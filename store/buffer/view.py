@@ -58,6 +58,8 @@ class BufferView:
         self.dim = int(self._text(layout.M_DIM) or 0)
         if (schema := Schema.unpack(self._meta.get(layout.M_SCHEMA))) is not None:
             schema.check(Schema.of(self.encoder_id, self.dim, modalities), f"the token buffer at {path}")
+        self.format = self._text(layout.M_FORMAT)
+        """Of layout and rows."""
         self.source_offset = self._int(layout.M_SOURCE_OFFSET, -1)
         """Last offset of `events` applied."""
         self.log_offset = self._int(layout.M_LOG_OFFSET, 0)

@@ -25,7 +25,7 @@ def remedy(topic: str, error: KafkaError, otherwise: str) -> str:
     if is_size(error):
         return (
             f"raise max.message.bytes of {topic} to {MAX_MESSAGE_BYTES} or more: kafka-configs.sh --alter --topic "
-            f"{topic} --add-config max.message.bytes={MAX_MESSAGE_BYTES} (batches of small messages are that long too); "
-            "nothing was committed, so a restart sends the messages again"
+            f"{topic} --add-config max.message.bytes={MAX_MESSAGE_BYTES} (batches of small messages are that long "
+            "too); nothing was committed, so a restart sends the messages again"
         )
     return otherwise

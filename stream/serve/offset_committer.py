@@ -20,7 +20,7 @@ RENEW_SECONDS = 3600.0
 """A broker forgets the commits of a group without members after `offsets.retention.minutes` (7 days by default, one on
 old brokers), so those of a quiet topic are made again."""
 LOOK_SECONDS = 10.0
-"""Between two looks at what the group has: somebody may have deleted it, and on a quiet system nothing new would tell."""
+"""Between two looks at what the group has: somebody may have deleted it, and where nothing comes nothing would tell."""
 ASK_SECONDS = 0.5
 RETRY_SECONDS = 2.0
 """After a question that was not answered."""

@@ -8,8 +8,8 @@ Protocol (the same numbers in the body and in docs/commit-protocol.md):
   S3. Records are applied in batches and are queryable at once; the events they cover are pending no more.
   S4. A snapshot (offsets first, then rows) is written beside S3 and made durable.
   S5. Offsets are committed: of `embeddings.*` what was applied; on an embedded broker, which forgets what its readers
-      have committed, only what the last durable snapshot holds. Of `events` the low-water mark, once S2 is over: before,
-      it says how far this process has read and not what is queryable.
+      have committed, only what the last durable snapshot holds. Of `events` the low-water mark, once S2 is over:
+      before, it says how far this process has read and not what is queryable.
 A crash anywhere leaves the last snapshot and the offsets after it: everything since is read again and changes nothing
 that was newer (last write wins by offset). Reading never goes on at a committed offset of `embeddings.*`: the
 snapshot's offsets are the truth, the commit tells lag.

@@ -10,14 +10,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_LOG_APPEND_TIME, TIMESTAMP_NOT_AVAILABLE
+from confluent_kafka import (
+    TIMESTAMP_CREATE_TIME,
+    TIMESTAMP_LOG_APPEND_TIME,
+    TIMESTAMP_NOT_AVAILABLE,
+    TopicPartition,
+)
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
 from deploy import brokers
 from deploy.brokers.local import LocalKafka
 from deploy.brokers.process import EmbeddedBroker
 from deploy.brokers.state import claim_state
-from deploy.checks import broker, events, files, machine, model, time_stamps
+from deploy.checks import broker, events, files, machine, model, state, time_stamps
 from deploy.checks.events import judged
 from deploy.checks.finding import Finding, Level
 from deploy.checks.time_stamps import Kind, kind_of
@@ -26,9 +31,15 @@ from deploy.kafka import topics
 from deploy.lock import DataDirLock
 from deploy.operate.doctor import bounded, diagnose
 from deploy.settings.config import Settings, load
+from encoder.model.text_encoder import identity
 from store.base.errors import AnchorstreamError, ConfigError, WeightsError
-from stream.topics import TopicSpec
+from store.buffer.layout import Schema
+from stream.topics import Topics, TopicSpec
+from tests.models.events import open_buffer, resources
 from tests.support.raw_message import RawMessage
+
+
+SHARED = resources()
 
 
 def settings_in(path: Path, **sections: Mapping[str, object]) -> Settings:
@@ -85,10 +96,10 @@ def test_a_check_that_hangs_or_breaks_is_a_finding_in_time() -> None:
 def test_state_of_instances_that_run_one_by_one_is_seen(tmp_path: Path) -> None:
     """E15: "none yet" beside gigabytes of state."""
     settings = settings_in(tmp_path)
-    assert broker.check_state(settings).detail == "none yet"
+    assert state.check_state(settings).detail == "none yet"
     (tmp_path / "processor" / "east-1").mkdir(parents=True)
     (tmp_path / "worker" / "w7").mkdir(parents=True)
-    assert broker.check_state(settings).detail == "processor/east-1, worker/w7: each knows its broker"
+    assert state.check_state(settings).detail == "processor/east-1, worker/w7: each knows its broker"
 
 
 def test_a_running_system_is_seen(tmp_path: Path) -> None:
@@ -101,7 +112,7 @@ def test_a_running_system_is_seen(tmp_path: Path) -> None:
         assert broker.check_topics(settings).level is Level.OK
         topics.ensure(running.connection, brokers.specs(settings))
         claim_state(tmp_path, running.connection)
-        assert broker.check_state(settings).level is Level.OK
+        assert state.check_state(settings).level is Level.OK
         assert "in use by pid" in files.check_data_dir(settings).detail
         more = settings_in(tmp_path, kafka={"partitions": 7})
         wrong = broker.check_topics(more)
@@ -111,9 +122,9 @@ def test_a_running_system_is_seen(tmp_path: Path) -> None:
         assert too_many.level is Level.FAIL
         other = tmp_path / "run" / "state-identity"
         other.write_text('{"identity": "embedded:gone"}')
-        assert broker.check_state(settings).level is Level.WARN
+        assert state.check_state(settings).level is Level.WARN
         other.write_text('{"identity": "kafka:other"}')
-        assert broker.check_state(settings).level is Level.FAIL
+        assert state.check_state(settings).level is Level.FAIL
     # after a kill -9 there is a broker.json, and nobody behind it
     (tmp_path / "run" / "broker.json").write_text('{"kind": "embedded", "pid": 1, "bootstrap": "x", "identity": "y"}')
     begun = time.monotonic()
@@ -297,3 +308,77 @@ def test_the_last_raw_events_are_read(
     kafka = {"bootstrap_servers": connection.bootstrap}
     found = events.check_events(settings_in(tmp_path, modalities=BILL, kafka=kafka))
     assert found.detail.startswith("of the last 70, 70 are accepted; bill: none of 70 has channel, amount")
+
+
+def _of_another_encoder(tmp_path: Path, role: str, settings: Settings, **changes: object) -> bytes:
+    """A buffer of partition 1; what its owner would write into the log."""
+    made = {"modalities": settings.modalities, "encoder_id": "old", "dim": 7, "identity": "kafka:x", **changes}
+    path = tmp_path / role / "0" / "1"
+    path.parent.mkdir(parents=True)
+    buffer = open_buffer(path, SHARED, replica=role == "worker", **made)
+    marker = buffer.schema.pack()
+    buffer.apply_log([], next_offset=1, marker=marker)
+    buffer.close()
+    return marker
+
+
+@pytest.mark.parametrize("role", ["processor", "worker"])
+def test_state_of_another_text_encoder_is_found_and_nothing_else_is_to_be_removed(tmp_path: Path, role: str) -> None:
+    """All was well; and a role's message said to remove the data directory, which has a local broker's log."""
+    settings = settings_in(tmp_path)
+    _of_another_encoder(tmp_path, role, settings)
+    found = state.check_state(settings)
+    assert found.level is Level.FAIL
+    assert f"{tmp_path}/{role}/0/1 holds vectors of the text encoder 'old' (7 values)" in found.detail
+    assert "remove the folders processor, worker and serve" in found.action
+    assert "kafka and kept are the source of everything" in found.action
+    encoder_id, dim = identity()
+    for changes, why in (
+        ({"encoder_id": encoder_id, "dim": dim}, "text encoder|was written with encoder"),
+        ({"identity": "kafka:y"}, "was written with identity"),
+    ):
+        with pytest.raises(AnchorstreamError, match=why) as caught:
+            open_buffer(
+                tmp_path / role / "0" / "1",
+                SHARED,
+                replica=role == "worker",
+                **{"modalities": settings.modalities, "encoder_id": "old", "dim": 7, "identity": "kafka:x", **changes},
+            )
+        assert "data directory" not in caught.value.action
+        assert "nothing else there" in caught.value.action or f"remove {tmp_path}/{role}/0," in caught.value.action
+
+
+def test_a_modality_of_another_kind_is_found(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    encoder_id, dim = identity()
+    name, modality = next(iter(settings.modalities.items()))
+    other = settings.model_copy(
+        update={"modalities": {**settings.modalities, name: modality.model_copy(update={"numbers": ("x",)})}}
+    )
+    _of_another_encoder(tmp_path, "processor", other, encoder_id=encoder_id, dim=dim, modalities=other.modalities)
+    found = state.check_state(settings)
+    assert found.level is Level.FAIL
+    assert f"modalities.{name} with numbers" in found.detail
+
+
+@pytest.mark.kafka
+def test_a_log_of_another_text_encoder_is_found_without_any_state(
+    kafka_broker: LocalKafka, topic_prefix: str, tmp_path: Path
+) -> None:
+    connection = kafka_broker.connection
+    kafka = {"bootstrap_servers": connection.bootstrap, "topic_prefix": topic_prefix, "partitions": 2}
+    settings = settings_in(tmp_path, kafka=kafka)
+    names = Topics(settings.kafka)
+    topics.ensure(connection, names.specs({}, ()))
+    assert state.check_state(settings).level is Level.OK
+    marker = Schema("old", 7, {}).pack()
+    producer = connection.producer()
+    producer.produce(names.tokens, b"row", b"k", 1)
+    producer.produce(names.tokens, marker, b"m", 1)
+    assert producer.flush(20) == 0
+    consumer = connection.consumer(names.group_account)
+    consumer.commit(offsets=[TopicPartition(names.tokens, 1, 1)], asynchronous=False)
+    consumer.close()
+    found = state.check_state(settings)
+    assert found.level is Level.FAIL
+    assert f"the log {names.tokens} holds vectors of the text encoder 'old'" in found.detail
