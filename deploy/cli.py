@@ -66,7 +66,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     try:
         result: Any = build()(words, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        return _usage(error)
+        return _usage(error, as_json=_wants_json(words))
     except AnchorstreamError as error:
         from deploy.output import write_error
 
@@ -86,17 +86,19 @@ def main() -> None:
     sys.exit(run())
 
 
-def _usage(error: CycloptsError) -> int:
+def _usage(error: CycloptsError, *, as_json: bool) -> int:
     from deploy.output import write_error
 
     command = " ".join(("anchorstream", *(error.command_chain or ())))
     detail = " ".join(str(error).split())
-    write_error(AnchorstreamError(detail, action=f"see {command} --help", code="usage"))
+    write_error(AnchorstreamError(detail, action=f"see {command} --help", code="usage"), as_json=as_json)
     return USAGE
 
 
 def _wants_json(words: Sequence[str]) -> bool:
-    """Whether errors go out as JSON: `--json` as a flag (`demo` and `bench` take a file there)."""
+    """Whether errors go out as JSON: `--json` as a flag (`demo` and `bench` take a file there); and where logs are."""
+    if words[:1] == ["run"]:
+        return not sys.stderr.isatty()
     return "--json" in words and words[0] not in ("demo", "bench")
 
 

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
@@ -30,17 +30,23 @@ def write_error(error: AnchorstreamError, *, as_json: bool = False) -> None:
     """An expected failure: what, and what to do, without a traceback."""
     if as_json:
         problem = {"error": error.code, "detail": error.detail, "action": error.action}
-        sys.stderr.write(json.dumps(problem, ensure_ascii=False) + "\n")
+        _to_stderr(json.dumps(problem, ensure_ascii=False))
         return
-    sys.stderr.write(printable(f"error [{error.code}]: {error.detail}", "\n\t") + "\n")
+    _to_stderr(printable(f"error [{error.code}]: {error.detail}", "\n\t"))
     if error.action:
-        sys.stderr.write(f"  → {error.action}\n")
+        _to_stderr(f"  → {error.action}")
 
 
 def note(text: str) -> None:
     """A line for people, on standard error, so that it never mixes with a result."""
-    sys.stderr.write(printable(text, "\n\t") + "\n")
-    sys.stderr.flush()
+    _to_stderr(printable(text, "\n\t"))
+
+
+def _to_stderr(line: str) -> None:
+    # a terminal that was closed is no reason to leave what was begun: roles are still to be drained
+    with suppress(OSError):
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
 
 
 def note_result(text: str) -> None:

@@ -29,7 +29,7 @@ import confluent_kafka
 from deploy.brokers.keeper import GROUP, Keeper
 from deploy.brokers.kept_log import KeptLog
 from store.base import logs
-from store.base.errors import BrokerError, StateError, TopicError
+from store.base.errors import AnchorstreamError, BrokerError, TopicError
 from store.base.files import write_json
 from stream.kafka.client import Connection
 from stream.topics import TopicSpec
@@ -219,17 +219,24 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--parent", type=int, help="end when this process, our parent, does")
     args = parser.parse_args(argv)
     logs.configure("broker")
+    logs.catch_all()
     topics = {name: int(count) for name, _, count in (topic.rpartition(":") for topic in args.topic)}
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     # Ctrl-C reaches the whole terminal: under a launcher that drains first, the broker goes last, by SIGTERM
-    signal.signal(signal.SIGINT, signal.SIG_IGN if args.parent else lambda *_: stop.set())
+    for number in (signal.SIGINT, signal.SIGHUP):  # the latter: the terminal was closed
+        signal.signal(number, signal.SIG_IGN if args.parent else lambda *_: stop.set())
     keep = Keep(args.keep, tuple(args.kept), tuple(args.reader)) if args.keep else None
     try:
         serve(args.ready_file, topics, _watch(args.parent), stop, keep)
-    except (BrokerError, StateError, TopicError) as exc:
-        sys.stderr.write(f"{exc}\n")
-        return exc.exit_code
+    except Exception as exc:
+        if logs.as_json():
+            logs.failed(exc)
+        elif isinstance(exc, AnchorstreamError):
+            sys.stderr.write(f"error [{exc.code}]: {exc}\n")
+        else:
+            raise
+        return exc.exit_code if isinstance(exc, AnchorstreamError) else 1
     return 0
 
 

@@ -7,7 +7,7 @@ import shutil
 from deploy.checks.finding import Finding, Level
 from deploy.lock import holder
 from deploy.settings.config import Settings
-from store.base.errors import BrokerError, TopicError
+from store.base.errors import TopicError
 from store.base.files import read_json
 from stream.kafka.client import Connection
 

@@ -27,20 +27,15 @@ def run_role(
     from store.base import logs
     from store.base.errors import AnchorstreamError
 
-    logs.configure(role)
-    log = logs.get(__name__)
     try:
+        logs.configure(role)
+        logs.catch_all(instance=instance)
         settings = load(config_path(config))
         with stop_on_signals() as stop:
             run(role, settings, instance=instance, stop=stop)
-    except AnchorstreamError as exc:
+    except Exception as exc:
         if not logs.as_json():
             raise
-        log.critical(logs.ROLE_FAILED, instance=instance, error=exc.code, detail=exc.detail, action=exc.action)
-        return exc.exit_code
-    except Exception:
-        if not logs.as_json():
-            raise
-        log.critical(logs.ROLE_FAILED, instance=instance, error="unexpected", exc_info=True)
-        return 1
+        logs.failed(exc, instance=instance)
+        return exc.exit_code if isinstance(exc, AnchorstreamError) else 1
     return 0

@@ -160,8 +160,8 @@ class GroupPositions:
         if role not in RESETTABLE:
             raise ConfigError(
                 f"the commits of {role} do not say where it goes on: its snapshots do, or its topics",
-                action=f"stop it, remove the folder {role} of store.data_dir and nothing else there, and start it: it reads "
-                "its topics anew",
+                action=f"stop it, remove the folder {role} of store.data_dir and nothing else there, and start it: "
+                "it reads its topics anew",
             )
         if members := self._groups.members([group])[group]:
             raise ConfigError(

@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM as an event that loops look at, so that what runs can finish what it has begun."""
+"""Ctrl-C, SIGTERM and the end of the terminal as an event that loops look at, so that what runs can finish what it has
+begun."""
 
 from __future__ import annotations
 
@@ -11,13 +12,22 @@ from types import FrameType
 
 @contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; a second one ends the process as usual. Main thread only."""
+    """An event that the first SIGINT, SIGTERM or SIGHUP sets; a second one ends the process as usual. Main thread only.
+
+    But for SIGHUP: the kernel and the shell both send one where a terminal is closed. One that is ignored already
+    (`nohup`) stays so.
+    """
     stop = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
+    }
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         stop.set()
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        if number != signal.SIGHUP:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
     for number in before:
         signal.signal(number, on_signal)

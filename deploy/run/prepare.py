@@ -52,12 +52,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, help="TOML file; default: built-in defaults and the environment")
     parser.add_argument("--wait", type=float, default=WAIT_SECONDS, metavar="SECONDS", help="for the broker")
     args = parser.parse_args(argv)
-    logs.configure("prepare")
     try:
+        logs.configure("prepare")
+        logs.catch_all()
         prepare(load(args.config), wait_seconds=args.wait)
-    except AnchorstreamError as exc:
-        sys.stderr.write(f"error [{exc.code}]: {exc}\n")
-        return exc.exit_code
+    except Exception as exc:
+        if logs.as_json():
+            logs.failed(exc)
+        elif isinstance(exc, AnchorstreamError):
+            sys.stderr.write(f"error [{exc.code}]: {exc}\n")
+        else:
+            raise
+        return exc.exit_code if isinstance(exc, AnchorstreamError) else 1
     return 0
 
 

@@ -9,10 +9,14 @@ import hashlib
 import logging
 import os
 import sys
+import threading
 from collections.abc import MutableMapping
+from types import TracebackType
 from typing import Any
 
 import structlog
+
+from store.base.errors import AnchorstreamError, ConfigError
 
 ROLE_STARTED = "role_started"
 ROLE_READY = "role_ready"
@@ -84,7 +88,9 @@ HTTP_FAILED = "http_failed"
 LAG_STATUS_CHANGED = "lag_status_changed"
 LAG_READABLE = "lag_readable"
 LAG_UNREADABLE = "lag_unreadable"
+UNRAISABLE = "unraisable"
 
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _plain_user_ids = False
 _as_json = False
 
@@ -97,10 +103,14 @@ def configure(role: str, *, level: str | None = None, json: bool | None = None, 
         level: DEBUG … ERROR; default from ANCHORSTREAM_LOG_LEVEL, else INFO.
         json: force JSON on or off; default: on unless standard error is a terminal.
         plain_user_ids: log user ids as they are (for development only).
+
+    Raises:
+        ConfigError: there is no such level; logs are set up all the same.
     """
     global _plain_user_ids, _as_json
     _plain_user_ids = plain_user_ids
-    name = (level or os.environ.get("ANCHORSTREAM_LOG_LEVEL") or "INFO").upper()
+    wanted = (level or os.environ.get("ANCHORSTREAM_LOG_LEVEL") or "INFO").upper()
+    name = wanted if wanted in LEVELS else "INFO"
     _as_json = as_json = not sys.stderr.isatty() if json is None else json
 
     def with_role(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -137,11 +147,43 @@ def configure(role: str, *, level: str | None = None, json: bool | None = None, 
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,  # lines are few, and a later `configure` must hold for all
     )
+    if name != wanted:
+        raise ConfigError(f"ANCHORSTREAM_LOG_LEVEL = {wanted!r} is no level", action=f"one of: {', '.join(LEVELS)}")
 
 
 def as_json() -> bool:
     """Whether this process' standard error is lines of JSON, and nothing else may stand there."""
     return _as_json
+
+
+def catch_all(**where: Any) -> None:
+    """From now on warnings, and what nobody catches (in threads too), are lines of the log, if that is JSON.
+
+    where: goes into each line.
+    """
+    if not _as_json:
+        return
+
+    def uncaught(kind: type[BaseException], exc: BaseException | None, trace: TracebackType | None) -> None:
+        if exc is not None and not issubclass(kind, SystemExit | KeyboardInterrupt):
+            failed(exc if exc.__traceback__ else exc.with_traceback(trace), **where)
+
+    def unraisable(of: Any) -> None:
+        get(__name__).error(UNRAISABLE, what=repr(of.object), exc_info=(of.exc_type, of.exc_value, of.exc_traceback))
+
+    sys.excepthook = uncaught
+    threading.excepthook = lambda of: uncaught(of.exc_type, of.exc_value, of.exc_traceback)
+    sys.unraisablehook = unraisable
+    logging.captureWarnings(True)
+
+
+def failed(exc: BaseException, **where: Any) -> None:
+    """The line of what this process cannot go on with."""
+    log = get(__name__)
+    if isinstance(exc, AnchorstreamError):
+        log.critical(ROLE_FAILED, **where, error=exc.code, detail=exc.detail, action=exc.action)
+    else:
+        log.critical(ROLE_FAILED, **where, error="unexpected", exc_info=(type(exc), exc, exc.__traceback__))
 
 
 def get(name: str) -> structlog.stdlib.BoundLogger:

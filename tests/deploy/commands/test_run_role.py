@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +53,56 @@ def test_what_a_role_cannot_go_on_with(
     else:
         assert last["error"] == "unexpected"
         assert "RuntimeError: a bug" in str(last["exception"])
+
+
+CRASH = """
+import gc, sys, threading, warnings
+from deploy import cli
+from deploy.run import roles
+
+class Odd:
+    def __del__(self):
+        raise ValueError("in a finalizer")
+
+def run(*_, **__):
+    warnings.warn("deprecated, some day")
+    thread = threading.Thread(target=lambda: 1 / 0)
+    thread.start()
+    thread.join()
+    Odd()
+    raise KeyError("uncaught")
+
+roles.run_role = run
+cli.main()
+"""
+
+
+def test_whatever_nobody_catches_is_a_line_of_the_log(tmp_path: Path) -> None:
+    """In a thread, in a finalizer, a warning; and what ends the process is the last one."""
+    done = subprocess.run(
+        [sys.executable, "-c", CRASH, "run", "worker", "--instance", "east"], capture_output=True, text=True,
+        cwd=tmp_path, timeout=120, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+    )  # fmt: skip
+    assert done.returncode == 1
+    lines = parsed(done.stderr)
+    said = "\n".join(map(str, lines))
+    assert all(text in said for text in ("deprecated, some day", "ZeroDivisionError", "in a finalizer"))
+    assert (lines[-1]["event"], lines[-1]["instance"], lines[-1]["role"]) == (logs.ROLE_FAILED, "east", "worker")
+    assert "uncaught" in str(lines[-1]["exception"])
+
+
+@pytest.mark.parametrize(
+    ("words", "env"),
+    [(["run"], {}), (["run", "worker", "--nonsense"], {}), (["run", "worker"], {"ANCHORSTREAM_LOG_LEVEL": "LOUD"})],
+)
+def test_what_is_wrong_before_there_is_a_log_is_json_too(
+    words: list[str], env: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert cli.run(words) == 2
+    (last,) = parsed(capsys.readouterr().err)
+    assert last["error"] == ("config_invalid" if env else "usage")
 
 
 @pytest.mark.slow

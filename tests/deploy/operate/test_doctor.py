@@ -38,7 +38,6 @@ from stream.topics import Topics, TopicSpec
 from tests.models.events import open_buffer, resources
 from tests.support.raw_message import RawMessage
 
-
 SHARED = resources()
 
 

@@ -142,11 +142,14 @@ def start_up(path: Path) -> tuple[subprocess.Popen[str], list[int]]:
     return up, [int(word) for word in up.stdout.readline().split()]
 
 
-def test_ctrl_c_drains_within_seconds(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_drains_within_seconds(tmp_path: Path, number: signal.Signals) -> None:
     up, pids = start_up(tmp_path)
     assert all(alive(pid) for pid in pids)
     begun = time.monotonic()
-    up.send_signal(signal.SIGINT)
+    up.send_signal(number)
+    if number == signal.SIGHUP:  # the shell sends one too
+        up.send_signal(number)
     assert up.wait(20) == 0
     assert time.monotonic() - begun < 18
     assert not any(alive(pid) for pid in pids)

@@ -30,6 +30,6 @@ def test_no_broker_in_time_is_an_error_that_says_what_to_do(tmp_path: Path, caps
     config = tmp_path / "config.toml"
     config.write_text('[kafka]\nbootstrap_servers = "127.0.0.1:9"\n')
     assert main(["--config", str(config), "--wait", "1"]) == 1
-    assert "error [broker_unreachable]" in capsys.readouterr().err
+    assert '"error": "broker_unreachable"' in capsys.readouterr().err
     config.write_text("[kafka]\nbootstrap = 1\n")
     assert main(["--config", str(config)]) == 2
