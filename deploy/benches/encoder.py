@@ -32,8 +32,8 @@ from encoder.forward.user_encoder import UserEncoder
 from encoder.forward.user_tokens import prepare
 from encoder.model.settings import ModelSettings
 from store.base.settings import ScenarioSettings
-from store.buffer.rows import Summary
-from store.buffer.window import ModalityWindow, UserWindow
+from store.window.rows import Summary
+from store.window.user_window import ModalityWindow, UserWindow
 
 DIM = 384
 DAY_MS = 86_400_000

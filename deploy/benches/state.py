@@ -19,9 +19,9 @@ from deploy.benches.report import BenchResult
 from deploy.brokers.local import LocalKafka
 from store.base.errors import BrokerError
 from store.base.settings import ModalitySettings
-from store.buffer.encoded_event import EncodedEvent
 from store.buffer.resources import BufferResources
 from store.buffer.token_buffer import TokenBuffer
+from store.window.encoded_event import EncodedEvent
 from stream.kafka.client import Connection
 from stream.token_log.ownership import OWNER_HEADER
 from stream.token_log.restore import RESTORE_CONFIG, restore

@@ -17,7 +17,7 @@ from store.base.errors import BrokerError, StateError, WeightsError
 from store.base.files import read_json
 
 if TYPE_CHECKING:
-    from store.buffer.layout import Schema
+    from store.window.layout import Schema
     from stream.kafka.client import Connection
 
 LOG_SECONDS = 5.0
@@ -68,7 +68,7 @@ def _whose(settings: Settings, connection: Connection | None, *, silent: bool) -
 def _misfits(settings: Settings, connection: Connection | None) -> Iterator[StateError]:
     """What roles would refuse at their start: of each folder, and of the log, once."""
     from encoder.model.text_encoder import identity
-    from store.buffer.layout import Schema
+    from store.window.layout import Schema
 
     try:
         encoder_id, dim = identity()
@@ -105,7 +105,7 @@ def _misfit_of_log(settings: Settings, connection: Connection, configured: Schem
     """The newest account of each partition of `tokens` stands in a marker, which has the schema."""
     from confluent_kafka import KafkaException, TopicPartition
 
-    from store.buffer.layout import Schema
+    from store.window.layout import Schema
     from stream.topics import Topics
 
     topics = Topics(settings.kafka)

@@ -10,7 +10,7 @@ from cyclopts.validators import Number
 from deploy.commands.common import Common
 
 if TYPE_CHECKING:
-    from store.buffer.window import UserWindow
+    from store.window.user_window import UserWindow
 
 app = App(name="buffer", help="What the token buffer holds of a user.")
 

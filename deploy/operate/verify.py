@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from store.base.errors import StateError
 from store.base.settings import ModalitySettings
-from store.buffer.rows import pack_summary
 from store.buffer.view import BufferView, find
-from store.buffer.window import UserWindow
+from store.window.rows import pack_summary
+from store.window.user_window import UserWindow
 
 MIN_COSINE = 0.999
 """Agreement: float16 on the wire costs below 1e-6 of cosine, bfloat16 against float32 below 1e-3."""

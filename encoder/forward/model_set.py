@@ -15,9 +15,9 @@ from encoder.forward.user_encoder import Anchor, UserEncoder
 from encoder.model.settings import ModelSettings
 from store.base.errors import NotFoundError
 from store.base.settings import ModalitySettings, ScenarioSettings
-from store.buffer.window import UserWindow
 from store.records.embedding import DIM
 from store.records.scenario_name import every, of_candidate, split
+from store.window.user_window import UserWindow
 
 
 class ModelSet:

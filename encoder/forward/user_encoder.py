@@ -33,8 +33,8 @@ from encoder.model.user_model import UserModel
 from store.base import logs
 from store.base.errors import NotFoundError, WeightsError
 from store.base.settings import ModalitySettings, ScenarioSettings
-from store.buffer.window import UserWindow
 from store.records.embedding import DIM
+from store.window.user_window import UserWindow
 
 log = logs.get(__name__)
 

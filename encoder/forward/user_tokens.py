@@ -14,7 +14,7 @@ from encoder.forward import chunks
 from encoder.model import features
 from encoder.model.features import SummaryFeatures, number_count
 from store.base.settings import ModalitySettings
-from store.buffer.window import ModalityWindow, UserWindow
+from store.window.user_window import ModalityWindow, UserWindow
 
 ROW_DIGEST_BYTES = 12
 

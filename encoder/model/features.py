@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.base.settings import ModalityKind, ModalitySettings
-from store.buffer.window import ModalityWindow
+from store.window.user_window import ModalityWindow
 
 VERSION = 1
 """Part of the model id: other features are another model."""

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from encoder.worker.targets import COMPLETE, Target, carried_on, pack
 from store.buffer.back_fill_cursor import BackFillCursor, position_of
 from store.buffer.token_buffer import TokenBuffer
-from store.buffer.window import UserWindow
+from store.window.user_window import UserWindow
 
 _PAGE = 500
 """Users looked up at a time."""

@@ -20,9 +20,9 @@ from encoder.worker.embed_queue import EmbedQueue, Waiting
 from store.base import logs, metrics
 from store.base.errors import WeightsError
 from store.base.settings import ScenarioSettings
-from store.buffer.window import UserWindow
 from store.records.embed_messages import SCENARIO, EmbedReply, EmbedRequest
 from store.records.embedding import EmbeddingRecord
+from store.window.user_window import UserWindow
 from stream.kafka.client import Connection
 from stream.kafka.consumer_errors import ConsumerErrors
 from stream.topics import Topics

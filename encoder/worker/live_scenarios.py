@@ -13,9 +13,9 @@ from encoder.worker.targets import Target
 from store.base import logs, metrics
 from store.base.errors import WeightsError
 from store.base.settings import ScenarioSettings
-from store.buffer.window import UserWindow
 from store.records.scenario import Registered
 from store.records.scenario_name import split
+from store.window.user_window import UserWindow
 
 log = logs.get(__name__)
 

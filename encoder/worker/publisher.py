@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from encoder.worker.targets import Target
 from encoder.worker.transactions import Writers
 from store.base import metrics
-from store.buffer.window import UserWindow
 from store.records.embedding import EmbeddingRecord
+from store.window.user_window import UserWindow
 from stream.topics import Topics
 
 

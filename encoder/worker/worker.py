@@ -37,7 +37,7 @@ from store.base.errors import BrokerError
 from store.base.stop import Stopped
 from store.buffer.partition_buffers import PartitionBuffers
 from store.buffer.token_buffer import TokenBuffer
-from store.buffer.window import UserWindow
+from store.window.user_window import UserWindow
 from stream.commit_metadata import Waiting
 from stream.kafka.client import Connection
 from stream.kafka.partitioner import partition_of

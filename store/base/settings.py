@@ -20,7 +20,7 @@ MAX_QUERY = 2000
 """Characters."""
 
 MAX_EVENTS_LIMIT = 1000
-"""Upper bound of `max_events`: a float32 sum of so many fixed-point vectors is exact (store/buffer/summary.py)."""
+"""Upper bound of `max_events`: a float32 sum of so many fixed-point vectors is exact (store/window/summary.py)."""
 
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 

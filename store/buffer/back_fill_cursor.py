@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from store.base import versioned
-from store.buffer.rows import user_prefix
+from store.window.rows import user_prefix
 
 
 class BackFillCursor(msgspec.Struct, frozen=True, tag_field="v", tag=1):

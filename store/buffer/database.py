@@ -14,9 +14,9 @@ import rocksdict
 from store.base import fault
 from store.base.errors import StateError
 from store.base.files import write_atomic
-from store.buffer import layout
 from store.buffer.resources import BufferResources
-from store.buffer.rows import prefix_end
+from store.window import layout
+from store.window.rows import prefix_end
 
 _PAGE = 1000
 """Entries taken from an iterator at a time."""

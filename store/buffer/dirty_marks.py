@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
-from store.buffer.layout import DirtyMark
+from store.window.layout import DirtyMark
 
 _SLACK = 1000
 

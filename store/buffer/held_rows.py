@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from store.buffer.layout import split_prefix
-from store.buffer.rows import FORMAT, KIND_EVENT, KIND_FIELD, KIND_SUMMARY, newer_log
-from store.buffer.window_update import Row
+from store.window.layout import split_prefix
+from store.window.rows import FORMAT, KIND_EVENT, KIND_FIELD, KIND_SUMMARY, newer_log
+from store.window.window_update import Row
 
 if TYPE_CHECKING:
     from store.buffer.database import BufferDatabase

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from store.buffer import layout
 from store.buffer.database import BufferDatabase
-from store.buffer.event_batch import WindowRules
 from store.buffer.held_rows import HeldRows, LogPosition
-from store.buffer.layout import pack_int, prefix_length
 from store.buffer.restore_finish import due_key
-from store.buffer.rows import FORMAT, KIND_EVENT, KIND_FIELD, KIND_SUMMARY, newer_log
-from store.buffer.window_update import Row
+from store.window import layout
+from store.window.event_batch import WindowRules
+from store.window.layout import pack_int, prefix_length
+from store.window.rows import FORMAT, KIND_EVENT, KIND_FIELD, KIND_SUMMARY, newer_log
+from store.window.window_update import Row
 
 _HELD_SUMMARIES, _HELD_ROWS = 16_000, 200_000
 """While bulk loading, the position is written with this many summaries (25 MB of them) or after this many rows."""

@@ -8,7 +8,7 @@ from typing import Any, Self
 import rocksdict
 
 from store.base.settings import StoreSettings
-from store.buffer import layout
+from store.window import layout
 
 KIB, MIB = 1024, 1024 * 1024
 _BULK_FILES = 48

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from store.buffer.database import BufferDatabase
-from store.buffer.event_batch import WindowRules
-from store.buffer.layout import M_INDEXED, M_UNSUMMED, expiry_key, split_prefix
-from store.buffer.rows import unpack_summary
-from store.buffer.window import summary_by_scan
+from store.window.event_batch import WindowRules
+from store.window.layout import M_INDEXED, M_UNSUMMED, expiry_key, split_prefix
+from store.window.rows import unpack_summary
+from store.window.user_window import summary_by_scan
 
 _BATCH = 500
 """Windows per WriteBatch: a large one holds the interpreter lock for its whole duration."""
@@ -89,7 +89,7 @@ def due_key(rules: WindowRules, prefix: bytes, value: bytes, old: bytes | None) 
     due, _ = _due(rules, name, value)
     if old is not None:
         before, occupied = _due(rules, name, old)
-        if occupied and before <= due:  # of an empty window the entry may be later, see store/buffer/event_batch.py
+        if occupied and before <= due:  # of an empty window the entry may be later, see store/window/event_batch.py
             return None
     return expiry_key(name, due, user_id)
 

@@ -25,15 +25,18 @@ from store.account.outcome import Outcome, Outcomes
 from store.base import logs
 from store.base.errors import StateError
 from store.base.settings import ModalitySettings
-from store.buffer import layout
 from store.buffer.back_fill_cursor import BackFillCursor
-from store.buffer.changes import Changes
 from store.buffer.database import BufferDatabase, Cursor
 from store.buffer.dirty_marks import DirtyMarks, DirtyUser
-from store.buffer.encoded_event import EncodedEvent, EncodedField
-from store.buffer.event_batch import EventBatch, WindowRules
 from store.buffer.held_rows import LogPosition
-from store.buffer.layout import (
+from store.buffer.log_apply import LogApplier
+from store.buffer.resources import BufferResources
+from store.buffer.restore_finish import finish, index_all
+from store.window import layout
+from store.window.changes import Changes
+from store.window.encoded_event import EncodedEvent, EncodedField
+from store.window.event_batch import EventBatch, WindowRules
+from store.window.layout import (
     DirtyMark,
     Schema,
     pack_dirty_mark,
@@ -42,13 +45,10 @@ from store.buffer.layout import (
     split_prefix,
     unpack_dirty_mark,
 )
-from store.buffer.log_apply import LogApplier
-from store.buffer.resources import BufferResources
-from store.buffer.restore_finish import finish, index_all
-from store.buffer.rows import FORMAT, KIND_SUMMARY, Summary, prefix_end, summary_key, unpack_summary, user_prefix
-from store.buffer.summary import Totals
-from store.buffer.window import UserWindow, read_user, summary_by_scan
-from store.buffer.window_update import Row
+from store.window.rows import FORMAT, KIND_SUMMARY, Summary, prefix_end, summary_key, unpack_summary, user_prefix
+from store.window.summary import Totals
+from store.window.user_window import UserWindow, read_user, summary_by_scan
+from store.window.window_update import Row
 
 __all__ = [
     "Changes", "DirtyUser", "EncodedEvent", "EncodedField", "Outcome", "Outcomes", "Row", "TokenBuffer",
@@ -210,7 +210,7 @@ class TokenBuffer:
             refused: events of the batch that went to dead-letters instead; they are counted.
 
         Raises:
-            ValueError: an event of an unknown modality, or a vector that is not on the grid of store/buffer/summary.py.
+            ValueError: an event of an unknown modality, or a vector that is not on the grid of store/window/summary.py.
         """
         if self.replica:
             raise ValueError("a replica follows the log; it judges no events")
@@ -222,6 +222,14 @@ class TokenBuffer:
             self.account,
         )
         batch.apply(events, refused)
+        for event in batch.conflicting():
+            log.debug(
+                logs.EVENT_CONFLICTING,
+                user=logs.user(event.user_id),
+                event_id=event.event_id,
+                source=event.source,
+                source_offset=event.source_offset,
+            )
         batch.sweep()
         return batch.changes(source_offset, self._version, self.current(self._again()) if self._stale else ())
 

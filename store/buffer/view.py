@@ -16,11 +16,11 @@ import rocksdict
 from store.account.account import Account
 from store.base.errors import StateError
 from store.base.settings import ModalitySettings
-from store.buffer import layout
 from store.buffer.database import is_damage, walk
-from store.buffer.layout import Schema, split_prefix
-from store.buffer.rows import Summary, summary_key, user_prefix
-from store.buffer.window import UserWindow, read_user, summary_by_scan
+from store.window import layout
+from store.window.layout import Schema, split_prefix
+from store.window.rows import Summary, summary_key, user_prefix
+from store.window.user_window import UserWindow, read_user, summary_by_scan
 
 
 class BufferView:

@@ -16,7 +16,7 @@ from confluent_kafka import KafkaException, TopicPartition
 
 from store.account.account import Account
 from store.base.errors import BrokerError
-from store.buffer.layout import marked_account
+from store.window.layout import marked_account
 from stream.account.report import AccountReport, Place, ProcessedPartition, RawPartition, account
 from stream.commit_metadata import decode
 from stream.dead_letter import NO_PARTITION, DeadLetterHeaders

@@ -27,9 +27,9 @@ from store.account.account import RefusedEvent
 from store.base import fault, logs, metrics
 from store.base.errors import BrokerError, DataLossError
 from store.base.stop import AnyOf, Stopped, obey
-from store.buffer.changes import Changes
-from store.buffer.encoded_event import EncodedEvent
 from store.buffer.token_buffer import TokenBuffer
+from store.window.changes import Changes
+from store.window.encoded_event import EncodedEvent
 from stream.commit_metadata import decode
 from stream.dead_letter import DeadLetterHeaders
 from stream.events.event import Pack

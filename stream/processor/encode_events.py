@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from store.buffer.encoded_event import EncodedEvent, EncodedField
-from store.buffer.rows import Vector32
+from store.window.encoded_event import EncodedEvent, EncodedField
+from store.window.rows import Vector32
 from stream.events.event import FieldValue, Numbers, Pack
 
 _pack = msgspec.msgpack.Encoder().encode

@@ -23,7 +23,7 @@ SWEEP_HEADER = "sweep"
 """Present (empty) on records caused by expiry alone."""
 MARKER_KEY = b"\xff\xffowner"
 """Key of a takeover's marker; no row key begins like this (a user id has at most 128 bytes). Its value is the schema of
-the rows (store/buffer/layout.py::Schema)."""
+the rows (store/window/layout.py::Schema)."""
 
 _OWNER = struct.Struct(">II")
 

@@ -12,8 +12,8 @@ from confluent_kafka import TopicPartition
 from store.base import logs
 from store.base.errors import BrokerError, PartitionTaken
 from store.base.stop import Stop
-from store.buffer.changes import Changes
 from store.buffer.token_buffer import Row, TokenBuffer
+from store.window.changes import Changes
 from stream.kafka.client import Connection
 from stream.kafka.pacing import SafeProducer
 from stream.token_log.ownership import MARKER_KEY, OWNER_HEADER, SWEEP_HEADER, Ownership, epoch

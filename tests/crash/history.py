@@ -9,8 +9,8 @@ from typing import Any
 
 from confluent_kafka import KafkaError, TopicPartition
 
-from store.buffer.rows import KIND_SUMMARY, parse_key, unpack_summary
 from store.records.embedding import EmbeddingRecord
+from store.window.rows import KIND_SUMMARY, parse_key, unpack_summary
 from stream.dead_letter import DeadLetterHeaders
 from stream.kafka.client import Connection
 from stream.token_log.ownership import MARKER_KEY, OWNER_HEADER, Ownership

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.operate.service_client import Service
 from store.base.settings import ModalitySettings
-from store.buffer.window import UserWindow
+from store.window.user_window import UserWindow
 
 SETTLE_SECONDS = 120.0
 """lag remembers a window of a minute."""

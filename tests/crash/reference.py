@@ -15,9 +15,9 @@ from deploy.settings.config import Settings
 from encoder.forward.user_encoder import UserEncoder
 from encoder.model.text_encoder import TextEncoder
 from store.base.settings import ModalitySettings
-from store.buffer.rows import KIND_EVENT, KIND_SUMMARY, Summary, parse_key, unpack_event, unpack_field, unpack_summary
-from store.buffer.summary import number_width
-from store.buffer.window import ModalityWindow, UserWindow
+from store.window.rows import KIND_EVENT, KIND_SUMMARY, Summary, parse_key, unpack_event, unpack_field, unpack_summary
+from store.window.summary import number_width
+from store.window.user_window import ModalityWindow, UserWindow
 from stream.clock import EventClock
 from stream.events.event import Event, Pack
 from stream.events.validate import Validator

@@ -24,7 +24,7 @@ from encoder.model.text_encoder import TextEncoder
 from store.base.errors import BrokerError
 from store.base.files import write_json
 from store.buffer.view import BufferView, find
-from store.buffer.window import UserWindow
+from store.window.user_window import UserWindow
 from stream.account.reader import AccountReader
 from stream.account.report import AccountReport
 from stream.lag.reader import LagReader, plan

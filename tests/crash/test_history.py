@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from store.buffer.rows import Summary, pack_summary, summary_key
 from store.records.embedding import DIM, EmbeddingRecord
+from store.window.rows import Summary, pack_summary, summary_key
 from stream.token_log.ownership import OWNER_HEADER
 from tests.crash.history import Departures, Embeddings
 from tests.crash.verdict import Verdict, compare_letters

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from store.account.account import Account, SourceAccount
-from store.buffer.rows import Summary
-from store.buffer.window import ModalityWindow, UserWindow
+from store.window.rows import Summary
+from store.window.user_window import ModalityWindow, UserWindow
 from stream.account.report import AccountReport, ProcessedPartition, RawPartition, account
 from stream.raw_counts import RawCounts
 from tests.crash.reference import Expected, Sent

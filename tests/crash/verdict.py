@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from store.buffer.window import ModalityWindow, UserWindow
+from store.window.user_window import ModalityWindow, UserWindow
 from stream.account.report import AccountReport
 from tests.crash.reference import Expected, Sent
 

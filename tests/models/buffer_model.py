@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from store.base.settings import ModalityKind, ModalitySettings
-from store.buffer.encoded_event import EncodedEvent, EncodedField
-from store.buffer.rows import (
+from store.window.encoded_event import EncodedEvent, EncodedField
+from store.window.rows import (
     EventRow,
     FieldRow,
     Summary,
@@ -19,7 +19,7 @@ from store.buffer.rows import (
     pack_summary,
     summary_key,
 )
-from store.buffer.summary import number_width, signed_log
+from store.window.summary import number_width, signed_log
 
 
 @dataclass

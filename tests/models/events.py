@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from store.base.settings import ModalityKind, ModalitySettings
-from store.buffer.encoded_event import EncodedEvent, EncodedField
 from store.buffer.resources import BufferResources
 from store.buffer.token_buffer import TokenBuffer
+from store.window.encoded_event import EncodedEvent, EncodedField
 
 DIM = 4
 WINDOW_MS = 100

@@ -18,33 +18,35 @@ ROOMS = {
     "store/base": "",
     "store/records": "store/base",
     "store/account": "",
-    "store/buffer": "store/base store/account",
+    "store/window": "store/base store/account",
+    "store/buffer": "store/base store/account store/window",
     "store/index": "store/base store/records",
     "store/http": "store/base store/records store/index",
     "stream": "store/base",
     "stream/events": "stream store/base",
     "stream/kafka": "stream store/base",
-    "stream/token_log": "stream stream/kafka store/base store/account store/buffer",
+    "stream/token_log": "stream stream/kafka store/base store/buffer store/window",
     "stream/raw_topics": "stream stream/kafka store/base",
     "stream/ingest": "stream stream/events stream/kafka stream/raw_topics store/base",
-    "stream/processor": "stream stream/events stream/kafka stream/token_log store/base store/account store/buffer",
+    "stream/processor": "stream stream/events stream/kafka stream/token_log store/base store/account store/buffer"
+    " store/window",
     "stream/replay": "stream stream/events stream/ingest store/base",
-    "stream/dead_letters": "stream stream/events stream/kafka stream/replay store/base",
+    "stream/dead_letters": "stream stream/events stream/kafka store/base",
     "stream/scenarios": "stream stream/kafka store/base store/records store/index",
     "stream/lag": "stream stream/kafka stream/scenarios store/base store/records",
-    "stream/account": "stream stream/kafka stream/lag stream/token_log store/base store/account store/buffer",
+    "stream/account": "stream stream/kafka stream/lag stream/token_log store/base store/account store/window",
     "stream/serve": "stream stream/events stream/kafka stream/raw_topics stream/scenarios store/base store/records"
     " store/index",
-    "encoder/model": "store/base store/records store/buffer",
-    "encoder/forward": "encoder/model store/base store/records store/buffer",
+    "encoder/model": "store/base store/records store/window",
+    "encoder/forward": "encoder/model store/base store/records store/window",
     "encoder/worker": "encoder/model encoder/forward stream stream/kafka stream/token_log store/base store/records"
-    " store/buffer",
+    " store/buffer store/window",
     "deploy": "store/base",
     "deploy/settings": "stream encoder/model store/base store/records",
     "deploy/kafka": "stream stream/kafka store/base",
     "deploy/brokers": "deploy/settings stream stream/kafka store/base",
     "deploy/checks": "deploy deploy/settings deploy/kafka deploy/brokers stream stream/events stream/kafka"
-    " encoder/model store/base store/buffer",
+    " encoder/model store/base store/buffer store/window",
     "deploy/run": "deploy deploy/settings deploy/kafka deploy/brokers stream encoder store",
     "deploy/operate": "deploy deploy/settings deploy/kafka deploy/brokers deploy/checks stream store",
     "deploy/init": "deploy/settings deploy/checks deploy/operate stream stream/events stream/kafka stream/replay"
@@ -61,6 +63,7 @@ WHOLE = {"deploy/run", "deploy/operate", "deploy/demo", "deploy/benches", "deplo
 # Rules of the domain: bytes, clocks and verdicts in, decisions out.
 PURE = (
     "store/account",
+    "store/window",
     "stream/commit_metadata.py",
     "stream/raw_counts.py",
     *(f"stream/{name}.py" for name in ("broker_properties", "clock", "rejection", "dead_letter", "topics")),
@@ -130,6 +133,13 @@ def test_a_room_imports_only_what_it_may(room: str) -> None:
     for path in (path for path in MODULES.values() if room_of(path) == room):
         ours = {name: room_of(MODULES[name]) for name in imports(path) if name in MODULES}
         assert not {name for name, other in ours.items() if not allowed(room, other)}, path
+
+
+def test_a_room_may_import_nothing_that_it_does_not() -> None:
+    for room in ROOMS.keys() - WHOLE:
+        own = [path for path in MODULES.values() if room_of(path) == room]
+        used = {room_of(MODULES[name]) for path in own for name in imports(path) if name in MODULES}
+        assert set(ROOMS[room].split()) <= used, room
 
 
 def test_the_rules_allow_no_circle() -> None:

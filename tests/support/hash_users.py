@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from store.base.errors import WeightsError
 from store.base.settings import ScenarioSettings
-from store.buffer.window import UserWindow
 from store.records.embedding import DIM
 from store.records.scenario_name import every, split
+from store.window.user_window import UserWindow
 
 
 class HashUsers:

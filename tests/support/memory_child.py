@@ -18,9 +18,9 @@ import numpy as np
 
 from store.base import logs
 from store.base.settings import ModalitySettings
-from store.buffer.encoded_event import EncodedEvent
 from store.buffer.resources import BufferResources
 from store.buffer.token_buffer import TokenBuffer
+from store.window.encoded_event import EncodedEvent
 from tests.models.events import MIB, days
 from tests.support.memory import resident_bytes
 

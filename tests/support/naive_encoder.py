@@ -16,7 +16,7 @@ from encoder.forward.user_tokens import prepare
 from encoder.model import features
 from encoder.model.features import number_count
 from store.base.settings import ModalitySettings
-from store.buffer.window import UserWindow
+from store.window.user_window import UserWindow
 
 
 def event_tokens(encoder: UserEncoder, window: UserWindow, name: str, settings: ModalitySettings) -> Tensor:

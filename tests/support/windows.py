@@ -9,8 +9,8 @@ import numpy as np
 
 from encoder.model.features import number_count
 from store.base.settings import ModalityKind, ModalitySettings
-from store.buffer.rows import Summary
-from store.buffer.window import ModalityWindow, UserWindow
+from store.window.rows import Summary
+from store.window.user_window import ModalityWindow, UserWindow
 
 DIM = 384
 START_MS = 1_700_000_000_000

@@ -19,8 +19,8 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from deploy.benches.live.traffic import Sent
 from store.base.errors import BrokerError
-from store.buffer.rows import KIND_SUMMARY, parse_key, unpack_summary
 from store.records.embedding import EmbeddingRecord
+from store.window.rows import KIND_SUMMARY, parse_key, unpack_summary
 from stream.events.event import unpack
 from stream.kafka.client import Connection
 from stream.serve.offset_committer import Offsets

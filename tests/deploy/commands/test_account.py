@@ -14,7 +14,7 @@ from confluent_kafka import TopicPartition
 from deploy import brokers, cli
 from deploy.settings.config import load
 from store.account.account import Account, SourceAccount
-from store.buffer.layout import Schema, marker
+from store.window.layout import Schema, marker
 from stream.dead_letter import NO_PARTITION, dead_letter
 from stream.ingest.in_flight import RawPosition
 from stream.kafka.client import Connection

@@ -33,7 +33,7 @@ from deploy.operate.doctor import bounded, diagnose
 from deploy.settings.config import Settings, load
 from encoder.model.text_encoder import identity
 from store.base.errors import AnchorstreamError, ConfigError, WeightsError
-from store.buffer.layout import Schema
+from store.window.layout import Schema
 from stream.topics import Topics, TopicSpec
 from tests.models.events import open_buffer, resources
 from tests.support.raw_message import RawMessage

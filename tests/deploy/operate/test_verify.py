@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from deploy.operate.verify import MIN_COSINE, Served, Verification, compare, cosine
 from store.base.settings import ModalitySettings
-from store.buffer.encoded_event import EncodedEvent
 from store.buffer.resources import BufferResources
-from store.buffer.rows import pack_summary, summary_key, unpack_summary
 from store.buffer.token_buffer import TokenBuffer
 from store.buffer.view import BufferView
-from store.buffer.window import UserWindow
+from store.window.encoded_event import EncodedEvent
+from store.window.rows import pack_summary, summary_key, unpack_summary
+from store.window.user_window import UserWindow
 
 DIM = 8
 USERS = [f"user-{n}" for n in range(150)]

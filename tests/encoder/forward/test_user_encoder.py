@@ -21,7 +21,7 @@ from encoder.forward.user_tokens import prepare
 from encoder.model.settings import ModelSettings
 from store.base.errors import ConfigError, NotFoundError, WeightsError
 from store.base.settings import ModalitySettings, ScenarioSettings
-from store.buffer.window import UserWindow
+from store.window.user_window import UserWindow
 from tests.support import naive_encoder
 from tests.support.windows import DIM, MODALITIES, START_MS, Row, random_rows, window
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoder.forward.user_tokens import prepare
-from store.buffer.window import UserWindow
+from store.window.user_window import UserWindow
 from tests.support.windows import DIM, MODALITIES, START_MS, Row, window
 
 DAY_MS = 86_400_000

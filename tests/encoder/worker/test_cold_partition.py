@@ -18,8 +18,8 @@ from encoder.model.settings import ModelSettings
 from encoder.worker import assignment as assignment_module
 from encoder.worker.worker import Worker
 from store.base.settings import ScenarioSettings
-from store.buffer.window import UserWindow
 from store.records.embedding import EmbeddingRecord
+from store.window.user_window import UserWindow
 from stream.kafka.partitioner import partition_of
 from stream.settings import KafkaSettings
 from stream.token_log.catch_up import CatchUp

@@ -22,9 +22,9 @@ from encoder.worker import embed_requests
 from encoder.worker.embed_requests import AnchorEncoder, EmbedRequests
 from store.base import metrics
 from store.base.settings import ScenarioSettings
-from store.buffer.window import UserWindow
 from store.records.embed_messages import SCENARIO, EmbedReply, EmbedRequest
 from store.records.embedding import EmbeddingRecord
+from store.window.user_window import UserWindow
 from stream.kafka.client import Connection
 from stream.kafka.partitioner import partition_of
 from stream.settings import KafkaSettings

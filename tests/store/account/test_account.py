@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from store.account.account import VERSION, Account, AccountBatch, RefusedEvent, SourceAccount
 from store.account.outcome import Outcome
-from store.buffer.encoded_event import EncodedEvent
-from store.buffer.layout import Schema, marked_account
 from store.buffer.token_buffer import TokenBuffer
+from store.window.encoded_event import EncodedEvent
+from store.window.layout import Schema, marked_account
 from tests.models.buffer_model import BufferModel
 from tests.models.events import DIM, GRANULARITY_MS, WINDOW_MS, event, modalities, open_buffer, resources
 

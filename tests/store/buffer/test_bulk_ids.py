@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from store.buffer import log_apply
-from store.buffer.rows import event_key, modality_prefix
 from store.buffer.token_buffer import TokenBuffer
+from store.window.rows import event_key, modality_prefix
 from tests.models.events import open_buffer, resources
 
 Rows = list[tuple[bytes, bytes | None]]

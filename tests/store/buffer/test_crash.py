@@ -10,9 +10,9 @@ from typing import Any
 
 from deploy.benches.state import DIM, MODALITIES, Source
 from store.buffer import log_apply
-from store.buffer.layout import M_LOG_OFFSET
 from store.buffer.resources import BufferResources
 from store.buffer.token_buffer import TokenBuffer
+from store.window.layout import M_LOG_OFFSET
 from tests.models.events import MIB, Log, open_buffer
 
 EXIT = 42

@@ -13,11 +13,11 @@ import pytest
 
 from store.base import metrics
 from store.base.errors import StateError
-from store.buffer import layout
 from store.buffer.database import DAMAGED
 from store.buffer.partition_buffers import PartitionBuffers
 from store.buffer.token_buffer import TokenBuffer
 from store.buffer.view import BufferView
+from store.window import layout
 from tests.models.events import DIM, GRANULARITY_MS, Log, days, event, modalities, resources
 
 MODALITIES = {

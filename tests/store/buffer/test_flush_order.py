@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from store.base import fault
-from store.buffer import layout
-from store.buffer.layout import parse_expiry_key, split_prefix
 from store.buffer.token_buffer import TokenBuffer
+from store.window import layout
+from store.window.layout import parse_expiry_key, split_prefix
 from tests.models.events import Log, event, modalities, open_buffer, resources
 
 POINT = "buffer.flush"

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.buffer import held_rows, layout
-from store.buffer.layout import split_prefix
-from store.buffer.rows import KIND_SUMMARY, parse_key
+from store.buffer import held_rows
 from store.buffer.token_buffer import TokenBuffer
-from store.buffer.window import summary_by_scan
+from store.window import layout
+from store.window.layout import split_prefix
+from store.window.rows import KIND_SUMMARY, parse_key
+from store.window.user_window import summary_by_scan
 from tests.models.events import DIM, Log, event, modalities, open_buffer, resources
 
 SHARED = resources()

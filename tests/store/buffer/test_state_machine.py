@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from store.buffer.encoded_event import EncodedEvent
-from store.buffer.layout import parse_expiry_key
-from store.buffer.rows import KIND_SUMMARY, modality_prefix, parse_key, unpack_summary
-from store.buffer.window import summary_by_scan
+from store.window.encoded_event import EncodedEvent
+from store.window.layout import parse_expiry_key
+from store.window.rows import KIND_SUMMARY, modality_prefix, parse_key, unpack_summary
+from store.window.user_window import summary_by_scan
 from tests.models.buffer_model import BufferModel
 from tests.models.events import DIM, GRANULARITY_MS, WINDOW_MS, Log, event, modalities, open_buffer, resources
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from store.base.errors import StateError
-from store.buffer.encoded_event import EncodedEvent
-from store.buffer.rows import event_key, summary_key
 from store.buffer.token_buffer import TokenBuffer
+from store.window.encoded_event import EncodedEvent
+from store.window.rows import event_key, summary_key
 from tests.models.buffer_model import BufferModel
 from tests.models.events import (
     DIM,
@@ -161,7 +161,7 @@ def test_a_sweep_is_bounded_and_goes_on_with_the_next_batch(opened: Open, monkey
     buffer, log = opened(), Log()
     crowd = [event(f"u{i:03}", "a", 1000 + i % 50, "e", offset=i) for i in range(300)]
     log.write(buffer, crowd, 0)
-    monkeypatch.setattr("store.buffer.event_batch.EventBatch.sweep.__defaults__", (100,))
+    monkeypatch.setattr("store.window.event_batch.EventBatch.sweep.__defaults__", (100,))
     changes = buffer.prepare(events_of(3000, user="v"), source_offset=1)
     assert changes.sweep_left
     assert len(changes.sweep_rows) < 220

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from store.base.errors import StateError
 from store.base.settings import ModalitySettings
-from store.buffer.encoded_event import EncodedEvent
 from store.buffer.resources import BufferResources
-from store.buffer.rows import pack_summary
 from store.buffer.token_buffer import TokenBuffer
 from store.buffer.view import BufferView, find
-from store.buffer.window import UserWindow
+from store.window.encoded_event import EncodedEvent
+from store.window.rows import pack_summary
+from store.window.user_window import UserWindow
 
 DIM = 4
 MODALITIES = {"click": ModalitySettings(topic="in.click", numbers=("seconds",), max_events=3, window_days=1)}

@@ -23,8 +23,8 @@ from deploy.kafka import topics as deploy_topics
 from store.base.errors import BrokerError, ScriptError
 from store.base.settings import ModalitySettings
 from store.buffer.resources import BufferResources
-from store.buffer.rows import KIND_SUMMARY, Summary, parse_key, unpack_summary
 from store.buffer.token_buffer import TokenBuffer
+from store.window.rows import KIND_SUMMARY, Summary, parse_key, unpack_summary
 from stream.dead_letter import MAX_KEY_BYTES, RESERVED_BYTES, dead_letter
 from stream.dead_letters.order import LetterOrder
 from stream.dead_letters.read import Listing, find

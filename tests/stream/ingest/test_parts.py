@@ -16,8 +16,8 @@ from msgspec.structs import astuple, replace
 
 from store.base.errors import BrokerError, DataLossError
 from store.base.settings import ModalityKind, ModalitySettings
-from store.buffer.encoded_event import EncodedEvent
-from store.buffer.rows import EventRow, pack_event, unpack_event
+from store.window.encoded_event import EncodedEvent
+from store.window.rows import EventRow, pack_event, unpack_event
 from stream.dead_letter import RESERVED_BYTES, dead_letter
 from stream.events.event import Event, FieldValue, Pack, pack, unpack
 from stream.events.packing import packs

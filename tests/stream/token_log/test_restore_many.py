@@ -17,10 +17,10 @@ from msgspec.structs import replace
 
 from deploy.brokers.local import LocalKafka
 from store.base.settings import ModalitySettings
-from store.buffer.encoded_event import EncodedEvent
 from store.buffer.resources import BufferResources
-from store.buffer.rows import EventRow, Summary, event_key, pack_event, pack_summary, summary_key
 from store.buffer.token_buffer import TokenBuffer
+from store.window.encoded_event import EncodedEvent
+from store.window.rows import EventRow, Summary, event_key, pack_event, pack_summary, summary_key
 from stream.kafka.client import Connection
 from stream.token_log.ownership import OWNER_HEADER
 from stream.token_log.restore import restore

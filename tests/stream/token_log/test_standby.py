@@ -9,8 +9,8 @@ import pytest
 
 from deploy.brokers.process import EmbeddedBroker
 from store.base.errors import StateError
-from store.buffer.encoded_event import EncodedEvent
 from store.buffer.token_buffer import TokenBuffer
+from store.window.encoded_event import EncodedEvent
 from stream.kafka.client import Connection
 from stream.kafka.pacing import SafeProducer
 from stream.token_log import standby as standby_module

@@ -12,9 +12,9 @@ import pytest
 from deploy.brokers.local import LocalKafka
 from deploy.brokers.process import EmbeddedBroker
 from store.base.errors import DataLossError, PartitionTaken, StateError
-from store.buffer.encoded_event import EncodedEvent
-from store.buffer.rows import event_key
 from store.buffer.token_buffer import TokenBuffer
+from store.window.encoded_event import EncodedEvent
+from store.window.rows import event_key
 from stream.kafka.client import Connection
 from stream.kafka.pacing import SafeProducer
 from stream.token_log import restore as restoring

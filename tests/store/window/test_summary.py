@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store.base.settings import MAX_EVENTS_LIMIT
-from store.buffer.rows import EventRow, Vector16, Vector32, pack_event
-from store.buffer.summary import NUMBER_SCALE, Arrivals, Totals, add_up, on_grid, signed_log, signed_logs
+from store.window.rows import EventRow, Vector16, Vector32, pack_event
+from store.window.summary import NUMBER_SCALE, Arrivals, Totals, add_up, on_grid, signed_log, signed_logs
 
 
 def test_the_largest_window_is_exact() -> None:

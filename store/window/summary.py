@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.base.settings import ModalityKind, ModalitySettings
-from store.buffer.rows import FORMAT, Summary, SummaryRow, Vector16, Vector32, decode_summary, event_parts
+from store.window.rows import FORMAT, Summary, SummaryRow, Vector16, Vector32, decode_summary, event_parts
 
 VECTOR_STEP = 2.0**-14
 """Vectors are multiples of this."""
@@ -138,7 +138,7 @@ class Totals(SummaryRow, gc=False):
         )  # fmt: skip
 
     def pack(self) -> bytes:
-        """The summary row's bytes: those of store/buffer/rows.py::pack_summary."""
+        """The summary row's bytes: those of store/window/rows.py::pack_summary."""
         if len(self.covers) > 1:
             self.covers = dict(sorted(self.covers.items()))
         return _encode(self)

@@ -13,14 +13,12 @@ from typing import Protocol
 
 from store.account.account import Tally
 from store.account.outcome import Outcome
-from store.base import logs
 from store.base.errors import StateError
-from store.buffer.encoded_event import EncodedEvent, EncodedField
-from store.buffer.layout import pack_id
-from store.buffer.rows import EVENT_HEADS, FieldRow, pack_field, unpack_field
-from store.buffer.summary import Arrivals, Totals
+from store.window.encoded_event import EncodedEvent, EncodedField
+from store.window.layout import pack_id
+from store.window.rows import EVENT_HEADS, FieldRow, pack_field, unpack_field
+from store.window.summary import Arrivals, Totals
 
-log = logs.get(__name__)
 _NEVER = -1 << 62
 READ_AHEAD = 256
 """Most rows read at once while old ones are taken out."""
@@ -39,6 +37,8 @@ class WindowUpdate(Protocol):
     """Whether an event of this batch was seen."""
     floor: int
     """Older events have expired."""
+    conflicting: list[EncodedEvent]
+    """Events whose id the window holds with another content or time."""
 
     def known(self, event: EncodedEvent) -> bool:
         """Whether the event needs no judging, and so does not move the stream time."""
@@ -83,7 +83,7 @@ class EventWindow:
 
     __slots__ = (
         "_added", "_ahead", "_changed_ids", "_chunk", "_departed", "_heap", "_ids", "_key_prefix", "_max", "_next",
-        "_oldest", "_prefix", "_removed", "_scan", "_stored", "covered", "floor", "totals",
+        "_oldest", "_prefix", "_removed", "_scan", "_stored", "conflicting", "covered", "floor", "totals",
     )  # fmt: skip
 
     def __init__(
@@ -99,6 +99,7 @@ class EventWindow:
         self.totals = totals
         self.covered = False
         self.floor = _NEVER
+        self.conflicting: list[EncodedEvent] = []
         self._prefix = prefix
         self._key_prefix = prefix + b"\x01"
         self._max = max_events
@@ -140,7 +141,7 @@ class EventWindow:
             if (seen := ids.get(name)) is not None:
                 outcome = Outcome.DUPLICATE if seen == entry else Outcome.CONFLICTING
                 if outcome is Outcome.CONFLICTING:
-                    _log_conflict(event)
+                    self.conflicting.append(event)
                 tally.add(event, outcome)
                 continue
             if ts > newest:
@@ -248,6 +249,7 @@ class TabularWindow:
         self.totals = totals
         self.covered = False
         self.floor = _NEVER
+        self.conflicting: list[EncodedEvent] = []
         self._key_prefix = prefix + b"\x02"
         self._max = max_events
         stored = _scan_all(scan, self._key_prefix)
@@ -271,7 +273,7 @@ class TabularWindow:
                 newest = max(newest, event.ts)
                 outcome = self._add(event)
             elif outcome is Outcome.CONFLICTING:
-                _log_conflict(event)
+                self.conflicting.append(event)
             elif outcome is Outcome.EVICTED:
                 self.totals.newest = max(self.totals.newest, event.ts)
             self.totals.cover(event.source, event.source_offset, event.ingested_at)
@@ -346,11 +348,6 @@ class TabularWindow:
             oldest = sorted(self._fields, key=lambda name: (self._fields[name].ts, self._fields[name].event_id, name))
             for name in oldest[:excess]:
                 self._drop(name)
-
-
-def _log_conflict(event: EncodedEvent) -> None:
-    log.debug(logs.EVENT_CONFLICTING, user=logs.user(event.user_id), event_id=event.event_id,
-              source=event.source, source_offset=event.source_offset)  # fmt: skip
 
 
 def _scan_all(scan: Scan, prefix: bytes) -> list[tuple[bytes, bytes]]:

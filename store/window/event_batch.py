@@ -8,12 +8,12 @@ from typing import Protocol
 
 from store.account.account import Account, AccountBatch, RefusedEvent
 from store.base.settings import ModalityKind, ModalitySettings
-from store.buffer.changes import Changes
-from store.buffer.encoded_event import EncodedEvent
-from store.buffer.layout import expiry_key, parse_expiry_key
-from store.buffer.rows import Summary, modality_prefix, unpack_summary
-from store.buffer.summary import Totals, add_up, number_width
-from store.buffer.window_update import EventWindow, Row, TabularWindow, WindowUpdate
+from store.window.changes import Changes
+from store.window.encoded_event import EncodedEvent
+from store.window.layout import expiry_key, parse_expiry_key
+from store.window.rows import Summary, modality_prefix, unpack_summary
+from store.window.summary import Totals, add_up, number_width
+from store.window.window_update import EventWindow, Row, TabularWindow, WindowUpdate
 
 SWEEP_ROWS = 2000
 """Most rows one batch removes by expiry alone (and most index entries it looks at)."""
@@ -32,7 +32,7 @@ class Reader(Protocol):
         ...
 
     def scan(self, prefix: bytes, start: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """Rows in key order (store/buffer/window_update.py::Scan)."""
+        """Rows in key order (store/window/window_update.py::Scan)."""
         ...
 
     def expiry(self, start: bytes, end: bytes, limit: int) -> list[bytes]:
@@ -137,6 +137,10 @@ class EventBatch:
                 update.expire(floors[modality])
             arrivals.append(update.finish())
         self._packed = add_up(arrivals, rules.dim).packed
+
+    def conflicting(self) -> list[EncodedEvent]:
+        """Events that were left out because their id is there with another content or time."""
+        return [event for update in self._updates.values() for event in update.conflicting]
 
     def _step(self) -> tuple[dict[str, int], int]:
         """Floors per modality at the stream time, and from which time on they are higher."""

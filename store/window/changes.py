@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from store.account.account import Account
 from store.account.outcome import Outcomes
-from store.buffer.layout import prefix_length
-from store.buffer.rows import KIND_SUMMARY
-from store.buffer.window_update import Row
+from store.window.layout import prefix_length
+from store.window.rows import KIND_SUMMARY
+from store.window.window_update import Row
 
 
 class Changes(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from store.buffer.rows import Vector16, Vector32
+from store.window.rows import Vector16, Vector32
 
 
 class EncodedField(msgspec.Struct, frozen=True, eq=False, gc=False):

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from store.base.errors import StateError
 from store.base.settings import ModalityKind, ModalitySettings
-from store.buffer.layout import Schema
 from store.buffer.token_buffer import TokenBuffer
 from store.buffer.view import BufferView
+from store.window.layout import Schema
 from tests.models.events import DIM, Log, event, modalities, open_buffer, resources
 
 SHARED = resources()

@@ -1,7 +1,7 @@
 """What lies where in a token buffer's database.
 
     column family   key                                          value
-    rows            event and field rows (store/buffer/rows.py)         as in the `tokens` log
+    rows            event and field rows (store/window/rows.py)         as in the `tokens` log
     summaries       summary rows                                 as in the `tokens` log
     ids             (user, modality) prefix | event id           u64 ts | u64 digest
     expiry          u8 len(modality) | modality | u64 ts | user  empty: a lower bound of when something is due
@@ -23,7 +23,7 @@ import msgpack
 from store.account.account import Account
 from store.base.errors import StateError
 from store.base.settings import ModalityKind, ModalitySettings
-from store.buffer.rows import newer_log
+from store.window.rows import newer_log
 
 ROWS, SUMMARIES, IDS, EXPIRY, DIRTY, META = "rows", "summaries", "ids", "expiry", "dirty", "meta"
 FAMILIES = (ROWS, SUMMARIES, IDS, EXPIRY, DIRTY, META)
@@ -39,7 +39,7 @@ BEGIN_ANEW = (
 """What is left where rows are of something that is not coming back."""
 
 BUFFER_FORMAT = 1
-"""Version of this layout; raise it with any change, together with store/buffer/rows.py's."""
+"""Version of this layout; raise it with any change, together with store/window/rows.py's."""
 
 M_FORMAT, M_ENCODER, M_DIM, M_IDENTITY, M_ROLE = b"format", b"encoder", b"dim", b"identity", b"role"
 M_SOURCE_OFFSET, M_LOG_OFFSET, M_STREAM_TIME = b"source_offset", b"log_offset", b"stream_time"

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.base.settings import ModalityKind, ModalitySettings
-from store.buffer.layout import prefix_length, split_prefix
-from store.buffer.rows import KIND_FIELD, Summary, unpack_event, unpack_field, unpack_summary
-from store.buffer.summary import Totals, number_width
+from store.window.layout import prefix_length, split_prefix
+from store.window.rows import KIND_FIELD, Summary, unpack_event, unpack_field, unpack_summary
+from store.window.summary import Totals, number_width
 
 
 @dataclass(frozen=True, slots=True)

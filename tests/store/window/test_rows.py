@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.buffer import rows
+from store.window import rows
 
 text = st.text(st.characters(codec="utf-8"), min_size=1, max_size=128)
 names = st.from_regex(r"[a-z][a-z0-9_]{0,62}", fullmatch=True)
