@@ -172,9 +172,9 @@ def _serve_alone(context: Context, say: Callable[[str], None]) -> None:
     """say: to be told the URL once it answers."""
     from deploy.kafka import topic_settings
     from store.http.app import create_app
-    from store.http.connection import ConnectionLimits
-    from store.http.server import Serve
     from store.http.service import Service
+    from store.http.wire.places import ConnectionLimits
+    from store.http.wire.server import Serve
     from store.index.serve_state import ServeState
     from store.index.snapshot import SnapshotStore
     from stream.account.reader import AccountReader

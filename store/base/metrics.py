@@ -102,7 +102,7 @@ HTTP_BUSY = Counter(
 HTTP_CONNECTIONS = Gauge("anchorstream_http_connections", "Open connections of the HTTP service.")
 HTTP_CUT = Counter(
     "anchorstream_http_connections_cut_total",
-    "Connections that serve ended: full, evicted (too many), header, body, answer (too slow), malformed.",
+    "Connections that serve ended: full, evicted (too many), linger, head, body, answer (too slow), malformed.",
     ["reason"],
 )
 LAG_MESSAGES = Gauge("anchorstream_lag_messages", "end - committed.", ["group", "topic", "partition"])

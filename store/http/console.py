@@ -11,7 +11,6 @@ from html import escape
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse
 
@@ -66,7 +65,9 @@ async def console(
     if user:
         parts.append(await work.pools.searches.run(request, lambda stop: _user(service, user, scenario, stop)))
     if not asking:
-        parts += await run_sync(lambda: [_scenarios(service), _freshness(service), _fields(service)])
+        parts += await work.pools.overviews.run(
+            request, lambda _: [_scenarios(service), _freshness(service), _fields(service)]
+        )
         parts += await asyncio.gather(_lag(work), _account(work))
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     page = (
@@ -186,7 +187,8 @@ def _share(share: float) -> _Html:
 
 async def _lag(work: Work) -> str:
     try:
-        report = await work.lag.get(wait_seconds=LAG_SECONDS)
+        with work.waits.readings.entered():
+            report = await work.lag.get(wait_seconds=LAG_SECONDS)
     except ProblemError as exc:
         return "<h2>Lag</h2>" + _warning(exc)
     names = ["role", "group", "lag_messages", "lag_seconds", "users_left", "drain_seconds", "status"]
@@ -199,7 +201,8 @@ async def _lag(work: Work) -> str:
 async def _account(work: Work) -> str:
     title = "<h2>Account: what became of what was published</h2>"
     try:
-        report = await work.account.get(wait_seconds=LAG_SECONDS)
+        with work.waits.readings.entered():
+            report = await work.account.get(wait_seconds=LAG_SECONDS)
     except ProblemError as exc:
         return title + _warning(exc)
     topics = [

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from store.http.auth import may_read
 from store.http.models import UserId
 from store.http.problems import KINDS, ProblemError, documented
-from store.http.service import Current
+from store.http.service import Current, CurrentWork
 from store.records.embedding import EmbeddingRecord
 
 router = APIRouter(tags=["embeddings"], dependencies=[Depends(may_read)])
@@ -66,12 +66,14 @@ class QueryEmbedding(BaseModel):
         body=True,
     ),
 )
-async def embed(service: Current, asked: EmbedRequestBody) -> QueryEmbedding:
+async def embed(service: Current, work: CurrentWork, asked: EmbedRequestBody) -> QueryEmbedding:
     """A user's embedding for any query, from what the user's worker knows now."""
     if service.embedder is None or not service.ready.is_set():
         raise ProblemError("not_ready", "serve is still starting; /readyz tells when it answers")
     # a coroutine waits, not a thread: as many as may be in flight would leave none for other requests
-    reply = await asyncio.wrap_future(service.embedder.ask(asked.user_id, asked.query, asked.prompt, asked.timeout_ms))
+    with work.waits.queries.entered():
+        future = service.embedder.ask(asked.user_id, asked.query, asked.prompt, asked.timeout_ms)
+        reply = await asyncio.wrap_future(future)
     if reply.record is None:
         if reply.error not in KINDS:
             raise ProblemError("internal", reply.detail, cause=reply.error)

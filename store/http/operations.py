@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from typing import Any
 
-from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
-from store.base import metrics, pulse
+from store.base import pulse
 from store.http.auth import may_read
+from store.http.description import Description
 from store.http.models import Health
 from store.http.problems import ProblemError, documented
 from store.http.service import Current, CurrentWork
@@ -21,7 +20,6 @@ LAG_SECONDS = 10.0
 
 open_router = APIRouter(tags=["health"])
 """Needs no token."""
-_METRICS = metrics.registry("serve")
 router = APIRouter(tags=["operations"], dependencies=[Depends(may_read)])
 
 
@@ -42,19 +40,21 @@ async def readyz(service: Current) -> Health:
 
 
 @open_router.get("/metrics", response_class=Response)
-def get_metrics() -> Response:
+async def get_metrics(work: CurrentWork) -> Response:
     """Prometheus metrics of this process."""
-    return Response(generate_latest(_METRICS), media_type=CONTENT_TYPE_LATEST)
+    return Response(await work.metrics.get(), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/v1/lag", responses=documented("lag_unavailable"))
-async def get_lag(service: Current, work: CurrentWork) -> dict[str, Any]:
+async def get_lag(request: Request, service: Current, work: CurrentWork) -> dict[str, Any]:
     """Consumer lag per group, topic and partition, and freshness: seconds from a raw event to its embedding queryable.
 
     `freshness_seconds` is that of the last minutes, null without events; `freshness` has counts and what is pending.
     """
-    lag = await work.lag.get(wait_seconds=LAG_SECONDS)
-    report = await run_sync(partial(service.tracker.report, now_ms=time.time_ns() // 1_000_000))
+    with work.waits.readings.entered():
+        lag = await work.lag.get(wait_seconds=LAG_SECONDS)
+    now_ms = time.time_ns() // 1_000_000
+    report = await work.pools.overviews.run(request, lambda _: service.tracker.report(now_ms=now_ms))
     recent = report["recent"]
     fresh = {"p50": recent["p50"], "p99": recent["p99"]} if recent["count"] else None
     return {**lag, "freshness_seconds": fresh, "freshness": report}
@@ -63,11 +63,12 @@ async def get_lag(service: Current, work: CurrentWork) -> dict[str, Any]:
 @router.get("/v1/account", responses=documented("account_unavailable"))
 async def get_account(work: CurrentWork) -> dict[str, Any]:
     """What became of everything that was published, by raw topic and modality, and how it adds up."""
-    return await work.account.get(wait_seconds=LAG_SECONDS)
+    with work.waits.readings.entered():
+        return await work.account.get(wait_seconds=LAG_SECONDS)
 
 
 @router.get("/openapi.json", include_in_schema=False)
-async def get_openapi(request: Request) -> dict[str, Any]:
+async def get_openapi(request: Request) -> Response:
     """This API, as OpenAPI 3.1."""
-    schema: dict[str, Any] = request.app.openapi()
-    return schema
+    description: Description = request.app.state.description
+    return Response(await description.get(), media_type="application/json")

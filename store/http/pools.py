@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -70,11 +71,52 @@ class WorkPool:
 
 
 class Pools:
-    """One per kind. searches: neighbours and exports. changes: of scenarios, which wait for the broker."""
+    """One per kind. searches: neighbours and exports. changes: of scenarios, which wait for the broker. overviews: of
+    scenarios and freshness."""
 
     def __init__(self) -> None:
         self.searches = WorkPool("search", workers=max(2, (os.cpu_count() or 2) - 1), waiting=32)
         self.changes = WorkPool("change", workers=2, waiting=8)
+        self.overviews = WorkPool("overview", workers=1, waiting=32)
+
+
+class WaitingRoom:
+    """Requests of a kind that wait for something else than a thread, at most so many. For the event loop's thread."""
+
+    def __init__(self, kind: str, most: int) -> None:
+        self._kind = kind
+        self.most = most
+        self._waiting = 0
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Raises ProblemError: busy."""
+        if self._waiting >= self.most:
+            metrics.HTTP_BUSY.labels(self._kind).inc()
+            raise ProblemError("busy", f"too many requests of this kind ({self._kind}) wait: ask again in a moment")
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+
+
+class Waits:
+    """One per kind. offsets: for `min_offset`. queries: for a worker's answer. readings: of the broker.
+
+    connections: open at once. No kind takes more than a quarter of them, all together leave some.
+    """
+
+    def __init__(self, connections: int) -> None:
+        self.offsets = WaitingRoom("offset", 0)
+        self.queries = WaitingRoom("query", 0)
+        self.readings = WaitingRoom("reading", 0)
+        self.fit(connections)
+
+    def fit(self, connections: int) -> None:
+        """There may be fewer connections than was thought."""
+        for room in (self.offsets, self.queries, self.readings):
+            room.most = connections // 4
 
 
 async def _left(request: Request) -> None:

@@ -46,15 +46,16 @@ router = APIRouter(prefix="/v1/scenarios", tags=["scenarios"], dependencies=[Dep
 
 
 @router.get("", response_model=Scenarios, responses=documented("not_ready"))
-def list_scenarios(service: Current) -> Scenarios:
+async def list_scenarios(request: Request, service: Current, work: CurrentWork) -> Scenarios:
     """All scenarios."""
-    return Scenarios(scenarios=describe_all(service))
+    return Scenarios(scenarios=await work.pools.overviews.run(request, lambda _: describe_all(service)))
 
 
 @router.get("/{scenario}", response_model=Scenario, responses=documented("scenario_unknown", "not_ready"))
-def get_scenario(service: Current, scenario: str) -> Scenario:
+async def get_scenario(request: Request, service: Current, work: CurrentWork, scenario: str) -> Scenario:
     """One scenario."""
-    return describe(service, scenario, service.scenario(scenario))
+    served = service.scenario(scenario)
+    return await work.pools.overviews.run(request, lambda _: describe(service, scenario, served))
 
 
 @router.put(

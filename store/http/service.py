@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Request
+from prometheus_client import generate_latest
 
+from store.base import metrics
 from store.base.settings import ScenarioSettings, ServeSettings
-from store.http.pools import Pools
+from store.http.pools import Pools, Waits
 from store.http.problems import ProblemError
 from store.http.shared_reading import SharedReading
+from store.http.shared_work import SharedWork
 from store.index.back_fill_board import BackFillBoard
 from store.index.catalog import Catalog, ServedScenario
 from store.index.field_board import FieldBoard
@@ -22,6 +25,7 @@ from store.records.embed_messages import EmbedReply
 
 ACCOUNT_FRESH_SECONDS = 2.0
 """Processors tell what they counted once a second."""
+_METRICS = metrics.registry("serve")
 
 
 class ReadBroker(Protocol):
@@ -109,6 +113,8 @@ class Work:
 
     def __init__(self, service: Service) -> None:
         self.pools = Pools()
+        self.metrics = SharedWork("metrics", lambda: generate_latest(_METRICS))
+        self.waits = Waits(service.settings.max_connections)
         self.lag = SharedReading(service.lag)
         self.account = SharedReading(service.account, code="account_unavailable", fresh_seconds=ACCOUNT_FRESH_SECONDS)
 

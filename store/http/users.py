@@ -17,7 +17,7 @@ from store.base.user_id import user_id_fault
 from store.http.auth import may_read
 from store.http.models import Embedding, to_embedding
 from store.http.problems import ProblemError, documented
-from store.http.service import Current, Service
+from store.http.service import Current, CurrentWork, Service
 from store.index.row_table import StoredRecord
 
 LOOK_UP_SECONDS = 0.5
@@ -37,6 +37,7 @@ router = APIRouter(tags=["embeddings"], dependencies=[Depends(may_read)])
 async def get_embedding(
     request: Request,
     service: Current,
+    work: CurrentWork,
     user: str,
     scenario: str,
     min_offset: Annotated[
@@ -50,8 +51,11 @@ async def get_embedding(
         raise ProblemError("request_invalid", f"path.user: {fault}")
     index = service.index(scenario)
     wanted = _parse(min_offset or [], service.source_of)
-    stored = await _wait(request, service, scenario, user, wanted, timeout_ms / 1000) if wanted else None
-    stored = stored or await run_sync(index.get, user)
+    stored = await run_sync(index.get, user)
+    if wanted and timeout_ms and (stored is None or not _covers(stored, wanted)):
+        with work.waits.offsets.entered():
+            stored = await _wait(request, service, scenario, user, wanted, timeout_ms / 1000)
+        stored = stored or await run_sync(index.get, user)
     service.same_index(scenario, index)
     if stored is None and not wanted:
         raise ProblemError("user_unknown", f"user {user!r} has no embedding for {scenario!r}")
@@ -74,11 +78,13 @@ async def _wait(
     deadline = time.monotonic() + seconds
     news = asyncio.Event()
     with index.watchers.watch(user, partial(asyncio.get_running_loop().call_soon_threadsafe, news.set)):
+        news.set()  # between the look before this one and the watching
         while True:
-            news.clear()
-            stored = await run_sync(index.get, user)
-            if stored is not None and _covers(stored, wanted):
-                return stored
+            if news.is_set():
+                news.clear()
+                stored = await run_sync(index.get, user)
+                if stored is not None and _covers(stored, wanted):
+                    return stored
             left = deadline - time.monotonic()
             if left <= 0 or await request.is_disconnected():
                 return None

@@ -189,12 +189,12 @@ INTERFACES = (
     ),
     Interface("confluent-kafka", "KafkaError's codes of librdkafka", "stream/kafka/patience.py", _error_codes),
     Interface("confluent-kafka", "librdkafka's mock cluster", "deploy/brokers/embedded.py", _mock_cluster),
-    Interface("uvicorn", "H11Protocol and its cycle", "store/http/connection.py", _uvicorn),
+    Interface("uvicorn", "H11Protocol and its cycle", "store/http/wire/connection.py", _uvicorn),
     Interface("torch", "the flash attention of CPUs", "encoder/forward/split_attention.py", _flash),
     Interface("python", "json.JSONDecoder.scan_once", "stream/events/decode.py", _scan_once),
     Interface("transformers", "the layers of Llama and Qwen2", "encoder/model/backbone.py", _layers),
     Interface("transformers", "load_gguf_checkpoint's reader and bar", "encoder/model/presets.py", _gguf),
-    Interface("uvicorn", "H11Protocol, to be derived from", "store/http/connection.py", _h11_protocol),
+    Interface("uvicorn", "H11Protocol, to be derived from", "store/http/wire/connection.py", _h11_protocol),
     Interface("gguf", "GGUFReader, looked up at each use", "encoder/model/presets.py", _gguf),
 )
 

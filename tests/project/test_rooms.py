@@ -22,6 +22,7 @@ ROOMS = {
     "store/buffer": "store/base store/account store/window",
     "store/index": "store/base store/records",
     "store/http": "store/base store/records store/index",
+    "store/http/wire": "store/base store/http",
     "stream": "store/base",
     "stream/events": "stream store/base",
     "stream/kafka": "stream store/base",

@@ -40,8 +40,8 @@ class IdleTail:
 @contextmanager
 def listening(app: Any, **limits: Any) -> Iterator[str]:
     """URL of a server of this application; `limits` as in ConnectionLimits."""
-    from store.http.connection import ConnectionLimits
-    from store.http.server import Serve
+    from store.http.wire.places import ConnectionLimits
+    from store.http.wire.server import Serve
 
     ready = threading.Event()
     serve = Serve(

@@ -20,7 +20,7 @@ MODULES = (
     "encoder.worker.embed_requests",
     "encoder.worker.worker",
     "store.http.app",
-    "store.http.server",
+    "store.http.wire.server",
     "stream.ingest.ingest",
     "stream.lag.monitor",
     "stream.processor.processor",

@@ -13,7 +13,7 @@ import pytest
 
 from deploy import cli
 from store.http.app import create_app
-from store.http.server import Serve
+from store.http.wire.server import Serve
 from store.records.embed_messages import SCENARIO, EmbedReply
 from store.records.embedding import EmbeddingRecord
 from tests.support.embedder import Asked, Embedder

@@ -19,7 +19,7 @@ from deploy.operate.export_files import ROWS, save
 from store.base.errors import ConfigError, NotFoundError, StateError
 from store.base.settings import ScenarioSettings
 from store.http.app import create_app
-from store.http.server import Serve
+from store.http.wire.server import Serve
 from store.records.embedding import EmbeddingRecord
 from store.records.scenario import Registered
 from stream.kafka.client import Connection

@@ -13,9 +13,11 @@ import httpx
 import pytest
 
 from store.base.errors import BrokerError
+from store.http import description
 from store.http.app import create_app
 from store.http.problems import ProblemError
 from store.http.shared_reading import FAILED_SECONDS, FRESH_SECONDS, SharedReading
+from store.http.shared_work import SharedWork
 from store.index.index import ScenarioIndex
 from store.index.search import SearchStopped
 from tests.support.live_server import Raw, listening, post, until
@@ -99,6 +101,81 @@ def test_changes_that_wait_for_the_broker_hold_up_nothing_else(serving: Serving,
         assert httpx.delete(f"{url}/v1/scenarios/churn").json()["code"] == "busy"
         held.release.set()
         assert {raw.answer()[0] for raw in raws} == {503}
+
+
+def test_slow_scrapes_and_overviews_do_not_hold_up_look_ups(
+    serving: Serving, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They had the threads of look-ups."""
+    monkeypatch.setattr("store.http.service.generate_latest", held)
+    monkeypatch.setattr("store.http.scenarios.describe_all", held)
+    pool = serving.app.state.work.pools.overviews
+    with listening(serving.app) as url, ExitStack() as stack:
+        for path, many in (("/metrics", 60), ("/v1/scenarios", pool._most)):
+            request = f"GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode()
+            for _ in range(many):
+                stack.enter_context(Raw(url, request))
+        until(lambda: pool._pending == pool._most)
+        until(lambda: held.begun == 2)
+        assert httpx.get(url + LOOK_UP).status_code == 200
+        assert httpx.get(f"{url}/livez").status_code == 200
+        assert httpx.get(f"{url}/v1/scenarios").json()["code"] == "busy"
+        assert held.begun == 2  # one for all who scrape, one of those who look
+
+
+def test_slow_look_ups_do_not_hold_up_scrapes(serving: Serving, held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ScenarioIndex, "get", held)
+    request = f"GET {LOOK_UP} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode()
+    with listening(serving.app) as url, ExitStack() as stack:
+        for _ in range(100):
+            stack.enter_context(Raw(url, request))
+        until(lambda: held.begun >= 40)
+        assert httpx.get(f"{url}/metrics").status_code == 200
+        assert httpx.get(f"{url}/v1/scenarios").status_code == 200
+        held.release.set()
+
+
+def test_shared_work_keeps_to_its_share() -> None:
+    now, calls = [0.0], [0]
+
+    def work() -> bytes:
+        calls[0] += 1
+        now[0] += 1.0
+        return b"%d" % calls[0]
+
+    shared = SharedWork("test", work, share=0.5, clock=lambda: now[0])
+    asked = [anyio.run(shared.get) for _ in range(10)]
+    assert asked == [b"1", b"2", b"3"] + [b"4"] * 7  # 2 s at once, and half of what passed meanwhile
+    now[0] += 2.0
+    assert anyio.run(shared.get) == b"5"
+
+
+def test_shared_work_that_fails_is_done_again() -> None:
+    outcomes: list[Any] = [ValueError("once"), b"then"]
+
+    def work() -> bytes:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return bytes(outcome)
+
+    shared = SharedWork("test", work)
+    with pytest.raises(ValueError, match="once"):
+        anyio.run(shared.get)
+    assert anyio.run(shared.get) == b"then"
+
+
+def test_the_description_is_made_once(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """35 ms of the event loop at every call; for others it is the same until the routes change."""
+    made: list[object] = []
+    describe = description.describe
+    monkeypatch.setattr(description, "describe", lambda app: made.append(app) or describe(app))
+    first = serving.client.get("/openapi.json").json()
+    assert serving.client.get("/openapi.json").json() == first
+    assert len(made) == 1
+    serving.app.add_api_route("/v1/new", dict, methods=["GET"])
+    assert "/v1/new" in serving.client.get("/openapi.json").json()["paths"]
+    assert len(made) == 2
 
 
 def test_a_silent_broker_holds_up_lag_alone(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:

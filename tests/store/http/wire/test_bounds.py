@@ -132,27 +132,6 @@ def test_many_who_say_nothing_keep_nobody_out(serving: Serving) -> None:
         assert silent[-1].answer()[0] == 401
 
 
-def test_when_all_are_at_work_a_new_one_is_told_so(serving: Serving) -> None:
-    waiting = "/v1/users/a/embeddings/churn?min_offset=raw:0:1&timeout_ms=60000"
-    request = f"GET {waiting} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer reader\r\n\r\n".encode()
-    with listening(serving.app, connections=16) as url, ExitStack() as stack:
-        working = [stack.enter_context(Raw(url, request)) for _ in range(16)]
-        watchers = serving.catalog["churn"].index.watchers
-        until(lambda: len(watchers._by_user.get("a", ())) == 16)
-        with Raw(url) as raw:
-            status, headers, problem = raw.answer()
-            assert (status, problem["code"], headers["retry-after"]) == (503, "busy", "1")
-        working[0].socket.close()
-        until(lambda: _ok(url))
-
-
-def _ok(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/livez").status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
 def test_a_head_that_does_not_come_is_not_waited_for(serving: Serving) -> None:
     with listening(serving.app, head_seconds=0.3) as url, Raw(url, b"GET /livez HTT") as raw:
         dripping = threading.Timer(0.2, raw.send, [b"P"])

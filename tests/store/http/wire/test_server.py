@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from store.base.errors import AnchorstreamError, DataLossError
-from store.http.server import Serve
+from store.http.wire.server import Serve
 from tests.support.serving import Serving
 
 

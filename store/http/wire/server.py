@@ -18,23 +18,27 @@ from fastapi import FastAPI
 from store.base import logs
 from store.base.errors import AnchorstreamError
 from store.base.exposure import netloc
-from store.http.connection import (
-    ACCEPTED_AT_ONCE,
+from store.http.service import Readiness
+from store.http.wire.connection import BoundedConnection
+from store.http.wire.places import (
     DEFAULT_LIMITS,
-    HEAD_BYTES,
+    HEALTH_CONNECTIONS,
     KEEP_ALIVE_SECONDS,
-    BoundedConnection,
+    LINGERING_CONNECTIONS,
     ConnectionLimits,
     Connections,
 )
-from store.http.service import Readiness
 
 GRACE_SECONDS = 3
 """How long requests under way may take to end when the role stops."""
-RESERVED_FILES = 128 + ACCEPTED_AT_ONCE
+ACCEPTED_AT_ONCE = 128
+"""Connections taken from the listening socket in one go, before the first of them can be refused."""
+RESERVED_FILES = 128 + ACCEPTED_AT_ONCE + HEALTH_CONNECTIONS + LINGERING_CONNECTIONS
 """Kept from connections: Kafka's sockets, snapshots, logs, and what was accepted but not yet counted."""
 MAX_OPEN_FILES = 65_536
 _POLL_SECONDS = 0.05
+_SOCKET_BYTES = 256 << 10
+"""Kept by the kernel for a connection, in each direction."""
 log = logs.get(__name__)
 
 
@@ -78,11 +82,11 @@ class Serve:
         self.url = f"http://{netloc(host, self._socket.getsockname()[1])}"
         allowed = max(16, min(limits.connections, raise_open_files() - RESERVED_FILES))
         shared = Connections(replace(limits, connections=allowed))
+        app.state.work.waits.fit(allowed)
         config = uvicorn.Config(
             app,
             http=partial(BoundedConnection, shared=shared),  # type: ignore[arg-type]
             ws="none",
-            h11_max_incomplete_event_size=HEAD_BYTES,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             backlog=ACCEPTED_AT_ONCE,
             log_config=None,
@@ -159,6 +163,8 @@ def _bind(host: str, port: int) -> socket.socket:
         try:
             if os.name == "posix":  # elsewhere it would let two processes share the port
                 bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            for direction in (socket.SO_SNDBUF, socket.SO_RCVBUF):  # inherited by connections; else up to 6 MB of each
+                bound.setsockopt(socket.SOL_SOCKET, direction, _SOCKET_BYTES)
             bound.bind(address)
             bound.listen(2048)
         except OSError:

@@ -1,0 +1,201 @@
+"""How requests are cut out of the bytes: heads, chunks, lengths that contradict each other, half-closed connections."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.live_server import Alone, Raw, listening, post, until
+from tests.support.serving import Serving
+
+NEIGHBORS = "/v1/scenarios/churn/neighbors"
+LIVEZ = b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n"
+BODY = b'{"user_id": "anna"}'
+
+
+@pytest.fixture
+def serving() -> Serving:
+    serving = Serving(read_token="reader")
+    serving.add("anna")
+    return serving
+
+
+@pytest.fixture
+def url(serving: Serving) -> Iterator[str]:
+    with listening(serving.app) as url:
+        yield url
+
+
+def invalid(raw: Raw) -> str:
+    status, headers, problem = raw.answer()
+    assert (status, problem["code"], headers["connection"]) == (400, "http_invalid", "close")
+    assert raw.ended()
+    detail: str = problem["detail"]
+    return detail
+
+
+# heads
+
+
+@pytest.mark.parametrize("pieces", [1, 7])
+@pytest.mark.parametrize("size", [16 << 10, (16 << 10) + 1, 40_000, 120_000])
+def test_a_head_has_a_bound_however_it_comes(url: str, size: int, pieces: int) -> None:
+    """120 KB passed when they came in one piece."""
+    head = LIVEZ.removesuffix(b"\r\n") + b"x-long: "
+    head += b"x" * (size - len(head) - 4) + b"\r\n\r\n"
+    assert len(head) == size
+    with Raw(url) as raw:
+        step = -(-size // pieces)
+        for at in range(0, size, step):
+            raw.send(head[at : at + step])
+        if size <= 16 << 10:
+            assert raw.answer()[0] == 200
+        else:
+            assert "16" in invalid(raw)
+
+
+def test_many_requests_in_one_piece_are_answered_in_order(url: str) -> None:
+    with Raw(url) as raw:
+        request = post(NEIGHBORS, BODY, token="reader") + LIVEZ + b"GET /nowhere HTTP/1.1\r\nhost: localhost\r\n"
+        raw.send((request + b"authorization: Bearer reader\r\n\r\n") * 300)
+        with raw.socket.makefile("rb") as file:
+            found = [one(file) for _ in range(900)]
+    assert found == [200, 200, 404] * 300
+
+
+def one(file: Any) -> int:
+    status = int(file.readline().split()[1])
+    length = 0
+    while line := file.readline().strip():
+        name, _, value = line.partition(b":")
+        length = int(value) if name.lower() == b"content-length" else length
+    file.read(length)
+    return status
+
+
+# lengths
+
+
+@pytest.mark.parametrize("path", ["/livez", "/v1/embed", NEIGHBORS])
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        b"content-length: 5\r\ntransfer-encoding: chunked\r\n",
+        b"transfer-encoding: chunked\r\ncontent-length: 0\r\n",
+        b"content-length: 5\r\ncontent-length: 6\r\n",
+        b"transfer-encoding: chunked, chunked\r\n",
+        b"transfer-encoding: gzip, chunked\r\n",
+        b"transfer-encoding: identity\r\n",
+        b"content-length: +5\r\n",
+    ],
+)
+def test_two_lengths_are_none(url: str, path: str, lengths: bytes) -> None:
+    """RFC 9112 §6.3: Content-Length beside Transfer-Encoding is how requests are smuggled; the connection lived on."""
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer reader\r\n".encode()
+    with Raw(url, head + lengths + b"\r\n0\r\n\r\n" + LIVEZ) as raw:
+        invalid(raw)
+
+
+def test_chunks_of_http_1_0_are_none(url: str) -> None:
+    head = b"POST /livez HTTP/1.0\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
+    with Raw(url, head) as raw:
+        invalid(raw)
+
+
+# chunks
+
+
+def chunked(size: int, body: bytes, token: str = "reader") -> bytes:
+    chunks = (body[at : at + size] for at in range(0, len(body), size))
+    coded = b"".join(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n" for chunk in chunks)
+    return post(NEIGHBORS, coded + b"0\r\n\r\n", chunked=True, token=token)
+
+
+@pytest.mark.parametrize("size", [3, 1000, 300_000])
+def test_a_body_may_come_in_chunks(url: str, size: int) -> None:
+    padding = b" " * (2000 if size == 3 else 1_000_000)
+    with Raw(url, chunked(size, BODY + padding) + LIVEZ) as raw, raw.socket.makefile("rb") as file:
+        assert [one(file), one(file)] == [200, 200]
+
+
+def test_too_many_chunks_are_refused(url: str) -> None:
+    with Raw(url, chunked(1, BODY + b" " * 50_000)) as raw:
+        assert "chunks" in invalid(raw)
+
+
+def test_broken_chunks_are_told_and_end_the_connection(url: str) -> None:
+    with Raw(url, post(NEIGHBORS, b"5\r\n{\r\n", chunked=True, token="reader") + b"xyz\r\n\r\n") as raw:
+        invalid(raw)
+
+
+def test_strangers_chunks_are_not_looked_at() -> None:
+    """0.66 s of CPU for 250 KB, before the token was."""
+    strangers, ours = chunked(1, b"x" * 40_000, token="wrong"), post(NEIGHBORS, b"x" * 30_000, token="wrong")
+    used = {}
+    with Alone(read_token="reader") as alone:
+        for name, request in (("warm", ours), ("ours", ours), ("strangers", strangers)):
+            before = alone.cpu_seconds()
+            for _ in range(40):
+                with Raw(alone.url, request) as raw:
+                    assert raw.answer()[0] == 401
+            used[name] = alone.cpu_seconds() - before
+    # a tick of the clock is 10 ms; parsing them took 0.1 s each
+    assert used["strangers"] < 5 * (used["ours"] + 0.1)
+
+
+# half-closed
+
+
+@pytest.mark.parametrize("path", ["/livez", "/v1/users/anna/embeddings/churn"])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_who_has_said_everything_gets_an_answer(url: str, path: str, version: str) -> None:
+    """`printf … | nc`: the other direction is still open."""
+    request = f"GET {path} HTTP/{version}\r\nhost: localhost\r\nauthorization: Bearer reader\r\n\r\n".encode()
+    with Raw(url, request) as raw:
+        raw.socket.shutdown(socket.SHUT_WR)
+        assert raw.answer()[0] == 200
+        assert raw.ended()
+
+
+def test_all_requests_before_the_end_are_answered(url: str) -> None:
+    search = post(NEIGHBORS, BODY, token="reader")
+    with Raw(url, search + LIVEZ + chunked(5, BODY) + LIVEZ) as raw:
+        raw.socket.shutdown(socket.SHUT_WR)
+        with raw.socket.makefile("rb") as file:
+            assert [one(file) for _ in range(4)] == [200] * 4
+        assert raw.ended()
+
+
+def test_who_waits_half_closed_gets_the_answer_when_it_comes(url: str, serving: Serving) -> None:
+    wait = b"GET /v1/users/anna/embeddings/churn?min_offset=raw:0:7&timeout_ms=60000 HTTP/1.1\r\nhost: localhost\r\n"
+    watchers = serving.catalog["churn"].index.watchers
+    with Raw(url, wait + b"authorization: Bearer reader\r\n\r\n") as raw:
+        raw.socket.shutdown(socket.SHUT_WR)
+        until(lambda: len(watchers) == 1)
+        with raw.socket.makefile("rb") as file:
+            # asked with an interim answer whether anybody is still there
+            assert file.readline() == b"HTTP/1.1 100 Continue\r\n"
+            serving.add("anna", covered=7)
+            while (line := file.readline()) in (b"\r\n", b"HTTP/1.1 100 Continue\r\n"):
+                pass
+            assert line.startswith(b"HTTP/1.1 200")
+
+
+def test_who_has_left_is_told_from_who_has_said_everything(url: str, serving: Serving) -> None:
+    wait = b"GET /v1/users/anna/embeddings/churn?min_offset=raw:0:7&timeout_ms=60000 HTTP/1.1\r\nhost: localhost\r\n"
+    watchers = serving.catalog["churn"].index.watchers
+    with Raw(url, wait + b"authorization: Bearer reader\r\n\r\n"):
+        until(lambda: len(watchers) == 1)
+    until(lambda: not watchers)
+
+
+@pytest.mark.parametrize("part", [b"GET /livez HT", post(NEIGHBORS, b"{", length=100, token="reader")])
+def test_half_a_request_and_the_end_is_the_end(url: str, part: bytes) -> None:
+    with Raw(url, part) as raw:
+        raw.socket.shutdown(socket.SHUT_WR)
+        assert raw.ended()
+    assert httpx.get(f"{url}/livez").status_code == 200
