@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from store.base.errors import StateError
+from store.buffer import log_apply
 from store.buffer.token_buffer import TokenBuffer
-from store.window import layout, log_apply
+from store.window import layout
 from store.window.encoded_event import EncodedEvent
 from store.window.layout import parse_expiry_key
 from store.window.rows import KIND_SUMMARY, pack_summary, parse_key, summary_key
