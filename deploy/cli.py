@@ -15,6 +15,7 @@ from typing import Any
 
 from cyclopts import App, CycloptsError, Group
 
+from store.base import disk
 from store.base.errors import AnchorstreamError
 
 INTERRUPTED = 130
@@ -78,6 +79,13 @@ def run(argv: Sequence[str] | None = None) -> int:
         # whoever read us has gone (`… | head`): say nothing, and keep the interpreter's own flush quiet
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as exc:
+        from deploy.output import write_error
+
+        if (refused := disk.refused(exc)) is None:
+            raise
+        write_error(refused, as_json=_wants_json(words))
+        return refused.exit_code
     return result if isinstance(result, int) else 0
 
 

@@ -203,7 +203,9 @@ def serve(
     ready_file.unlink(missing_ok=True)
     log.info(logs.BROKER_STOPPED, kind="embedded")
     if keeper is not None and keeper.failed:
-        raise BrokerError("the embedded broker cannot keep what it is given", action="see its log")
+        why = keeper.failure
+        action = why.action if isinstance(why, AnchorstreamError) else "see its log"
+        raise BrokerError(f"the embedded broker cannot keep what it is given: {why and why.args[0]}", action=action)
 
 
 def main(argv: list[str] | None = None) -> int:

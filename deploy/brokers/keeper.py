@@ -18,7 +18,8 @@ from typing import Any
 from confluent_kafka import KafkaException, TopicPartition
 
 from deploy.brokers.kept_log import KeptLog, KeptMessage
-from store.base import logs
+from store.base import disk, logs
+from store.base.errors import AnchorstreamError
 from store.base.stop import Stopped
 from stream.kafka.client import Connection
 from stream.kafka.pacing import SafeProducer
@@ -68,6 +69,11 @@ class Keeper:
         """Whether something cannot be kept: the broker must end rather than take what would be lost."""
         return self._failure is not None
 
+    @property
+    def failure(self) -> BaseException | None:
+        """Why."""
+        return self._failure
+
     def start(self) -> None:
         """Begin to feed and to record."""
         for thread in self._threads:
@@ -79,7 +85,10 @@ class Keeper:
         for thread in self._threads:
             thread.join(DRAIN_SECONDS)
         self._stop.set()
-        self._kept.close()
+        try:
+            self._kept.close()
+        except OSError as exc:
+            self._failure = self._failure or disk.refused(exc, self._kept.path) or exc
 
     def _guard(self, act: Callable[[], None]) -> None:
         try:
@@ -87,8 +96,12 @@ class Keeper:
         except Stopped:
             pass
         except BaseException as exc:
-            self._failure = exc
-            log.exception(logs.BROKER_KEEPS_NOTHING, path=str(self._kept.path))
+            self._failure = refused = disk.refused(exc, self._kept.path) or exc
+            if isinstance(refused, AnchorstreamError):
+                what = {"error": refused.code, "detail": refused.detail, "action": refused.action}
+                log.error(logs.BROKER_KEEPS_NOTHING, path=str(self._kept.path), **what)
+            else:
+                log.exception(logs.BROKER_KEEPS_NOTHING, path=str(self._kept.path))
 
     def _feed(self) -> None:
         def go_on() -> None:

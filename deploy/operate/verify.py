@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from store.base.errors import StateError
+from store.base.errors import NotFoundError
 from store.base.settings import ModalitySettings
 from store.buffer.view import BufferView, find
 from store.window.rows import pack_summary
@@ -122,14 +122,15 @@ def open_views(stack: ExitStack, data_dir: Path, modalities: Mapping[str, Modali
     """The processors' buffers on this machine, closed with `stack`.
 
     Raises:
-        StateError: there are none.
+        NotFoundError: there are none, so there is nothing to compare yet.
     """
     state = data_dir / "processor"
     paths = find(state, _identity(data_dir))
     if not paths:
-        raise StateError(
-            f"there are no token buffers under {state}",
-            action="check store.data_dir; `verify` runs where the processors run",
+        raise NotFoundError(
+            f"there is nothing to verify yet: no processor has written to {state}",
+            action="start it (`anchorstream up`) and send events; if it runs, check store.data_dir: `verify` runs where "
+            "the processors run",
         )
     return [stack.enter_context(BufferView(path, modalities)) for _, path in sorted(paths.items())]
 

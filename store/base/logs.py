@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 
+from store.base import disk
 from store.base.errors import AnchorstreamError, ConfigError
 
 ROLE_STARTED = "role_started"
@@ -180,6 +181,7 @@ def catch_all(**where: Any) -> None:
 def failed(exc: BaseException, **where: Any) -> None:
     """The line of what this process cannot go on with."""
     log = get(__name__)
+    exc = disk.refused(exc) or exc
     if isinstance(exc, AnchorstreamError):
         log.critical(ROLE_FAILED, **where, error=exc.code, detail=exc.detail, action=exc.action)
     else:

@@ -11,7 +11,7 @@ from typing import Any
 
 import rocksdict
 
-from store.base import fault
+from store.base import disk, fault
 from store.base.errors import StateError
 from store.base.files import write_atomic
 from store.buffer.resources import BufferResources
@@ -84,7 +84,10 @@ class BufferDatabase:
         self._unlogged = rocksdict.WriteOptions()
         self._unlogged.disable_wal = True
         self._unsettled = False
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise disk.refused(exc, path) or exc from exc
         self._open(bulk=False)
         if (path / DAMAGED).exists():  # nobody else has it open: it may be set aside
             self.close()
@@ -101,6 +104,8 @@ class BufferDatabase:
                 if is_damage(exc) or _MISSING in str(exc):
                     raise _damaged(self.path, str(exc)) from exc
                 locked = any(text in str(exc) for text in _LOCKED)
+                if not locked and (refused := disk.refused(exc, self.path)) is not None:
+                    raise refused from exc
                 raise StateError(
                     f"the token buffer at {self.path} cannot be opened: {exc}",
                     action="stop the other process that uses it" if locked else "check the disk: rights, space",
@@ -190,7 +195,7 @@ class BufferDatabase:
     def judge(self, exc: BaseException) -> BaseException:
         """What to raise for an exception. If it tells of damage the database is marked: whoever opens it next knows."""
         if not is_damage(exc):
-            return exc
+            return disk.refused(exc, self.path) or exc
         try:
             if not (self.path / DAMAGED).exists():
                 write_atomic(self.path / DAMAGED, exc.detail if isinstance(exc, StateError) else str(exc))
@@ -241,17 +246,26 @@ class BufferDatabase:
         rocksdict.Checkpoint(self.db).create_checkpoint(str(path))
 
     def close(self) -> None:
-        """Flush the WAL and let the lock go. Closing twice is fine."""
+        """Flush the WAL and let the lock go. Closing twice is fine.
+
+        Raises:
+            StateError: the disk does not take it; it is closed all the same, at a position that is durable.
+        """
         if self.db is None:
             return
-        self.settle()
-        self.db.flush_wal(sync=True)
-        for name in layout.FLUSH_ORDER:  # closing a family flushes it
-            getattr(self, name).close()
-            setattr(self, name, None)
-            setattr(self, f"h_{name}", None)
-        self.db.close()
-        self.db = None
+        try:
+            self.settle()
+            self.db.flush_wal(sync=True)
+            for name in layout.FLUSH_ORDER:  # closing a family flushes it
+                getattr(self, name).close()
+            self.db.close()
+        except Exception as exc:
+            raise self.judge(exc) from exc
+        finally:
+            for name in layout.FLUSH_ORDER:
+                setattr(self, name, None)
+                setattr(self, f"h_{name}", None)
+            self.db = None
 
 
 def _open(path: Path, resources: BufferResources, *, bulk: bool) -> Any:

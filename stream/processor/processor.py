@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from store.base import logs, pulse
+from store.base import disk, logs, pulse
 from store.base.errors import AnchorstreamError, BrokerError
 from store.base.stop import AnyOf, Stopped
 from store.buffer.partition_buffers import PartitionBuffers
@@ -210,6 +210,7 @@ def _or_die(work: Callable[..., None], *args: Any) -> None:
 
 
 def _die(exc: BaseException) -> None:
+    exc = disk.refused(exc) or exc
     if isinstance(exc, AnchorstreamError):
         log.error(logs.BATCH_FAILED, code=exc.code, error=exc.detail, action=exc.action)
     else:

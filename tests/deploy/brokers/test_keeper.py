@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -184,3 +187,36 @@ def test_what_cannot_be_kept_ends_the_broker(tmp_path: Path) -> None:
     with pytest.raises(BrokerError, match="ended with code"), broker(tmp_path):
         pass
     assert "no log of an embedded broker" in (tmp_path / "broker.log").read_text()
+
+
+FULL = """
+import resource, sys, time
+from pathlib import Path
+from tests.deploy.brokers.test_keeper import broker
+limit = 200_000
+with broker(Path(sys.argv[1])) as running:
+    resource.prlimit(running.pid, resource.RLIMIT_FSIZE, (limit, limit))
+    producer = running.connection.producer()
+    for _ in range(60):
+        producer.produce("raw", bytes(9000), partition=0)
+    producer.flush(10)
+    deadline = time.monotonic() + 60
+    while running.alive():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+"""
+
+
+def test_a_full_disk_is_said_and_ends_the_broker(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], cwd=Path(__file__).parents[3], capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    lines = [json.loads(line) for line in (tmp_path / "broker.log").read_text().splitlines()]
+    assert "Traceback" not in (tmp_path / "broker.log").read_text()
+    (kept,) = [line for line in lines if line["event"] == "broker_keeps_nothing"]
+    assert kept["error"] == "data_dir_unwritable"
+    assert lines[-1]["event"] == "role_failed"
+    assert "cannot be written" in lines[-1]["detail"]
+    assert "free space" in lines[-1]["action"]
