@@ -64,9 +64,10 @@ class Topics:
         if partition >= self.partitions:
             raise TopicError(
                 f"{topic} has partition {partition}, kafka.partitions is {self.partitions}: partitions were added to "
-                "it, and Kafka cannot take any away",
-                action="no setting mends it, since users would map to another partition than their history: start over "
-                "with another kafka.topic_prefix and store.data_dir, and replay the source",
+                "it, or it was made anew with more",
+                action="`anchorstream doctor` looks at all topics and says what mends each. Partitions that were added "
+                "to a topic in use are mended by no setting, since users would map to another partition than their "
+                "history: start over with another kafka.topic_prefix, and replay the source",
             )
 
     def embeddings(self, scenario: str) -> str:

@@ -115,37 +115,59 @@ def _partition_faults(connection: Connection, specs: Sequence[TopicSpec], there:
     wrong = [spec for spec in specs if there[spec.name] != spec.partitions]
     if not wrong:
         return []
+    if connection.embedded:
+        way = "restart the embedded broker"
+        return [f"{s.name} has {there[s.name]} partitions, kafka.partitions is {s.partitions}: {way}" for s in wrong]
     most = max(spec.partitions for spec in specs)
     counts = {there[spec.name] for spec in specs if spec.partitions == most}
-    more = [spec for spec in wrong if there[spec.name] > spec.partitions]
-    were_added = bool(more) and not connection.embedded and len(counts) == 1 and _were_added(connection, wrong, there)
-    faults = []
-    for spec in wrong:
-        partitions = there[spec.name]
-        line = f"{spec.name} has {partitions} partitions, kafka.partitions is {spec.partitions}: "
-        if connection.embedded:
-            way = "restart the embedded broker"
-        elif len(counts) == 1 and not (partitions > spec.partitions and were_added):
-            way = f"all topics have: set kafka.partitions = {partitions}"
-        else:
-            # no setting mends it: users would map to another partition than their history
-            way = (
-                "its partitions were changed, and Kafka cannot take any away: start over with another "
-                "kafka.topic_prefix and store.data_dir, and replay the source"
-            )
-        faults.append(line + way)
-    return faults
+    written = _written(connection, wrong, there)
+    # whoever has owned a partition of `tokens` has left a record in it, so topics that were used with all of theirs are
+    # told from those that were given more
+    within = any(n < spec.partitions for spec in wrong for n in written[spec.name])
+    beyond = any(n >= spec.partitions for spec in wrong for n in written[spec.name])
+    given_more = within and not beyond and any(there[spec.name] > spec.partitions for spec in wrong)
+    alike = len(counts) == 1 and not given_more
+    return [
+        _partition_fault(connection, spec, there[spec.name], written[spec.name], alike=alike, given_more=given_more)
+        for spec in wrong
+    ]
 
 
-def _were_added(connection: Connection, specs: Sequence[TopicSpec], there: Mapping[str, int]) -> bool:
-    """Whether partitions were added to topics in use: those within the configured number were written, none beyond.
+def _partition_fault(
+    connection: Connection,
+    spec: TopicSpec,
+    partitions: int,
+    written: frozenset[int],
+    *,
+    alike: bool,
+    given_more: bool,
+) -> str:
+    """A line. What the broker does not tell, whether partitions were added or the topic was made so, is not claimed."""
+    line = f"{spec.name} has {partitions} partitions, kafka.partitions is {spec.partitions}: "
+    if spec.partitions == 1:
+        line = f"{spec.name} has {partitions} partitions and must have one: "
+    elif alike:
+        return f"{line}all topics have: set kafka.partitions = {partitions}"
+    if not written and not given_more:
+        return (
+            f"{line}nothing was ever written to it: kafka-topics.sh --bootstrap-server {connection.bootstrap} --delete "
+            f"--topic {spec.name}; it is made anew at the next start"
+        )
+    if partitions > spec.partitions and max(written, default=0) < spec.partitions:
+        why = f"none beyond the first {spec.partitions} has records: the others were added, or never used"
+    else:
+        why = "it has records, by this number or, if it was changed, by several"
+    # no setting mends it: users would map to another partition than their history
+    return (
+        f"{line}{why}. Kafka takes no partition away, and users' histories lie by the number: start over with another "
+        "kafka.topic_prefix, which reads the raw topics anew, and without the folders processor, worker and serve of "
+        "store.data_dir; replay the source of what the raw topics no longer have"
+    )
 
-    Whoever has owned a partition of `tokens` has left a record in it, so topics that were used with all of theirs are
-    told from these by one record.
-    """
-    within = beyond = False
+
+def _written(connection: Connection, specs: Sequence[TopicSpec], there: Mapping[str, int]) -> dict[str, frozenset[int]]:
+    """Partitions of each topic to which something was ever written."""
     asked = {TopicPartition(spec.name, n): OffsetSpec.latest() for spec in specs for n in range(there[spec.name])}
-    configured = {spec.name: spec.partitions for spec in specs}
 
     def ends() -> dict[TopicPartition, int]:
         admin = connection.admin()  # must outlive its answers
@@ -157,14 +179,13 @@ def _were_added(connection: Connection, specs: Sequence[TopicSpec], there: Mappi
         found = patiently(ends, threading.Event(), seconds=LEADING_SECONDS)
     except (KafkaException, TimeoutError) as exc:
         raise BrokerError(
-            f"the ends of {', '.join(sorted(configured))} are not told: {exc}",
+            f"the ends of {', '.join(sorted(spec.name for spec in specs))} are not told: {exc}",
             action="check the state of the brokers and this user's Describe rights on the topics",
         ) from exc
-    for tp, end in found.items():
-        written = end > 0
-        within |= written and tp.partition < configured[tp.topic]
-        beyond |= written and tp.partition >= configured[tp.topic]
-    return within and not beyond
+    return {
+        spec.name: frozenset(tp.partition for tp, end in found.items() if tp.topic == spec.name and end > 0)
+        for spec in specs
+    }
 
 
 def _config_faults(connection: Connection, specs: Sequence[TopicSpec]) -> tuple[list[str], list[str]]:

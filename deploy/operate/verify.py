@@ -128,8 +128,8 @@ def open_views(stack: ExitStack, data_dir: Path, modalities: Mapping[str, Modali
     paths = find(state, _identity(data_dir))
     if not paths:
         raise NotFoundError(
-            f"there is nothing to verify yet: no processor has written to {state}",
-            action="start it (`anchorstream up`) and send events; if it runs, check store.data_dir: `verify` runs where "
+            f"there is nothing yet: no processor has written to {state}",
+            action="start it (`anchorstream up`) and send events; if it runs, check store.data_dir: this is read where "
             "the processors run",
         )
     return [stack.enter_context(BufferView(path, modalities)) for _, path in sorted(paths.items())]

@@ -60,8 +60,8 @@ def test_each_difference_has_a_line_and_a_command(connection: Connection, topic_
     assert first.startswith(f"{policy} has cleanup.policy=delete: kafka-configs.sh --bootstrap-server")
     assert f"--topic {policy} --add-config cleanup.policy=compact" in first
     assert "min.compaction" not in first
-    assert second.startswith(f"{count} has 5 partitions, kafka.partitions is 2: its partitions were changed")
-    assert "kafka.topic_prefix" in second
+    assert second.startswith(f"{count} has 5 partitions, kafka.partitions is 2: nothing was ever written to it")
+    assert f"--delete --topic {count}" in second
     assert missing in connection.metadata().topics
 
 
@@ -75,6 +75,10 @@ def test_a_setting_is_advised_only_where_it_mends(connection: Connection, topic_
     with pytest.raises(TopicError) as caught:
         topics.check_partitions(connection, [*wrong, one])
     assert caught.value.detail.count("set kafka.partitions = 2") == 2
+    producer = connection.producer()
+    for spec in specs:
+        producer.produce(spec.name, b"x", partition=1)
+    assert producer.flush(30) == 0
     admin = connection.admin()
     admin.create_partitions([NewPartitions(specs[0].name, 5)])[specs[0].name].result(10)
     until = time.monotonic() + 10
@@ -107,6 +111,32 @@ def test_partitions_that_all_topics_have_more_alike(connection: Connection, topi
     with pytest.raises(TopicError) as caught:
         topics.check_partitions(connection, [TopicSpec(spec.name, 8) for spec in specs])
     assert caught.value.detail.count("set kafka.partitions = 4") == 2
+
+
+def test_of_topics_made_beforehand_no_history_is_told(connection: Connection, topic_prefix: str) -> None:
+    """ "Partitions were added to it", of topics that somebody had made with another number, in good order, empty."""
+    events, tokens, one = (f"{topic_prefix}.{name}" for name in ("events", "tokens", "scenarios"))
+    create(connection, events, 6)
+    create(connection, tokens, 4)
+    create(connection, one, 3)
+    specs = [TopicSpec(events, 4), TopicSpec(tokens, 4), TopicSpec(one, 1)]
+    with pytest.raises(TopicError) as caught:
+        topics.ensure(connection, specs)
+    first, second = sorted(line for line in caught.value.detail.splitlines() if "partitions" in line)
+    for name, line in ((events, first), (one, second)):
+        assert "nothing was ever written to it" in line
+        assert f"--delete --topic {name};" in line
+        assert "added" not in line
+        assert "replay" not in line
+    producer = connection.producer()
+    producer.produce(events, b"x", partition=5)
+    assert producer.flush(30) == 0
+    with pytest.raises(TopicError) as caught:
+        topics.check_partitions(connection, specs)
+    (line,) = (line for line in caught.value.detail.splitlines() if line.startswith(events))
+    assert "by this number or, if it was changed, by several" in line
+    assert "another kafka.topic_prefix" in line
+    assert "processor, worker and serve" in line
 
 
 def test_another_number_is_told_by_a_broker_that_has_just_started(tmp_path: Path) -> None:

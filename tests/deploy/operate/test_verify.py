@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from deploy.operate.verify import MIN_COSINE, Served, Verification, compare, cosine
+from deploy.operate.verify import MIN_COSINE, Served, Verification, compare, cosine, open_views
+from store.base.errors import NotFoundError
 from store.base.settings import ModalitySettings
 from store.buffer.resources import BufferResources
 from store.buffer.token_buffer import TokenBuffer
@@ -164,3 +166,13 @@ def test_a_summary_that_its_rows_do_not_give_is_found(paths: list[Path], tmp_pat
 def test_cosine() -> None:
     assert cosine(np.array([1.0, 0]), np.array([1.0, 1.0])) == pytest.approx(0.5**0.5)
     assert cosine(np.zeros(2), np.ones(2)) == 0.0
+
+
+@pytest.mark.parametrize("made", [(), ("processor",), ("processor/0",)])
+def test_before_anything_ran_there_is_nothing_yet(tmp_path: Path, made: Sequence[str]) -> None:
+    """It was `state_mismatch`, as if something were wrong."""
+    for name in made:
+        (tmp_path / name).mkdir(parents=True)
+    with ExitStack() as stack, pytest.raises(NotFoundError, match="there is nothing yet") as caught:
+        open_views(stack, tmp_path, MODALITIES)
+    assert caught.value.code == "not_found"
