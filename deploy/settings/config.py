@@ -22,6 +22,7 @@ from pydantic_settings import (
 
 from encoder.model.settings import ModelSettings
 from store.base.errors import ConfigError
+from store.base.query_text import text_fault
 from store.base.settings import NAME, ModalitySettings, ScenarioSettings, ServeSettings, StoreSettings
 from store.records.scenario_name import every
 from stream.settings import IngestSettings, KafkaSettings, MappingSettings, MetricsSettings, ProcessorSettings
@@ -82,6 +83,16 @@ class Settings(BaseSettings):
                     "{topic} lies under the prefix {own} of our own topics",
                     {"topic": repr(modality.topic), "own": repr(own), "key": f"modalities.{name}.topic"},
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _one_line_each(self) -> Self:
+        for name, scenario in self.scenarios.items():
+            for key, text in (("query", scenario.query), ("prompt", scenario.prompt)):
+                if text is not None and (fault := text_fault(text)):
+                    raise PydanticCustomError(
+                        "not_one_line", "{fault}", {"fault": fault, "key": f"scenarios.{name}.{key}"}
+                    )
         return self
 
     @model_validator(mode="after")

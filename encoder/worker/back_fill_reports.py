@@ -37,6 +37,7 @@ class BackFillReports:
         self._scenarios = scenarios
         self._now_ms = now_ms
         self._sent: dict[int, dict[str, _Sent]] = {}
+        self._exported: set[str] = set()
 
     def report(self, progress: Mapping[int, Mapping[Target, TargetProgress]]) -> None:
         """Tell what has changed. progress: by partition, of those that are ready."""
@@ -81,6 +82,9 @@ class BackFillReports:
                 left[target.scenario] += 0 if complete else max(total - done, 0)
         for name, users in left.items():
             metrics.BACK_FILL_USERS_LEFT.labels(name).set(users)
+        for name in self._exported - left.keys():
+            metrics.BACK_FILL_USERS_LEFT.remove(name)
+        self._exported = set(left)
 
 
 def _worth_telling(last: _Sent, record: BackFillRecord) -> bool:

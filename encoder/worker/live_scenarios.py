@@ -159,6 +159,7 @@ class LiveScenarios:
         for scenario in self._known.keys() - wanted.keys():
             for name in self.encoder.names_of(scenario):
                 self._remove(name)
+                metrics.forget_scenario("worker", name)
         there = set(self.encoder.scenarios)
         for scenario, entry in wanted.items():
             if entry == self._known.get(scenario):

@@ -141,6 +141,18 @@ WITHOUT_LABELS: dict[str, tuple[MetricWrapperBase, ...]] = {
 }  # fmt: skip
 """{role: those of the metrics without labels that it measures}."""
 
+OF_SCENARIO: dict[str, tuple[MetricWrapperBase, ...]] = {
+    "worker": (EMBEDDINGS_PUBLISHED, BACK_FILLED_USERS, BACK_FILL_USERS_LEFT, SCENARIO_UNUSABLE),
+    "serve": (INDEX_VECTORS, INDEX_UPSERTS, INDEX_REFUSED),
+}
+"""{role: those of its metrics that have a series a scenario}."""
+
+
+def forget_scenario(role: str, name: str) -> None:
+    """It was retired: names come and go, and a series each would stay until the process ends."""
+    for metric in OF_SCENARIO[role]:
+        metric.remove_by_labels({"scenario": name})
+
 
 class _OfRole(Collector):
     def __init__(self, role: str) -> None:

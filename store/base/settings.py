@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from store.base.query_text import MAX_CHARS
 from store.base.template import Template
 
 NAME = r"^[a-z][a-z0-9_]{0,62}$"
@@ -16,8 +17,6 @@ NAME = r"^[a-z][a-z0-9_]{0,62}$"
 
 MAX_SCENARIOS = 256
 """In all, configured and registered; without candidates'."""
-MAX_QUERY = 2000
-"""Characters."""
 
 MAX_EVENTS_LIMIT = 1000
 """Upper bound of `max_events`: a float32 sum of so many fixed-point vectors is exact (store/window/summary.py)."""
@@ -73,8 +72,8 @@ class ModalitySettings(Section):
 class ScenarioSettings(Section):
     """One use of the embeddings, described by its natural-language query."""
 
-    query: str = Field(min_length=1, max_length=MAX_QUERY)
-    """The question that the embedding is conditioned on, in natural language."""
+    query: str = Field(min_length=1, max_length=MAX_CHARS)
+    """The question that the embedding is conditioned on, in natural language: one line, without control characters."""
     prompt: str | None = None
     """Name of a tuned soft prompt, if any."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
 
 import numpy as np
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
+from store.base.query_text import PromptName, QueryText
 from store.http.auth import may_read
 from store.http.models import UserId
 from store.http.problems import KINDS, ProblemError, documented
@@ -25,12 +25,10 @@ class EmbedRequestBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     user_id: UserId
-    query: Annotated[str, Field(min_length=1, max_length=2000)] = Field(
-        description="what the embedding is about, in natural language; the model reads the first 64 tokens"
+    query: QueryText = Field(
+        description="what the embedding is about, in natural language: one line; the model reads the first 64 tokens"
     )
-    prompt: Annotated[str, Field(min_length=1, max_length=128)] | None = Field(
-        default=None, description="a soft prompt of the model"
-    )
+    prompt: PromptName | None = Field(default=None, description="a soft prompt of the model")
     timeout_ms: int = Field(default=5000, ge=1, le=60_000, description="how long to wait for a worker")
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from store.base.settings import MAX_QUERY
+from store.base.query_text import PromptName, QueryText
 from store.base.user_id import PATTERN
 from store.index.row_table import StoredRecord
 from store.records.embedding import DIM
@@ -126,12 +126,10 @@ class ScenarioBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    query: Annotated[str, Field(min_length=1, max_length=MAX_QUERY, pattern=r"\S")] = Field(
-        description="the question that embeddings are conditioned on, in natural language"
+    query: QueryText = Field(
+        description="the question that embeddings are conditioned on, in natural language: one line"
     )
-    prompt: Annotated[str, Field(min_length=1, max_length=128)] | None = Field(
-        default=None, description="a tuned soft prompt of the model"
-    )
+    prompt: PromptName | None = Field(default=None, description="a tuned soft prompt of the model")
 
 
 class PartitionBackFill(BaseModel):

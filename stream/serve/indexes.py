@@ -194,7 +194,7 @@ class ServedIndexes:
         self._catalog.remove(name)
         del self._indexes[name]
         self.snapshotter.retired(name)
-        metrics.INDEX_VECTORS.remove(name)
+        metrics.forget_scenario("serve", name)
         return [(tp.topic, tp.partition) for tp in partitions]
 
     def _entry(self, message: Any, scenario: str) -> Entry | None:

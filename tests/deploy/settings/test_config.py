@@ -129,6 +129,13 @@ def test_a_fault_across_tables_names_its_key_and_no_other_value(tmp_path: Path) 
     assert "got" not in str(error.value)
 
 
+def test_a_query_with_control_characters_is_told_by_its_key(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(write(tmp_path, '[scenarios.churn]\nquery = """\nWill it\nleave?"""'))
+    assert "scenarios.churn.query: this is one line of text" in str(error.value)
+    assert "character 8 is U+000A" in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [("ANCHORSTREAM_KAFKA__PROPERTIES", "{bad"), ("ANCHORSTREAM_KAFKA", '{"partitions": }')],

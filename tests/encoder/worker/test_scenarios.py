@@ -309,6 +309,8 @@ def test_a_changed_query_replaces_and_a_retired_scenario_is_left_alone(filled: B
     filled.settle()
     assert len(filled.records("risk")) == before
     assert {name for name, _ in worker_bench.back_fills(filled.connection, filled.topics)} == {"churn"}
+    for metric in metrics.OF_SCENARIO["worker"]:
+        assert "risk" not in {s.labels.get("scenario") for family in metric.collect() for s in family.samples}
     register(filled.connection, filled.topics, "risk", RISK, life=9)
     filled.step_until(filled.has("risk"))
     filled.settle()

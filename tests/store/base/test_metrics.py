@@ -37,3 +37,15 @@ def test_a_role_exports_nothing_of_others(role: str) -> None:
 def test_what_has_labels_is_exported_where_it_is_measured() -> None:
     metrics.READY.labels("ingest").set(1)
     assert b'anchorstream_ready{role="ingest"} 1.0' in generate_latest(metrics.registry("ingest"))
+
+
+def test_a_retired_scenario_leaves_no_series() -> None:
+    """Names come and go: series of counters stayed for ever."""
+    ours = [m for m in vars(metrics).values() if isinstance(m, MetricWrapperBase) and "scenario" in m._labelnames]
+    assert len(ours) > 5
+    assert {*ours} == {m for of in metrics.OF_SCENARIO.values() for m in of}
+    for m in ours:
+        m.labels(*("retired-one" if name == "scenario" else "any" for name in m._labelnames))
+    for role in metrics.OF_SCENARIO:
+        metrics.forget_scenario(role, "retired-one")
+    assert b"retired-one" not in generate_latest(metrics.registry("serve"))

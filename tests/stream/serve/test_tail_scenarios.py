@@ -18,6 +18,7 @@ from deploy.brokers.local import LocalKafka
 from deploy.brokers.process import EmbeddedBroker
 from deploy.kafka.topic_settings import expire
 from deploy.kafka.topics import ensure
+from store.base import metrics
 from store.index.snapshot import SnapshotStore
 from stream.serve.embedding_topics import EmbeddingTopics
 from tests.support.tailing import SCENARIOS, Running, World, running, until
@@ -226,6 +227,8 @@ def test_a_retired_scenario_leaves_the_snapshots(embedded_world: World) -> None:
         world.retire("loan")
         until(lambda: not _on_disk(world, b"anna-of-loan"), 20)
         assert "loan" not in tail.catalog
+        for metric in metrics.OF_SCENARIO["serve"]:
+            assert "loan" not in {s.labels.get("scenario") for family in metric.collect() for s in family.samples}
 
 
 def _on_disk(world: World, text: bytes) -> bool:
