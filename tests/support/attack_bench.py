@@ -1,6 +1,6 @@
-"""`python -m tests.support.attack_bench`: what strangers cost `/livez`, quiet and under attack, in one run.
+"""`python -m tests.support.attack_bench`: what each attack costs `/livez`, quiet and under it, in one run.
 
-quiet and attack alternate, so that what else the machine does falls on both.
+quiet and attack alternate, so that what else the machine does falls on both. `refused`: calls that got no 200.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from multiprocessing.synchronize import Event
 
@@ -16,11 +17,16 @@ import numpy as np
 
 from tests.support.live_server import Alone, Raw, post
 
-ROUNDS, CALLS = 6, 150
+ROUNDS, CALLS, USERS = 4, 150, 1000
+CONNECTIONS = 1024
 NEIGHBORS = "/v1/scenarios/churn/neighbors"
 
 
-def attack(url: str, stop: Event) -> None:
+def get(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer reader\r\n\r\n".encode()
+
+
+def unfinished(url: str, stop: Event) -> None:
     """Half-sent posts and long unfinished bodies, as fast as one process sends them."""
     while not stop.is_set():
         with ExitStack() as stack:
@@ -29,36 +35,93 @@ def attack(url: str, stop: Event) -> None:
                 stack.enter_context(Raw(url, post(NEIGHBORS, length=16 << 20) + bytes(1 << 20)))
 
 
-def measure(client: httpx.Client, url: str) -> list[float]:
-    took = []
+def waiters(url: str, stop: Event) -> None:
+    """As many as there are connections, each for an event that never comes; and who is refused comes again."""
+    request = get("/v1/users/u0/embeddings/churn?min_offset=raw:0:9&timeout_ms=60000")
+    while not stop.is_set():
+        with ExitStack() as stack:
+            for _ in range(CONNECTIONS + 100):
+                stack.enter_context(Raw(url, request))
+                if stop.is_set():
+                    return
+            stop.wait(1.0)
+
+
+def non_readers(url: str, stop: Event) -> None:
+    """Long answers that nobody takes."""
+    with ExitStack() as stack:
+        while not stop.is_set():
+            page = get("/v1/scenarios/churn/embeddings?limit=1000")
+            stack.enter_context(Raw(url, page * 4, receive_buffer=4096))
+
+
+def tiny_chunks(url: str, stop: Event) -> None:
+    """Of strangers and of those with a token, 40,000 chunks of a byte each."""
+    chunks = b"1\r\nx\r\n" * 40_000
+    while not stop.is_set():
+        for token in ("wrong", "reader"):
+            with Raw(url, post(NEIGHBORS, chunks, chunked=True, token=token)) as raw:
+                raw.answer()
+
+
+def long_heads(url: str, stop: Event) -> None:
+    """Of 120 KB, in one piece, and of many short headers."""
+    lines = b"".join(b"x-%d: y\r\n" % i for i in range(10_000))
+    while not stop.is_set():
+        with Raw(url, b"GET /livez HTTP/1.1\r\nhost: localhost\r\n" + lines + b"\r\n") as raw:
+            raw.answer()
+
+
+ATTACKS: dict[str, Callable[[str, Event], None]] = {
+    attack.__name__: attack for attack in (unfinished, waiters, non_readers, tiny_chunks, long_heads)
+}
+
+
+def measure(client: httpx.Client, url: str) -> tuple[list[float], int]:
+    """Milliseconds of each call, and how many were not answered 200."""
+    took, refused = [], 0
     for _ in range(CALLS):
         began = time.perf_counter()
-        client.get(f"{url}/livez")
+        try:
+            refused += client.get(f"{url}/livez").status_code != 200
+        except httpx.HTTPError:
+            refused += 1
         took.append((time.perf_counter() - began) * 1000)
-    return took
+    return took, refused
+
+
+def run(name: str) -> str:
+    """A line about an attack."""
+    with Alone(read_token="reader", users=USERS, limits={"connections": CONNECTIONS}) as alone:
+        found: dict[str, list[float]] = {"quiet": [], "attack": []}
+        spawn = multiprocessing.get_context("spawn")
+        refused, memory = 0, 0.0
+        for _ in range(ROUNDS):
+            with httpx.Client(timeout=60) as client:
+                found["quiet"] += measure(client, alone.url)[0]
+            stop = spawn.Event()
+            attacker = spawn.Process(target=ATTACKS[name], args=(alone.url, stop))
+            attacker.start()
+            time.sleep(3.0)  # it has to start an interpreter, and to fill what it fills
+            with httpx.Client(timeout=60) as client:
+                took, lost = measure(client, alone.url)
+            found["attack"] += took
+            refused += lost
+            memory = max(memory, alone.memory_mb())
+            stop.set()
+            attacker.join()
+        (quiet50, quiet99), (attack50, attack99) = (np.percentile(took, (50, 99)) for took in found.values())
+        return (
+            f"{name}: quiet p50 {quiet50:.1f} p99 {quiet99:.1f} ms, attack p50 {attack50:.1f} p99 {attack99:.1f} ms,"
+            f" p99 ratio {attack99 / quiet99:.2f}, refused {refused} of {ROUNDS * CALLS}, {memory:.0f} MB\n"
+        )
 
 
 def main() -> None:
-    """Print a line each and the ratio."""
-    with Alone(read_token="reader") as alone, httpx.Client(timeout=60) as client:
-        found: dict[str, list[float]] = {"quiet": [], "attack": []}
-        memory: dict[str, float] = {}
-        spawn = multiprocessing.get_context("spawn")
-        for _ in range(ROUNDS):
-            found["quiet"] += measure(client, alone.url)
-            stop = spawn.Event()
-            attacker = spawn.Process(target=attack, args=(alone.url, stop))
-            attacker.start()
-            found["attack"] += measure(client, alone.url)
-            memory["attack"] = alone.memory_mb()
-            stop.set()
-            attacker.join()
-            memory["quiet"] = alone.memory_mb()
-        p99 = {}
-        for name, took in found.items():
-            p50, p99[name] = np.percentile(took, (50, 99))
-            sys.stdout.write(f"{name}: p50 {p50:.1f} ms, p99 {p99[name]:.1f} ms, {memory[name]:.0f} MB\n")
-        sys.stdout.write(f"p99 attack / quiet: {p99['attack'] / p99['quiet']:.2f}\n")
+    """A line each; the names of attacks as arguments choose."""
+    for name in sys.argv[1:] or ATTACKS:
+        sys.stdout.write(run(name))
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class Framing(h11.Connection):
             event = super().next_event()
         except h11.RemoteProtocolError as exc:
             if exc.error_status_hint == 431:
-                self.fault = f"a head has at most {HEAD_BYTES} bytes"
+                self.fault = f"a head, and what follows the last chunk, has at most {HEAD_BYTES} bytes"
             raise
         if isinstance(event, h11.Request):
             self._begin(event)
@@ -85,6 +85,8 @@ class Framing(h11.Connection):
         self._chunked, self._wanted, self._chunks = b"transfer-encoding" in names, False, 0
         if self._chunked and b"content-length" in names:
             self._refuse("Content-Length and Transfer-Encoding exclude each other")
+        if request.http_version not in (b"1.0", b"1.1"):
+            self._refuse(f"HTTP/{request.http_version.decode()} is not spoken here; HTTP/1.1 is")
         if self._chunked and request.http_version != b"1.1":
             self._refuse("HTTP/1.0 has no Transfer-Encoding")
 

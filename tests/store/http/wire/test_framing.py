@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.support.live_server import Alone, Raw, listening, post, until
 from tests.support.serving import Serving
@@ -67,13 +71,15 @@ def test_many_requests_in_one_piece_are_answered_in_order(url: str) -> None:
     assert found == [200, 200, 404] * 300
 
 
-def one(file: Any) -> int:
-    status = int(file.readline().split()[1])
+def one(file: Any, is_head: bool = False) -> int:
+    """Status of the next answer, interim ones passed over."""
+    while (status := int(file.readline().split()[1])) == 100:
+        assert file.readline() == b"\r\n"
     length = 0
     while line := file.readline().strip():
         name, _, value = line.partition(b":")
         length = int(value) if name.lower() == b"content-length" else length
-    file.read(length)
+    file.read(0 if is_head else length)
     return status
 
 
@@ -104,6 +110,12 @@ def test_chunks_of_http_1_0_are_none(url: str) -> None:
     head = b"POST /livez HTTP/1.0\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
     with Raw(url, head) as raw:
         invalid(raw)
+
+
+@pytest.mark.parametrize("version", [b"2.0", b"1.9", b"0.9", b"3.0"])
+def test_other_versions_are_not_spoken(url: str, version: bytes) -> None:
+    with Raw(url, LIVEZ.replace(b"1.1", version)) as raw:
+        assert version.decode() in invalid(raw)
 
 
 # chunks
@@ -145,6 +157,51 @@ def test_strangers_chunks_are_not_looked_at() -> None:
             used[name] = alone.cpu_seconds() - before
     # a tick of the clock is 10 ms; parsing them took 0.1 s each
     assert used["strangers"] < 5 * (used["ours"] + 0.1)
+
+
+@pytest.mark.parametrize("size", [7, 20])
+def test_chunks_may_wait_to_be_told_to_continue(url: str, size: int) -> None:
+    head, _, body = chunked(size, BODY).partition(b"\r\n\r\n")
+    with Raw(url, head + b"\r\nexpect: 100-continue\r\n\r\n") as raw, raw.socket.makefile("rb") as file:
+        assert file.readline() == b"HTTP/1.1 100 Continue\r\n"
+        assert file.readline() == b"\r\n"
+        raw.send(body)
+        assert one(file) == 200
+
+
+# any cut
+
+
+KINDS = {
+    "look-up": (b"GET /v1/users/anna/embeddings/churn HTTP/1.1\r\nhost: localhost\r\n%s\r\n", 200),
+    "health": (LIVEZ, 200),
+    "upgrade": (LIVEZ.removesuffix(b"\r\n") + b"connection: upgrade\r\nupgrade: websocket\r\n\r\n", 200),
+    "head": (b"HEAD /nowhere HTTP/1.1\r\nhost: localhost\r\n%s\r\n", 404),
+    "search": (post(NEIGHBORS, BODY, token="reader"), 200),
+    "chunks": (chunked(3, BODY + b" " * 1000), 200),
+}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=6),
+    st.lists(st.integers(0, 2000), max_size=6),
+    st.booleans(),
+)
+def test_requests_are_the_same_however_their_bytes_come(url: str, kinds: list[str], cuts: list[int], end: bool) -> None:
+    token = b"authorization: Bearer reader\r\n"
+    data = b"".join(KINDS[kind][0].replace(b"%s", token) for kind in kinds)
+    places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    with Raw(url) as raw, raw.socket.makefile("rb") as file:
+        raw.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for begin, stop in pairwise(places):
+            raw.send(data[begin:stop])
+            time.sleep(0.002)
+        if end:
+            raw.socket.shutdown(socket.SHUT_WR)
+        assert [one(file, kind == "head") for kind in kinds] == [KINDS[kind][1] for kind in kinds]
+        if end:
+            assert not file.read()
 
 
 # half-closed
