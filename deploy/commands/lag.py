@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -12,7 +12,7 @@ from deploy.commands.common import Common
 
 if TYPE_CHECKING:
     from deploy.settings.config import Settings
-    from stream.lag.reader import Freshness, GroupLag, LagReport
+    from stream.lag.reader import GroupLag, LagReport
 
 
 def lag(
@@ -32,7 +32,8 @@ def lag(
     """
     from deploy import output
     from deploy.brokers import connect
-    from stream.lag.reader import LagReader
+    from store.records.scenario import other_query
+    from stream.lag.reader import Freshness, LagReader
     from stream.lag.scenarios import LagScenarios
     from stream.lag.status import SEVERITY, Status
     from stream.topics import Topics
@@ -42,15 +43,26 @@ def lag(
     raw = {modality.topic for modality in settings.modalities.values()}
     connection = connect(settings, timeout_s=5.0)
     scenarios = LagScenarios(connection, Topics(settings.kafka), raw, settings.scenarios, settings.candidates)
-    reader = LagReader(connection, scenarios.plan(), freshness=lambda: served_freshness(settings))
+    told: dict[str, Any] = {}
+
+    def freshness() -> Freshness | None:
+        told.clear()
+        told.update(served_lag(settings))
+        recent = told["freshness"]["recent"] if told else None
+        return None if recent is None else Freshness(recent.get("p50"), recent.get("p99"))
+
+    reader = LagReader(connection, scenarios.plan(), freshness=freshness)
     try:
         while True:
             scenarios.refresh(reader)
             report = reader.observe(seconds=observe) if observe else reader.read()
+            other = told.get("other_query", {})
             if common.json:
-                output.write_json(report.to_dict())
+                output.write_json({**report.to_dict(), "other_query": other})
             else:
                 write_report(report, partitions=partitions)
+                for name, of in other.items():
+                    output.note(other_query(name, of))
             if watch is None:
                 return int(SEVERITY[report.status] >= SEVERITY[Status.STALLED] or not report.whole)
             time.sleep(watch)
@@ -59,16 +71,15 @@ def lag(
         scenarios.close()
 
 
-def served_freshness(settings: Settings) -> Freshness | None:
-    """Freshness as the running service knows it; None where none runs."""
+def served_lag(settings: Settings) -> dict[str, Any]:
+    """What the running service says of lag; nothing where none runs."""
     from deploy.operate.service_client import Service, ServiceError
-    from stream.lag.reader import Freshness
 
     try:
-        recent = Service.find(settings).get("/v1/lag")["freshness"]["recent"]
+        told: dict[str, Any] = Service.find(settings).get("/v1/lag")
     except ServiceError:
-        return None
-    return Freshness(recent.get("p50"), recent.get("p99"))
+        return {}
+    return told
 
 
 def _done_in(group: GroupLag) -> float | None:

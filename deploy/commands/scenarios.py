@@ -97,6 +97,8 @@ def retire(name: str, *, url: Url = None, common: Common | None = None) -> None:
 def back_fill(scenario: dict[str, Any]) -> str:
     """How far a scenario's back-fill is, in a few words."""
     found = scenario.get("back_fill")
+    if other := scenario.get("other_query"):
+        return f"another query in the workers of partitions {', '.join(map(str, other))}"
     if found is None:
         return "not reported"
     if faults := faults_of(scenario):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 
-from deploy.checks import broker, events, files, machine, model, state, time_stamps
+from deploy.checks import broker, events, files, machine, model, scenarios, state, time_stamps
 from deploy.checks.finding import Finding, Level
 from deploy.settings.config import Settings
 from store.base.errors import AnchorstreamError, ConfigError
@@ -23,6 +23,7 @@ CHECKS: tuple[tuple[str, Callable[[Settings], Finding]], ...] = (
     ("broker", broker.check_broker),
     ("topics", broker.check_topics),
     ("state", state.check_state),
+    ("scenarios", scenarios.check_scenarios),
     ("events", events.check_events),
     ("time stamps", time_stamps.check_time_stamps),
     ("port", files.check_port),

@@ -63,15 +63,15 @@ class BackFillReports:
     def _records(
         self, partition: int, progress: Mapping[Target, TargetProgress], now_ms: int
     ) -> dict[str, BackFillRecord]:
-        revision = self._scenarios.revision
+        revision, asked = self._scenarios.revision, self._scenarios.asked
         out = {
-            name: BackFillRecord(name, partition, registration, model, *of, now_ms, revision(name))
+            name: BackFillRecord(name, partition, registration, model, *of, now_ms, revision(name), asked=asked(name))
             for (name, registration, model, _), of in progress.items()
         }
         for name, unusable in self._scenarios.unusable.items():
             out[name] = BackFillRecord(
                 name, partition, unusable.registration, "", 0, 0, complete=False, updated_at=now_ms,
-                revision=revision(name), error=unusable.error,
+                revision=revision(name), error=unusable.error, asked=asked(name),
             )  # fmt: skip
         return out
 

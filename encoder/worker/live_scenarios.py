@@ -13,7 +13,7 @@ from encoder.worker.targets import Target
 from store.base import logs, metrics
 from store.base.errors import WeightsError
 from store.base.settings import ScenarioSettings
-from store.records.scenario import Registered
+from store.records.scenario import Registered, asked
 from store.records.scenario_name import split
 from store.window.user_window import UserWindow
 
@@ -119,6 +119,10 @@ class LiveScenarios:
     def revision(self, name: str) -> int:
         """Of a scenario's record in the registry, or its candidate's; 0 = configured."""
         return self._known[_base(name)].revision
+
+    def asked(self, name: str) -> str:
+        """What a scenario, or its candidate's, asks (store/records/scenario.py)."""
+        return asked(self._known[_base(name)].settings)
 
     def load(self, stop: threading.Event) -> None:
         """Read the registry. Raises BrokerError; KafkaException: the broker does not tell the topics' ids."""

@@ -146,6 +146,8 @@ def _models(scenario: Scenario) -> str:
 
 def _back_fill(scenario: Scenario) -> str:
     found = scenario.back_fill
+    if scenario.other_query:
+        return f"another query in the workers of partitions {', '.join(map(str, scenario.other_query))}"
     if found is None:
         return "not reported"
     if faults := sorted({part.error for part in found.partitions if part.error}):

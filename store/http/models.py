@@ -35,6 +35,9 @@ class Embedding(BaseModel):
     vector: list[float] = Field(description="float32, unit length")
     stale: bool = Field(description="whether accepted events of this user are not yet covered")
     pending_events: int = Field(description="how many")
+    other_query: bool = Field(
+        default=False, description="whether a worker computes another query for this scenario than serve has"
+    )
 
 
 class EmbeddingPage(BaseModel):
@@ -119,6 +122,9 @@ class NeighborsAnswer(BaseModel):
     )
     results: list[NeighborsOf]
     missing: list[str]
+    other_query: bool = Field(
+        default=False, description="whether a worker computes another query for this scenario than serve has"
+    )
 
 
 class ScenarioBody(BaseModel):
@@ -160,7 +166,10 @@ class Scenario(BaseModel):
     query: str
     prompt: str | None
     registered: bool = Field(description="at run time; else it is of the configuration")
-    back_fill: BackFillProgress | None = Field(description="null while no worker has reported")
+    back_fill: BackFillProgress | None = Field(description="null while no worker has reported on this query")
+    other_query: list[int] = Field(
+        description="partitions whose workers compute another query or prompt than serve is configured with"
+    )
     model: str | None = Field(description="the model of most users; null while there are none")
     models: dict[str, int] = Field(description="users per model")
     users: int
@@ -178,6 +187,7 @@ class Health(BaseModel):
     """status: `ok`."""
 
     status: str = "ok"
+    warnings: list[str] = Field(default=[], description="what is answered, but not as it is configured")
 
 
 def to_schema(model: type[BaseModel]) -> dict[str, Any]:
@@ -197,8 +207,8 @@ def to_json(head: BaseModel, **lists: Iterable[BaseModel]) -> bytes:
     return (",".join(parts) + "}").encode()
 
 
-def to_embedding(stored: StoredRecord, pending_events: int) -> Embedding:
-    """The body of a stored record."""
+def to_embedding(stored: StoredRecord, pending_events: int, *, other_query: bool) -> Embedding:
+    """The body of a stored record. other_query: as of its scenario."""
     record = stored.record
     return Embedding(
         v=1,
@@ -214,4 +224,5 @@ def to_embedding(stored: StoredRecord, pending_events: int) -> Embedding:
         vector=record.vector.tolist(),
         stale=pending_events > 0,
         pending_events=pending_events,
+        other_query=other_query,
     )

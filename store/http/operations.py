@@ -14,6 +14,7 @@ from store.http.description import Description
 from store.http.models import Health
 from store.http.problems import ProblemError, documented
 from store.http.service import Current, CurrentWork
+from store.records.scenario import other_query
 
 LAG_SECONDS = 10.0
 """Longest wait for a reading of lag or of the account, which is then still under way."""
@@ -36,7 +37,7 @@ async def readyz(service: Current) -> Health:
     """Everything that was in Kafka at the start is queryable."""
     if not service.ready.is_set():
         raise ProblemError("not_ready", "the indexes are being restored from Kafka")
-    return Health()
+    return Health(warnings=[other_query(name, of) for name, of in service.other_queries().items()])
 
 
 @open_router.get("/metrics", response_class=Response)
@@ -50,6 +51,7 @@ async def get_lag(request: Request, service: Current, work: CurrentWork) -> dict
     """Consumer lag per group, topic and partition, and freshness: seconds from a raw event to its embedding queryable.
 
     `freshness_seconds` is that of the last minutes, null without events; `freshness` has counts and what is pending.
+    `other_query`: {scenario: partitions whose workers compute another query for it than this service has}.
     """
     with work.waits.readings.entered():
         lag = await work.lag.get(wait_seconds=LAG_SECONDS)
@@ -57,7 +59,7 @@ async def get_lag(request: Request, service: Current, work: CurrentWork) -> dict
     report = await work.pools.overviews.run(request, lambda _: service.tracker.report(now_ms=now_ms))
     recent = report["recent"]
     fresh = {"p50": recent["p50"], "p99": recent["p99"]} if recent["count"] else None
-    return {**lag, "freshness_seconds": fresh, "freshness": report}
+    return {**lag, "freshness_seconds": fresh, "freshness": report, "other_query": service.other_queries()}
 
 
 @router.get("/v1/account", responses=documented("account_unavailable"))

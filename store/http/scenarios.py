@@ -126,7 +126,7 @@ async def find_neighbors(request: Request, service: Current, work: CurrentWork, 
         most = service.settings.max_k
         if asked.k > most:
             raise ProblemError("request_invalid", f"body.k: {asked.k} is more than serve.max_k = {most}")
-        return _answer(scenario, asked, _search(index, asked, stop))
+        return _answer(scenario, asked, _search(index, asked, stop), other_query=service.other_query(scenario))
 
     return Response(await work.pools.searches.run(request, find), media_type=JSON)
 
@@ -150,16 +150,18 @@ async def export_embeddings(
         found = index.page(after, limit + 1)
         page = found[:limit]
         head = EmbeddingPage(embeddings=[], next=page[-1].record.user_id if len(found) > limit else None)
-        return to_json(head, embeddings=(_embedding(service, stored) for stored in page))
+        other = service.other_query(scenario)
+        return to_json(head, embeddings=(_embedding(service, stored, other) for stored in page))
 
     return Response(await work.pools.searches.run(request, export), media_type=JSON)
 
 
-def _embedding(service: Service, stored: StoredRecord) -> Embedding:
-    return to_embedding(stored, service.tracker.pending(stored.record.user_id, stored.record.covers))
+def _embedding(service: Service, stored: StoredRecord, other_query: bool) -> Embedding:
+    pending = service.tracker.pending(stored.record.user_id, stored.record.covers)
+    return to_embedding(stored, pending, other_query=other_query)
 
 
-def _answer(scenario: str, asked: NeighborsRequest, found: SearchResult) -> bytes:
+def _answer(scenario: str, asked: NeighborsRequest, found: SearchResult, *, other_query: bool) -> bytes:
     head = NeighborsAnswer(
         scenario=scenario,
         k=asked.k,
@@ -168,6 +170,7 @@ def _answer(scenario: str, asked: NeighborsRequest, found: SearchResult) -> byte
         applied=found.applied,
         results=[],
         missing=found.missing,
+        other_query=other_query,
     )
     results = (
         NeighborsOf(
@@ -214,6 +217,7 @@ def describe(service: Service, name: str, served: ServedScenario) -> Scenario:
         prompt=served.entry.settings.prompt,
         registered=served.registered,
         back_fill=_back_fill(service.back_fills.progress(name, served.entry)),
+        other_query=list(service.back_fills.other_query(name, served.entry)),
         model=next(iter(models), None),
         models=models,
         users=len(index),

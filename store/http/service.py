@@ -101,6 +101,17 @@ class Service:
         """A scenario's index. Raises ProblemError as `scenario`."""
         return self.scenario(scenario).index
 
+    def other_query(self, scenario: str) -> bool:
+        """Whether a worker computes another query for a scenario than this process has."""
+        served = self.catalog.get(scenario)
+        return served is not None and bool(self.back_fills.other_query(scenario, served.entry))
+
+    def other_queries(self) -> dict[str, list[int]]:
+        """{scenario: partitions whose workers compute another query for it}, of those where there are any."""
+        now = self.catalog.now().items()
+        found = {name: list(self.back_fills.other_query(name, served.entry)) for name, served in sorted(now)}
+        return {name: partitions for name, partitions in found.items() if partitions}
+
     def same_index(self, scenario: str, index: ScenarioIndex) -> ScenarioIndex:
         """The same index, after a wait. Raises ProblemError: scenario_unknown, if it was retired meanwhile."""
         if self.index(scenario) is not index:

@@ -64,7 +64,7 @@ async def get_embedding(
         detail = f"after {timeout_ms} ms the embedding does not cover {', '.join(min_offset or [])}"
         raise ProblemError("not_covered", detail, covered=covered)
     pending = await run_sync(service.tracker.pending, user, stored.record.covers)
-    return to_embedding(stored, pending)
+    return to_embedding(stored, pending, other_query=service.other_query(scenario))
 
 
 async def _wait(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from store.records.back_fill import BackFillRecord
-from store.records.scenario import Registered
+from store.records.scenario import Registered, asked
 
 
 class BackFill(NamedTuple):
@@ -25,7 +25,8 @@ class BackFill(NamedTuple):
 class BackFillBoard:
     """The newest report of every scenario and partition. Thread-safe.
 
-    A report counts for a scenario if it is of its registration, and not of an earlier query (`revision`).
+    A report counts for a scenario if it is of its registration, and not of an earlier query (`revision`), nor of
+    another one (`asked`), which a worker with another configuration computes.
 
     Args:
         partitions: that every scenario has.
@@ -73,6 +74,13 @@ class BackFillBoard:
         with self._lock:
             return any(record.error for record in self._counting(name, entry))
 
+    def other_query(self, name: str, entry: Registered) -> tuple[int, ...]:
+        """Partitions whose worker computes another query or prompt for this scenario: its configuration is another."""
+        with self._lock:
+            found = self._of_this_life(name, entry)
+            ours = asked(entry.settings)
+            return tuple(sorted(record.partition for record in found if record.asked not in ("", ours)))
+
     def confirm(self, name: str, entry: Registered, models: frozenset[str]) -> None:
         """What was reported done by `reported_done` is queryable here."""
         with self._lock:
@@ -89,6 +97,10 @@ class BackFillBoard:
             return self._confirmed.get(name) == (entry, models)
 
     def _counting(self, name: str, entry: Registered) -> Iterator[BackFillRecord]:
+        ours = asked(entry.settings)
+        return (record for record in self._of_this_life(name, entry) if record.asked in ("", ours))
+
+    def _of_this_life(self, name: str, entry: Registered) -> Iterator[BackFillRecord]:
         for record in self._records.get(name, {}).values():
             if record.registration == entry.registration and record.revision >= entry.revision:
                 yield record

@@ -14,6 +14,7 @@ class BackFillRecord(msgspec.Struct, frozen=True, tag_field="v", tag=1):
     done, total: users; total as counted when the back-fill began. complete: nothing is left.
     updated_at: ms. revision: of the scenario, as the worker knew it (store/records/scenario.py).
     error: why the worker cannot compute the scenario at all, `code: detail`; then model is "" and nobody is refreshed.
+    asked: the query and prompt that the worker computes (store/records/scenario.py); "" = of an earlier version.
     """
 
     scenario: str
@@ -26,6 +27,7 @@ class BackFillRecord(msgspec.Struct, frozen=True, tag_field="v", tag=1):
     updated_at: int
     revision: int = 0
     error: str = ""
+    asked: str = ""
 
     @property
     def key(self) -> bytes:

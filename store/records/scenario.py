@@ -5,6 +5,8 @@ A null value = retired. Scenarios of the configuration are not in it.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -21,6 +23,20 @@ class _Wire(msgspec.Struct, frozen=True, tag_field="v", tag=1):
     query: str
     prompt: str | None
     registration: int
+
+
+def asked(settings: ScenarioSettings) -> str:
+    """What a scenario asks, in 16 characters: equal for the same query and prompt, in whatever process."""
+    text = f"{settings.query}\0{settings.prompt or ''}"
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def other_query(name: str, partitions: Iterable[int]) -> str:
+    """For people: what workers report of a scenario is not what is configured here."""
+    return (
+        f"{name}: the workers of partitions {', '.join(map(str, partitions))} compute another query or prompt than is "
+        "configured here: start anew whichever has the old configuration"
+    )
 
 
 _DECODER = msgspec.msgpack.Decoder(_Wire)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
+from store.base import logs
 from store.index.back_fill_board import BackFillBoard
 from store.index.catalog import Catalog
-from store.records.scenario import Registered
+from store.records.scenario import Registered, other_query
 from store.records.scenario_name import split
+
+log = logs.get(__name__)
 
 Ends = Mapping[str, Mapping[int, int]]
 """scenario → partition → end of its topic."""
@@ -38,6 +41,7 @@ class BackFillWatch:
         self._awaited: dict[str, _Awaited] = {}
         self._counting: dict[str, int] = {}
         self._look = True
+        self._other_query: dict[str, tuple[int, ...]] = {}
 
     def changed(self) -> None:
         """A report came, or a scenario came or went: look at all of them in the next `step`."""
@@ -54,6 +58,7 @@ class BackFillWatch:
         looked = self._look
         if looked:
             self._await()
+            self._tell_other_queries()
             self._look = False
         confirmed = False
         for name, awaited in list(self._awaited.items()):
@@ -78,6 +83,20 @@ class BackFillWatch:
             and (not served.registered or self._counting.get(name) == served.entry.registration)
             and not self._board.unusable(name, served.entry)
         )
+
+    def _tell_other_queries(self) -> None:
+        """Once each time it changes."""
+        now = self._catalog.now().items()
+        found = {name: of for name, served in now if (of := self._board.other_query(name, served.entry))}
+        for name, partitions in found.items():
+            if self._other_query.get(name) != partitions:
+                log.warning(
+                    logs.QUERY_DIFFERS,
+                    scenario=name,
+                    partitions=list(partitions),
+                    detail=other_query(name, partitions),
+                )
+        self._other_query = found
 
     def _await(self) -> None:
         done: dict[str, tuple[Registered, frozenset[str]]] = {}

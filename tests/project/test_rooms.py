@@ -47,7 +47,7 @@ ROOMS = {
     "deploy/kafka": "stream stream/kafka store/base",
     "deploy/brokers": "deploy/settings stream stream/kafka store/base",
     "deploy/checks": "deploy deploy/settings deploy/kafka deploy/brokers stream stream/events stream/kafka"
-    " encoder/model store/base store/buffer store/window",
+    " encoder/model store/base store/buffer store/records store/window",
     "deploy/run": "deploy deploy/settings deploy/kafka deploy/brokers stream encoder store",
     "deploy/operate": "deploy deploy/settings deploy/kafka deploy/brokers deploy/checks stream store",
     "deploy/init": "deploy/settings deploy/checks deploy/operate stream stream/events stream/kafka stream/replay"

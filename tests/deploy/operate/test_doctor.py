@@ -22,7 +22,7 @@ from deploy import brokers
 from deploy.brokers.local import LocalKafka
 from deploy.brokers.process import EmbeddedBroker
 from deploy.brokers.state import claim_state
-from deploy.checks import broker, events, files, machine, model, state, time_stamps
+from deploy.checks import broker, events, files, machine, model, scenarios, state, time_stamps
 from deploy.checks.events import judged
 from deploy.checks.finding import Finding, Level
 from deploy.checks.time_stamps import Kind, kind_of
@@ -33,6 +33,8 @@ from deploy.operate.doctor import bounded, diagnose
 from deploy.settings.config import Settings, load
 from encoder.model.text_encoder import identity
 from store.base.errors import AnchorstreamError, ConfigError, WeightsError
+from store.records.back_fill import BackFillRecord
+from store.records.scenario import asked
 from store.window.layout import Schema
 from stream.topics import Topics, TopicSpec
 from tests.models.events import open_buffer, resources
@@ -57,8 +59,8 @@ def free_port() -> int:
 def test_a_sound_machine_has_no_failure(tmp_path: Path, free_port: int) -> None:
     found = list(diagnose(lambda: settings_in(tmp_path / "new", serve={"port": free_port})))
     assert [f.name for f in found] == [
-        "python", "packages", "config", "data directory", "broker parts", "broker", "topics", "state", "events",
-        "time stamps", "port", "device", "text encoder", "model",
+        "python", "packages", "config", "data directory", "broker parts", "broker", "topics", "state", "scenarios",
+        "events", "time stamps", "port", "device", "text encoder", "model",
     ]  # fmt: skip
     assert not [f for f in found if f.level is Level.FAIL]
     assert not (tmp_path / "new").exists()  # looking changes nothing
@@ -307,6 +309,30 @@ def test_the_last_raw_events_are_read(
     kafka = {"bootstrap_servers": connection.bootstrap}
     found = events.check_events(settings_in(tmp_path, modalities=BILL, kafka=kafka))
     assert found.detail.startswith("of the last 70, 70 are accepted; bill: none of 70 has channel, amount")
+
+
+@pytest.mark.kafka
+def test_a_worker_that_computes_another_query_is_found(
+    kafka_broker: LocalKafka, topic_prefix: str, tmp_path: Path
+) -> None:
+    connection = kafka_broker.connection
+    kafka = {"bootstrap_servers": connection.bootstrap, "topic_prefix": topic_prefix, "partitions": 2}
+    settings = settings_in(tmp_path, kafka=kafka)
+    assert scenarios.check_scenarios(settings).level is Level.OK
+    names = Topics(settings.kafka)
+    topics.ensure(connection, names.specs({}, ()))
+    (first, of), (second, _) = list(settings.scenarios.items())[:2]
+    old = asked(of.model_copy(update={"query": "What was asked before?"}))
+    producer = connection.producer()
+    for name, partition, what in ((first, 0, asked(of)), (first, 1, old), (second, 0, ""), ("gone", 0, old)):
+        record = BackFillRecord(name, partition, 0, "m", 1, 1, True, 1, asked=what)
+        producer.produce(names.back_fills, record.pack(), record.key, 0)
+    producer.produce(names.back_fills, b"garbage", b"x|1", 0)
+    assert producer.flush(20) == 0
+    found = scenarios.check_scenarios(settings)
+    assert found.level is Level.FAIL
+    assert found.detail.startswith(f"{first}: the workers of partitions 1 compute another query")
+    assert second not in found.detail
 
 
 def _of_another_encoder(tmp_path: Path, role: str, settings: Settings, **changes: object) -> bytes:

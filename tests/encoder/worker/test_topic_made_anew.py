@@ -17,6 +17,7 @@ from encoder.model.settings import ModelSettings
 from encoder.worker.worker import Worker
 from store.base import logs
 from store.base.settings import ScenarioSettings
+from store.records.scenario import asked
 from stream.settings import KafkaSettings
 from stream.topics import Topics
 from tests.support import worker_bench
@@ -106,6 +107,14 @@ def test_everybody_is_computed_for_a_topic_made_anew_and_nobody_twice(bench: Ben
     begun = [line for line in lines if line["event"] == logs.BACK_FILL_STARTED]
     assert {line["scenario"] for line in begun} == {"churn"}
     assert {line["partition"] for line in begun} == {0, 1}
+
+
+def test_what_is_computed_is_told(bench: Bench) -> None:
+    """So that serve knows whether it is the query that it has."""
+    with bench.worker():
+        bench.settle()
+    for (scenario, _), record in worker_bench.back_fills(bench.connection, bench.topics).items():
+        assert record.asked == asked(SCENARIOS[scenario])
 
 
 def test_events_meanwhile_are_in_the_new_topic_too(bench: Bench) -> None:

@@ -11,7 +11,7 @@ import pytest
 from store.base.errors import AnchorstreamError, BrokerError, NotFoundError, ScenarioError, TopicError
 from store.base.settings import ScenarioSettings
 from store.records.back_fill import BackFillRecord
-from store.records.scenario import Registered
+from store.records.scenario import Registered, asked
 from tests.store.http.test_service import assert_problem
 from tests.support.serving import Serving
 
@@ -173,6 +173,34 @@ def test_a_scenario_tells_whether_it_is_registered_and_how_far_its_back_fill_is(
     assert (listed["loan"]["back_fill"]["done"], listed["loan"]["back_fill"]["complete"]) == (4, True)
     assert listed["churn"]["registered"] is False
     assert listed["churn"]["back_fill"] is None
+
+
+def test_a_worker_of_another_query_is_told_wherever_its_answers_are(serving: Serving) -> None:
+    """A query that was changed in the configuration of serve alone was served as complete."""
+    old, new = (asked(ScenarioSettings(query=text)) for text in ("Will it be what?", "Will it be churn?"))
+    serving.add("anna")
+    serving.add("bert")
+    client = serving.client
+    for partition, what in ((0, old), (1, new)):
+        serving.board.put(BackFillRecord("churn", partition, 0, "m", 2, 2, True, 7, asked=what))
+    assert serving.board.reported_done("churn", serving.catalog["churn"].entry) is None
+    assert client.get("/v1/scenarios/churn").json()["other_query"] == [0]
+    assert client.get("/v1/scenarios/credit").json()["other_query"] == []
+    assert client.get("/v1/users/anna/embeddings/churn").json()["other_query"]
+    near = client.post("/v1/scenarios/churn/neighbors", json={"user_id": "anna", "k": 1}).json()
+    assert near["other_query"]
+    assert client.get("/v1/scenarios/churn/embeddings").json()["embeddings"][0]["other_query"]
+    assert client.get("/v1/lag").json()["other_query"] == {"churn": [0]}
+    ready = client.get("/readyz")
+    assert ready.status_code == 200
+    (warning,) = ready.json()["warnings"]
+    assert "churn: the workers of partitions 0 compute another query" in warning
+    assert "another query in the workers of partitions 0" in client.get("/").text
+    for what in (new, ""):  # started anew with the new query; a worker of an earlier version says nothing
+        serving.board.put(BackFillRecord("churn", 0, 0, "m", 2, 2, True, 8, asked=what))
+        assert serving.board.reported_done("churn", serving.catalog["churn"].entry) == {"m"}
+        assert client.get("/readyz").json()["warnings"] == []
+        assert not client.get("/v1/users/anna/embeddings/churn").json()["other_query"]
 
 
 def test_a_worker_that_cannot_compute_it_says_why(serving: Serving) -> None:

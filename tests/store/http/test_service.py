@@ -69,6 +69,7 @@ def test_embedding_has_every_member_of_the_contract(serving: Serving) -> None:
         "dim": 128,
         "stale": True,
         "pending_events": 1,
+        "other_query": False,
     }
     np.testing.assert_allclose(vector, np.arange(1, 129) / np.linalg.norm(np.arange(1, 129)), atol=1e-3)
     assert abs(np.linalg.norm(vector) - 1) < 1e-6
@@ -356,7 +357,7 @@ def test_nothing_is_answered_from_half_an_index(serving: Serving) -> None:
     for path in ("/readyz", "/v1/scenarios", "/v1/users/anna/embeddings/churn", "/v1/scenarios/churn/embeddings"):
         assert_problem(serving.client.get(path), "not_ready")
     assert_problem(serving.client.post("/v1/scenarios/churn/neighbors", json={"user_id": "a"}), "not_ready")
-    assert serving.client.get("/livez").json() == {"status": "ok"}
+    assert serving.client.get("/livez").json() == {"status": "ok", "warnings": []}
     assert serving.client.get("/").status_code == 200
 
 
