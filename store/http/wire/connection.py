@@ -73,6 +73,7 @@ class BoundedConnection(H11Protocol):
         self._stuck_since = 0.0
         self._answer_deadline: float | None = None
         self._ended = False
+        self.heard = False
         self.lingers = False
 
     # ---- what happens ----------------------------------------------------------------------------------------------
@@ -84,9 +85,14 @@ class BoundedConnection(H11Protocol):
         self._timer = self.loop.call_later(_CHECK_SECONDS, self._check)
         if self._shared.enter(self):
             self._note()
+            self.loop.call_soon(self.loop.call_soon, self._hear)  # reading begins in the next turn
         else:
             self._refuse("busy", "too many connections: ask again in a moment", reason="full")
         metrics.HTTP_CONNECTIONS.set(len(self._shared))
+
+    def _hear(self) -> None:
+        self.heard = True
+        self._shared.settle(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._shared.leave(self)

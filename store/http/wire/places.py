@@ -9,8 +9,10 @@ from store.http.auth import OPEN_PATHS
 from store.http.body import BODY_SECONDS
 
 KEEP_ALIVE_SECONDS = 15
-HEALTH_CONNECTIONS = 32
-"""Beyond the bound, for health and metrics alone."""
+ACCEPTED_AT_ONCE = 32
+"""Connections taken from the listening socket in one turn of the event loop."""
+LOBBY_CONNECTIONS = 4 * ACCEPTED_AT_ONCE
+"""Beyond the bound: new, so that nobody is judged before the head that came along was read; and asking after health."""
 LINGERING_CONNECTIONS = 64
 """Beyond the bound: answered, and to be closed once their clients have stopped sending."""
 ALL_ANSWERS_BYTES = 128 << 20
@@ -42,6 +44,11 @@ class Guest(Protocol):
     """A connection, as seen by the others."""
 
     @property
+    def heard(self) -> bool:
+        """What it had sent when it came was read."""
+        ...
+
+    @property
     def stuck_seconds(self) -> float:
         """Since when nothing of an answer was taken; 0 = none is kept."""
         ...
@@ -55,36 +62,41 @@ class Connections:
     """Who sits where. Of the event loop's thread.
 
     A connection *waits* while it is its client's turn: to send a head or a body, or to take an answer. At the bound the
-    one that has waited longest makes room, so that many who say nothing, or take nothing, keep nobody out.
+    one that has waited longest makes room, so that many who say nothing, or take nothing, keep nobody out. New ones
+    come into a lobby; who says what is wanted there gets a seat, or is told that there is none.
     """
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
         self._seated: set[Guest] = set()
-        self._for_health: set[Guest] = set()
+        self._lobby: set[Guest] = set()
         self._lingering: dict[Guest, None] = {}
         self._waiting: dict[Guest, None] = {}
         self._kept: dict[Guest, int] = {}
         self._kept_bytes = 0
 
     def __len__(self) -> int:
-        return len(self._seated) + len(self._for_health) + len(self._lingering)
+        return len(self._seated) + len(self._lobby) + len(self._lingering)
 
     def enter(self, guest: Guest) -> bool:
-        """Whether there was room, if only for a question after health."""
+        """Whether there was room, if only in the lobby."""
         if self._has_seat():
             self._seated.add(guest)
-        elif len(self._for_health) < HEALTH_CONNECTIONS or self._cut_first(self._for_health):
-            self._for_health.add(guest)
+        elif len(self._lobby) < LOBBY_CONNECTIONS or self._cut_first(self._lobby):
+            self._lobby.add(guest)
         else:
             return False
         return True
 
+    def settle(self, guest: Guest) -> None:
+        """Give it a seat, if it has none and there is one."""
+        if guest in self._lobby and self._has_seat():
+            self._lobby.discard(guest)
+            self._seated.add(guest)
+
     def may_ask(self, guest: Guest, path: str) -> bool:
         """Whether a request may be answered."""
-        if guest in self._for_health and self._has_seat():
-            self._for_health.discard(guest)
-            self._seated.add(guest)
+        self.settle(guest)
         return guest in self._seated or path in OPEN_PATHS
 
     def linger(self, guest: Guest) -> None:
@@ -97,7 +109,7 @@ class Connections:
     def leave(self, guest: Guest) -> None:
         """It has ended."""
         self._seated.discard(guest)
-        self._for_health.discard(guest)
+        self._lobby.discard(guest)
         self._lingering.pop(guest, None)
         self._waiting.pop(guest, None)
         self.keep(guest, 0)
@@ -106,7 +118,7 @@ class Connections:
         """Whether it is its client's turn. anew: for something else than before."""
         if anew or not waits:
             self._waiting.pop(guest, None)
-        if waits and (guest in self._seated or guest in self._for_health):
+        if waits and (guest in self._seated or guest in self._lobby):
             self._waiting.setdefault(guest)
 
     def keep(self, guest: Guest, size: int) -> None:
@@ -128,7 +140,7 @@ class Connections:
         return len(self._seated) < self.limits.connections or self._cut_first(self._seated)
 
     def _cut_first(self, among: set[Guest]) -> bool:
-        first = next((guest for guest in self._waiting if guest in among), None)
+        first = next((guest for guest in self._waiting if guest.heard and guest in among), None)
         if first is not None:
             first.cut("evicted")
         return first is not None

@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -21,22 +22,25 @@ from store.base.exposure import netloc
 from store.http.service import Readiness
 from store.http.wire.connection import BoundedConnection
 from store.http.wire.places import (
+    ACCEPTED_AT_ONCE,
     DEFAULT_LIMITS,
-    HEALTH_CONNECTIONS,
     KEEP_ALIVE_SECONDS,
     LINGERING_CONNECTIONS,
+    LOBBY_CONNECTIONS,
     ConnectionLimits,
     Connections,
 )
 
 GRACE_SECONDS = 3
 """How long requests under way may take to end when the role stops."""
-ACCEPTED_AT_ONCE = 128
-"""Connections taken from the listening socket in one go, before the first of them can be refused."""
-RESERVED_FILES = 128 + ACCEPTED_AT_ONCE + HEALTH_CONNECTIONS + LINGERING_CONNECTIONS
+RESERVED_FILES = 64 + ACCEPTED_AT_ONCE + LOBBY_CONNECTIONS + LINGERING_CONNECTIONS
 """Kept from connections: Kafka's sockets, snapshots, logs, and what was accepted but not yet counted."""
 MAX_OPEN_FILES = 65_536
 _POLL_SECONDS = 0.05
+_SWITCH_SECONDS = 0.0005
+"""Until a thread that works lets the event loop go on: with Python's 5 ms each of its calls waits so long."""
+_QUEUED = 2048
+"""Connections not yet accepted; the kernel may keep fewer."""
 _SOCKET_BYTES = 256 << 10
 """Kept by the kernel for a connection, in each direction."""
 log = logs.get(__name__)
@@ -112,9 +116,14 @@ class Serve:
         ]
         for thread in threads:
             thread.start()
-        announced = False
+        announced = queued = False
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_SECONDS)
         try:
             while not stop.is_set() and all(thread.is_alive() for thread in threads):
+                if self._server.started and not queued:
+                    queued = True
+                    self._socket.listen(_QUEUED)  # asyncio's own number is also how many it accepts in one turn
                 if not announced and self._server.started and self._tail.ready.is_set():
                     announced = True
                     self._on_ready(self.url)
@@ -126,6 +135,7 @@ class Serve:
             for thread in threads:
                 thread.join()
             self._socket.close()
+            sys.setswitchinterval(before)
         if self._failures:
             raise self._failures[0]
         if not asked:
@@ -166,7 +176,7 @@ def _bind(host: str, port: int) -> socket.socket:
             for direction in (socket.SO_SNDBUF, socket.SO_RCVBUF):  # inherited by connections; else up to 6 MB of each
                 bound.setsockopt(socket.SOL_SOCKET, direction, _SOCKET_BYTES)
             bound.bind(address)
-            bound.listen(2048)
+            bound.listen(_QUEUED)
         except OSError:
             bound.close()
             raise
