@@ -93,6 +93,7 @@ class Ingest:
         self._clock = EventClock.of(settings, modalities)
         self._ids = TopicIds(connection, without_denied=True)
         self._topic_ids: dict[str, str] = {}
+        self._read_by_client: dict[str, str] = {}  # the first of each name that this consumer had
         self._registry = None if connection.embedded else RawTopics(connection, topics, topics.group_ingest)
         validator = Validator(modalities, settings, self._clock, self._source_of, mapping)
         self._judge = Judge(validator, self._clock)
@@ -398,8 +399,15 @@ class Ingest:
             self._errors.passing(exc.args[0], what="topic ids")
             return
         self._unread.missing(self._ids.missing)
-        of_ours = {topic for topic, _ in self._assigned} & found.keys()
-        self._read_anew({topic: found[topic] for topic in of_ours if found[topic] != self._topic_ids.get(topic)})
+        ours = {topic for topic, _ in self._assigned}
+        # a topic may have gone and come while its partitions were taken away and given anew
+        self._read_anew(
+            {
+                topic: id_
+                for topic, id_ in found.items()
+                if id_ != self._read_by_client.get(topic, id_) or (topic in ours and id_ != self._topic_ids.get(topic))
+            }
+        )
 
     def _made_anew(self, topic: str) -> bool:
         """Whether that is why reading fails; then it is read from its beginning."""
@@ -413,7 +421,7 @@ class Ingest:
         return bool(anew)
 
     def _read_anew(self, ids: Mapping[str, str]) -> None:
-        """These topics were made anew while they were read: all is read on by another client.
+        """These topics were made anew since this client read them: all is read on by another one.
 
         librdkafka keeps to the newest leader epoch that it has seen of a partition. The new topic's begin at 0 again:
         where the broker was ever restarted it would read nothing of it, and say nothing.
@@ -421,12 +429,13 @@ class Ingest:
         Args:
             ids: {topic: id} of the new ones.
         """
-        if not any(topic in ids for topic, _ in self._assigned):
+        if not ids:
             return
         self._topic_ids |= ids  # what was read of the old ones is no position any more
         self._backlog = []
         self._consumer.close()  # commits the rest, leaves the group
         self._committing = False
+        self._read_by_client = {}
         self._consumer = self._new_consumer()
         self._join()
 
@@ -493,6 +502,7 @@ class Ingest:
                 if self._registry is not None:
                     self._registry.register(ids, self._stop)
                 self._topic_ids.update(ids)
+                self._read_by_client = ids | self._read_by_client
                 positions = resume_positions(
                     consumer,
                     partitions,

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from confluent_kafka import KafkaException
+
 from store.base import logs, metrics
 from store.base.errors import BrokerError
 from stream.kafka.client import Connection
@@ -14,6 +16,7 @@ from stream.kafka.client import Connection
 JOIN_SECONDS = 45.0
 """A group that is being rebalanced, on a busy broker, takes seconds; a coordinator that is being elected too."""
 _ASK_SECONDS = 2.0
+_LOOK_SECONDS = 1.0
 log = logs.get(__name__)
 
 
@@ -67,7 +70,8 @@ class Membership:
     """Whether one consumer that has subscribed is a member. For its thread.
 
     librdkafka 2.16 may lose sight of its coordinator when a broker is away twice in a row, and then never joins again,
-    without an error. A new client joins at once, so the role ends and is started anew.
+    without an error; it may keep its old id. A new client joins at once, so the role ends and is started anew.
+    A member without partitions is asked for at the broker: there may be too few for all.
     """
 
     def __init__(self, connection: Connection, group: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -76,6 +80,7 @@ class Membership:
         self._group = group
         self._clock = clock
         self._without_since: float | None = None
+        self._look_at = -math.inf
 
     def look(self, consumer: Any) -> None:
         """Call it often.
@@ -83,20 +88,32 @@ class Membership:
         Raises:
             BrokerError: no member for JOIN_SECONDS, and the broker answers.
         """
-        if consumer.memberid():
-            self._without_since = None
-            return
         now = self._clock()
-        if self._without_since is None:
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK_SECONDS
+        if consumer.assignment() and consumer.memberid():
+            self._without_since = None
+        elif self._without_since is None:
             self._without_since = now
         elif now - self._without_since >= JOIN_SECONDS:
             self._without_since = now
-            try:
-                self._connection.metadata(timeout_s=_ASK_SECONDS)
-            except BrokerError:
-                return  # nobody can join
+            if self._known(consumer.memberid()) is not False:
+                return
             raise BrokerError(
                 f"not a member of {self._group} for {JOIN_SECONDS:g} s, though the broker answers",
                 action="a role under `anchorstream up` or Kubernetes starts anew by itself; else start it again",
                 code="group_not_joined",
             )
+
+    def _known(self, member: str) -> bool | None:
+        """Whether the group has this member; None: the broker does not say, and so nobody can join."""
+        admin = self._connection.admin()
+        try:
+            # deprecated in favour of what ends the process (stream/lag/group_offsets.py)
+            found = admin.list_groups(group=self._group, timeout=_ASK_SECONDS)
+        except KafkaException:
+            return None
+        if any(of.error is not None for of in found):
+            return None
+        return any(of.id == self._group and member in {str(one.id) for one in of.members} for of in found)

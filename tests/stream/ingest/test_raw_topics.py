@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog.testing
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import NewPartitions
 
@@ -230,6 +231,37 @@ def test_a_topic_made_anew_after_the_broker_was_restarted(tmp_path: Path, topic_
         # some may be there twice: the broker was restarted
         found = {(e.source, e.event_id) for e in bench.events()}
         assert Counter(source for source, _ in found) == {f"{before}:0": 3, f"{bench.source()}:0": 2}
+        assert bench.failures == []
+    finally:
+        stop.set()
+        thread.join(40)
+        broker.stop()
+
+
+def test_a_topic_that_comes_again_once_its_partitions_were_taken_away(tmp_path: Path, topic_prefix: str) -> None:
+    """Random faults, seed 316: the same client was given the new topic's, and read nothing for good."""
+    broker = LocalKafka(tmp_path)
+    bench = Bench(broker.connection, topic_prefix)
+    stop = threading.Event()
+    thread = threading.Thread(target=bench.run, args=(stop, bench.failures))
+    thread.start()
+    try:
+        for restart in range(3):
+            if restart:
+                broker.restart()
+            plain = bench.connection.producer()
+            bench.event(plain)
+            plain.flush(30)
+            until(lambda n=restart + 1: bench.committed() == n)  # type: ignore[misc]
+        with structlog.testing.capture_logs() as told:
+            delete(bench)
+            until(lambda: any(line["event"] == "partitions_revoked" for line in told))
+            ensure(bench.connection, [TopicSpec(bench.raw, 1, ours=False)])
+            plain = bench.connection.producer()
+            for _ in range(2):
+                bench.event(plain)
+            plain.flush(30)
+            until(lambda: bench.committed() == 2)
         assert bench.failures == []
     finally:
         stop.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from confluent_kafka.admin import NewTopic
@@ -15,7 +16,8 @@ from stream.kafka.rebalance import JOIN_SECONDS, Membership
 
 @pytest.mark.kafka
 def test_who_is_no_member_though_the_broker_answers_ends(tmp_path: Path) -> None:
-    """Random faults, seed 136: ingest was thrown out while the broker was away twice, and read nothing more."""
+    """Random faults, seeds 136 and 319: ingest was thrown out while the broker was away twice, and read nothing more;
+    in 319 it kept its old id."""
     broker = LocalKafka(tmp_path)
     now = [0.0]
     connection = broker.connection
@@ -23,16 +25,21 @@ def test_who_is_no_member_though_the_broker_answers_ends(tmp_path: Path) -> None
     try:
         admin = connection.admin()
         admin.create_topics([NewTopic("t", 1, 1)])["t"].result(30)
-        of_member, of_none = (Membership(connection, "g", lambda: now[0]) for _ in range(2))
+        of_member, of_none, of_gone = (Membership(connection, "g", lambda: now[0]) for _ in range(3))
         consumer.subscribe(["t"])
         deadline = time.monotonic() + 60
         while not consumer.memberid():
             consumer.poll(0.1)
             assert time.monotonic() < deadline
+        gone = SimpleNamespace(memberid=lambda: "thrown-out-1", assignment=list)
+        without = SimpleNamespace(memberid=consumer.memberid, assignment=list)  # too few partitions for all
         for now[0] in (0.0, JOIN_SECONDS - 1):
-            of_none.look(other)
+            for membership, of in ((of_none, other), (of_gone, gone), (of_member, without)):
+                membership.look(of)
         now[0] = JOIN_SECONDS + 1
-        of_member.look(consumer)
+        of_member.look(without)
+        with pytest.raises(BrokerError, match="not a member of g"):
+            of_gone.look(gone)
         with pytest.raises(BrokerError, match="not a member of g") as caught:
             of_none.look(other)
         assert caught.value.code == "group_not_joined"
