@@ -36,6 +36,10 @@ class EmbeddingTopicIds:
             self._errors.passing(exc.args[0], what="topic ids")
             return {}
 
+    def missing(self, scenarios: Iterable[str]) -> list[str]:
+        """Those whose topic was not there at the last look."""
+        return [scenario for topic, scenario in self._names(scenarios).items() if topic in self._ids.missing]
+
     def close(self) -> None:
         """Wait for what was asked."""
         self._ids.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -18,6 +19,11 @@ from store.records.scenario_name import split
 from store.window.user_window import UserWindow
 
 log = logs.get(__name__)
+
+
+MISSING_SECONDS = 3.0
+"""Whoever deletes a topic to make it anew, with settings of his own perhaps, does so within this. A worker that cannot
+publish may look once a transaction, so it may take a minute. Longer, and `writer_fenced` may end it first."""
 
 
 class Encoder(Protocol):
@@ -59,6 +65,8 @@ class TopicIds(Protocol):
 
     def look(self, scenarios: Iterable[str]) -> dict[str, str]: ...
 
+    def missing(self, scenarios: Iterable[str]) -> list[str]: ...
+
     def close(self) -> None: ...
 
 
@@ -72,7 +80,8 @@ class Unusable(NamedTuple):
 class LiveScenarios:
     """Keeps an encoder's scenarios as the registry has them, and knows the topic of each. For the worker's thread.
 
-    A topic that was deleted and made anew makes its scenario another target: everybody is computed for it.
+    A topic that was deleted and made anew makes its scenario another target: everybody is computed for it. One that is
+    deleted and not made anew holds up all scenarios, since a transaction has them all: after a while it is made here.
 
     A scenario that a model cannot compute (its soft prompt is missing or does not fit) is left out, logged, exported as
     a metric and told in the records of its back-fill; all others go on. Registering it again tries again. A scenario of
@@ -82,7 +91,7 @@ class LiveScenarios:
         registry: of the scenarios, those of the configuration among them; closed by `close`.
         encoder: with the scenarios of the configuration.
         make_topics: sees to it that the topics of scenarios exist; called with the names of all that are registered,
-            before one that is new is a target.
+            before one that is new is a target, and with those of topics that are missing for long.
         topic_ids: of those topics; closed by `close`.
     """
 
@@ -92,6 +101,8 @@ class LiveScenarios:
         encoder: Encoder,
         make_topics: Callable[[Sequence[str]], object],
         topic_ids: TopicIds,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.encoder = encoder
         self.targets: tuple[Target, ...] = ()
@@ -102,6 +113,8 @@ class LiveScenarios:
         self._registry = registry
         self._make_topics = make_topics
         self._topic_ids = topic_ids
+        self._clock = clock
+        self._missing: dict[str, float] = {}
         self._ids: dict[str, str] = {}
         self._stop = threading.Event()
         self._known: Mapping[str, Registered] = {}
@@ -131,16 +144,35 @@ class LiveScenarios:
         self._follow()
 
     def poll(self) -> bool:
-        """Take in what has come; whether anything changed. Waits only for the topics of what did. Raises as `load`."""
+        """Take in what has come; whether anything changed. Waits only for topics: of what did, and those missing.
+
+        Raises:
+            BrokerError, KafkaException: as `load`; or a topic that is missing may not be made.
+        """
         if self._registry.poll():
             self._follow()
             return True
-        return self._learn(self._topic_ids.look(self.names))
+        changed = self._learn(self._topic_ids.look(self.names))
+        self._make_missing()
+        return changed
 
     def close(self) -> None:
         """Stop reading the registry, and asking for topics."""
         self._registry.close()
         self._topic_ids.close()
+
+    def _make_missing(self) -> None:
+        now = self._clock()
+        self._missing = {name: self._missing.get(name, now) for name in self._topic_ids.missing(self.names)}
+        due = [name for name, since in self._missing.items() if now - since >= MISSING_SECONDS]
+        if due:
+            self._missing = {}  # another while before the next attempt
+            log.warning(
+                logs.TOPIC_MISSING,
+                scenarios=due,
+                detail="their topics were deleted, and nothing can be published for any scenario: they are made anew",
+            )
+            self._make_topics(due)
 
     def _learn(self, found: Mapping[str, str]) -> bool:
         """Ids of topics; a topic that is not there now is still the one that was. Whether a target changed."""

@@ -109,6 +109,23 @@ def test_everybody_is_computed_for_a_topic_made_anew_and_nobody_twice(bench: Ben
     assert {line["partition"] for line in begun} == {0, 1}
 
 
+def test_a_topic_that_is_deleted_and_stays_away_is_made_anew(bench: Bench) -> None:
+    """It held up every scenario, for good, as `partition_fenced`, without the topic's name."""
+    with capture_logs() as lines, bench.worker():
+        bench.settle()
+        delete_topics(bench.connection, [bench.topics.embeddings("churn")])
+        bench.source.send(USERS // 2, users=USERS)
+        made = bench.topics.embeddings("churn")
+        wait_until(lambda: made in bench.connection.metadata().topics, "the topic is there again", 150)
+        bench.settle()
+        latest = {r.user_id: r for r in worker_bench.embeddings(bench.connection, bench.topics, ["churn"])}
+        for buffer in bench.source.buffers:
+            for user in buffer.users():
+                assert latest[user].covers == buffer.window(user).covers
+    said = [line for line in lines if line["event"] == logs.TOPIC_MISSING]
+    assert said[0]["scenarios"] == ["churn"]
+
+
 def test_what_is_computed_is_told(bench: Bench) -> None:
     """So that serve knows whether it is the query that it has."""
     with bench.worker():
