@@ -109,6 +109,9 @@ class MappingSettings(Section):
     one does not hold is skipped: counted, no dead letter."""
     skip_without_value: bool = False
     """Skip a message without a value, as a deletion on a compacted topic is. It erases nothing here."""
+    null_erases: bool = False
+    """A message without a value erases the user that its key names, in all modalities, up to the message's own time.
+    Only where keys are user ids."""
     skip_without_user: bool = False
     """Skip an event without a user."""
     skip_other_modalities: bool = False
@@ -138,6 +141,8 @@ class MappingSettings(Section):
     def _placed(self) -> Self:
         if self.ts_pattern is not None and self.ts_zone is None and not _has_offset(self.ts_pattern):
             raise ValueError("times of a `ts_pattern` without %z have no offset: set `ts_zone`")
+        if self.null_erases and self.skip_without_value:
+            raise ValueError("`null_erases` and `skip_without_value` say two things of one message")
         if self.ts_local and self.ts_zone is None:
             raise ValueError("`ts_local` is a time of `ts_zone`: set it")
         return self

@@ -104,7 +104,7 @@ def compare(
     for view in views:
         for users in _batched(view.users(), BATCH_USERS):
             windows = [_checked(view, user, found) for user in users]
-            windows = [window for window in windows if window.modalities]
+            windows = [window for window in windows if window.is_known]
             known.update(window.user_id for window in windows)
             if windows:
                 vectors = encoder.encode_from_scratch(windows, scenarios)

@@ -130,14 +130,14 @@ class PartitionBackFill:
                 if bound and position_of(user) > position_of(bound):
                     break
                 window = self._buffer.window(user)
-                cost = tail + sum(window.events.values()) if window.modalities else 0
+                cost = tail + sum(window.events.values()) if window.is_known else 0
                 if windows and cost > left:
                     break
                 left -= cost
                 last, users = user, users + 1
                 self._ahead.popleft()
                 self._ahead_of = user
-                if window.modalities:  # else erased since it was listed: its mark sees to that
+                if window.is_known:  # else erased since it was listed: its mark sees to that
                     windows.append(window)
             if users:
                 return BackFillBatch(targets, windows, last, users)

@@ -166,7 +166,7 @@ class EmbedRequests:
             self._refuse(batch, exc.code, f"the worker cannot use the soft prompt {batch[0].scenario.prompt!r}")
             return
         found = {user: windows_of(*user) for user in dict.fromkeys(one.user for one in batch)}
-        known = {user: window for user, window in found.items() if window is not None and window.modalities}
+        known = {user: window for user, window in found.items() if window is not None and window.is_known}
         vectors = encoder.encode_anchors(list(known.values()), [anchor])[:, 0]
         records = self._records(known, anchor.id, vectors)
         for one in batch:

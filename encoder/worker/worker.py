@@ -435,8 +435,8 @@ class _Part:
         self.assignment, self.users = assignment, users
         self.upto = assignment.buffer.log_offset
         windows = [assignment.buffer.window(user) for user in users]
-        self.known = [window for window in windows if window.modalities]
-        self.gone = [window.user_id for window in windows if not window.modalities]
+        self.known = [window for window in windows if window.is_known]
+        self.gone = [window.user_id for window in windows if not window.is_known]
 
 
 def _now_ms() -> int:

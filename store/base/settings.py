@@ -30,6 +30,10 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+ERASURE = "(erasure)"
+"""In place of a modality's name, of an event that erases its user in all of them, up to its time."""
+
+
 class ModalityKind(StrEnum):
     """`events`: a rolling sequence. `tabular`: the latest value per field by event time."""
 

@@ -7,7 +7,8 @@ from itertools import repeat
 from typing import Protocol
 
 from store.account.account import Account, AccountBatch, RefusedEvent
-from store.base.settings import ModalityKind, ModalitySettings
+from store.account.outcome import Outcome
+from store.base.settings import ERASURE, ModalityKind, ModalitySettings
 from store.window.changes import Changes
 from store.window.encoded_event import EncodedEvent
 from store.window.layout import expiry_key, parse_expiry_key
@@ -69,11 +70,16 @@ class WindowRules:
         together with all others of its user: late duplicates still find what was covered, an embedding goes on
         covering what it covered, and memory follows the users of two windows, not all ever seen.
         """
-        return totals.oldest if occupied else totals.newest + self._windows[modality]
+        return totals.oldest if occupied else last_seen(totals) + self._windows[modality]
 
-    def due_with(self, modality: str, other: str, newest: int) -> int:
-        """The same of a modality that is kept for another one of its user, whose newest event is `newest`."""
-        return newest + 2 * self._windows[other] - self._windows[modality]
+    def due_with(self, modality: str, other: str, last: int) -> int:
+        """The same of a modality that is kept for another one of its user, which was `last_seen` then."""
+        return last + 2 * self._windows[other] - self._windows[modality]
+
+
+def last_seen(totals: Totals | Summary) -> int:
+    """Newest event or erasure, ms: so long late events must find what was covered, and that they are erased."""
+    return max(totals.newest, totals.erased)
 
 
 class EventBatch:
@@ -99,6 +105,7 @@ class EventBatch:
         self._swept: set[tuple[str, str]] = set()
         self._lowest_put: dict[str, int] = {}
         self._sweep_left = False
+        self._erases = False
         self._packed: Mapping[int, bytes] = {}  # the vectors that came, as of `VectorTable`
 
     def apply(self, events: Sequence[EncodedEvent], refused: Sequence[RefusedEvent] = ()) -> None:
@@ -113,9 +120,10 @@ class EventBatch:
         tallies = {name: self._account.tally(name) for name in rules.modalities}
         floors, step_end = self._step()
         times = [event.ts for event in events]
+        erasures = [i for i, event in enumerate(events) if event.modality == ERASURE] if self._erases else []
         at, latest = 0, max(times, default=0)
         while at < len(events):
-            end = len(events)
+            end = next((i for i in erasures if i >= at), len(events))
             if latest >= step_end:
                 end = next((i for i in range(at, end) if times[i] >= step_end), end)
             for key, touched in (windows if end - at == len(events) else _by_window(events[at:end])).items():
@@ -124,6 +132,11 @@ class EventBatch:
             at = end
             if end < len(events):
                 event, at = events[end], end + 1
+                if event.modality == ERASURE:
+                    for modality in rules.modalities:
+                        self._updates[event.user_id, modality].erase(event, floors[modality])
+                    self._account.tally(ERASURE).add(event, Outcome.APPLIED)
+                    continue
                 update, modality = self._updates[event.user_id, event.modality], event.modality
                 if update.floor != floors[modality]:
                     update.expire(floors[modality])
@@ -252,17 +265,17 @@ class EventBatch:
         due, busy = 0, False
         for other, packed in zip(others, stored, strict=True):
             if (update := self._updates.get(other)) is not None:
-                newest, occupied = update.totals.newest, update.covered or update.occupied
+                last, occupied = last_seen(update.totals), update.covered or update.occupied
             elif packed is not None:
                 summary = unpack_summary(packed)
-                newest = summary.newest
+                last = last_seen(summary)
                 # swept in this batch: what is stored is the state before
                 occupied = summary.rows > 0 or summary.oldest > 0 or other in self._swept
             else:
                 continue
             found.append(other)
             busy = busy or occupied
-            due = max(due, self._rules.due_with(modality, other[1], newest))
+            due = max(due, self._rules.due_with(modality, other[1], last))
         if due >= floor or busy:
             self._sweep_left = self._sweep_left or due < floor  # the other one's rows go first
             return False, due
@@ -281,6 +294,11 @@ class EventBatch:
         """Read the summaries and ids that the events need, with two multi-gets. Returns the events by window."""
         prefixes, shapes = self._prefixes, self._rules.shapes
         wanted = _by_window(events)
+        for user_id in [user_id for user_id, modality in wanted if modality == ERASURE]:
+            self._erases = True
+            del wanted[user_id, ERASURE]
+            for modality in shapes:
+                wanted.setdefault((user_id, modality), [])
         for key in wanted:
             if key[1] not in shapes:
                 raise ValueError(f"modality {key[1]!r} is not configured")

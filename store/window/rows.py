@@ -79,6 +79,7 @@ class Summary(NamedTuple):
     number_sums, number_counts: int, per configured number: fixed-point sum of signed logs, and how many were present.
     covers: {"topic:partition": last raw offset seen of this user in this modality}, duplicates included.
     ingested_at: ms, newest ingestion time covered.
+    erased: ms; the user was erased up to and with this event time, 0 = never: older rows are gone, and none may come.
     """
 
     rows: int
@@ -89,10 +90,14 @@ class Summary(NamedTuple):
     number_counts: tuple[int, ...]
     covers: dict[str, int]
     ingested_at: int
+    erased: int = 0
 
 
 class SummaryRow(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
-    """A summary as it is written; the fields of `Summary`. vector: dim × f4. covers: in the order of its keys."""
+    """A summary as it is written; the fields of `Summary`. vector: dim × f4. covers: in the order of its keys.
+
+    erased is left out where it is 0, as older versions wrote it.
+    """
 
     format: int
     rows: int
@@ -103,6 +108,13 @@ class SummaryRow(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc
     counts: list[int]
     covers: dict[str, int]
     ingested_at: int
+    erased: int = 0
+
+    def packed(self) -> bytes:
+        """The row's bytes."""
+        if self.erased:
+            return _encode(self)
+        return b"\x99" + _encode(self)[1:-1]  # an array of nine, without the last 0
 
 
 def user_prefix(user_id: str) -> bytes:
@@ -200,12 +212,10 @@ def pack_summary(row: Summary) -> bytes:
     """Bytes of a summary row; equal summaries give equal bytes."""
     vector = np.asarray(row.vector_sum, "<f4").tobytes()
     covers = dict(sorted(row.covers.items()))
-    return _encode(
-        SummaryRow(
-            FORMAT, row.rows, row.oldest, row.newest, vector, list(row.number_sums), list(row.number_counts), covers,
-            row.ingested_at,
-        )
-    )  # fmt: skip
+    return SummaryRow(
+        FORMAT, row.rows, row.oldest, row.newest, vector, list(row.number_sums), list(row.number_counts), covers,
+        row.ingested_at, row.erased,
+    ).packed()  # fmt: skip
 
 
 def unpack_summary(value: bytes) -> Summary:
@@ -213,7 +223,15 @@ def unpack_summary(value: bytes) -> Summary:
     row = decode_summary(_decode, value)
     vector = np.frombuffer(row.vector, "<f4")
     return Summary(
-        row.rows, row.oldest, row.newest, vector, tuple(row.sums), tuple(row.counts), row.covers, row.ingested_at
+        row.rows,
+        row.oldest,
+        row.newest,
+        vector,
+        tuple(row.sums),
+        tuple(row.counts),
+        row.covers,
+        row.ingested_at,
+        row.erased,
     )
 
 

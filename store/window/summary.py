@@ -116,7 +116,7 @@ class Totals(SummaryRow, gc=False):
                 counts[i] += sign
 
     def reset_rows(self) -> None:
-        """Forget all rows; covers, ingested_at and newest stay."""
+        """Forget all rows; covers, ingested_at, newest and erased stay."""
         self.rows = self.oldest = 0
         self.vector = bytes(len(self.vector))
         self.sums = [0] * len(self.sums)
@@ -134,17 +134,16 @@ class Totals(SummaryRow, gc=False):
         vector = np.frombuffer(self.vector, "<f4")
         return Summary(
             self.rows, self.oldest, self.newest, vector, tuple(self.sums), tuple(self.counts), self.covers,
-            self.ingested_at,
+            self.ingested_at, self.erased,
         )  # fmt: skip
 
     def pack(self) -> bytes:
         """The summary row's bytes: those of store/window/rows.py::pack_summary."""
         if len(self.covers) > 1:
             self.covers = dict(sorted(self.covers.items()))
-        return _encode(self)
+        return self.packed()
 
 
-_encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Totals).decode
 
 

@@ -37,6 +37,11 @@ class UserWindow:
     modalities: dict[str, ModalityWindow] = field(default_factory=dict)
 
     @property
+    def is_known(self) -> bool:
+        """Whether anything is: not of a user who never came, and not of one who is erased."""
+        return any(m.summary.rows or not m.summary.erased for m in self.modalities.values())
+
+    @property
     def as_of(self) -> int:
         """Newest event time in the window, ms; 0 when it is empty."""
         return max((m.summary.newest for m in self.modalities.values() if m.summary.oldest), default=0)
@@ -138,8 +143,8 @@ def summary_by_scan(
 ) -> Totals:
     """Totals of one (user, modality) from its rows alone: the naive twin of keeping them.
 
-    rows: (key without prefix, value). covers, ingested_at and the newest event ever seen are not in the rows; they
-    come from `old`.
+    rows: (key without prefix, value). covers, ingested_at, erased and the newest event ever seen are not in the rows;
+    they come from `old`.
     """
     totals = Totals.empty(dim, number_width(modality))
     oldest: int | None = None
@@ -159,4 +164,5 @@ def summary_by_scan(
         totals.newest = max(totals.newest, old.newest)
         totals.covers = dict(old.covers)
         totals.ingested_at = old.ingested_at
+        totals.erased = old.erased
     return totals

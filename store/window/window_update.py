@@ -53,7 +53,11 @@ class WindowUpdate(Protocol):
         ...
 
     def expire(self, floor: int) -> None:
-        """Take out what is older than `floor`, and what exceeds the window's count. Remembers the floor."""
+        """Take out what is older than `floor` or erased, and what exceeds the window's count. Remembers the floor."""
+        ...
+
+    def erase(self, erasure: EncodedEvent, floor: int) -> None:
+        """Take out what is not newer, for good. It moves no time, and leaves no trace of its order among the events."""
         ...
 
     @property
@@ -127,6 +131,7 @@ class EventWindow:
     def judge(self, events: Sequence[EncodedEvent], floor: int, tally: Tally) -> int:
         if self.floor != floor:
             self.expire(floor)
+        floor = _bound(floor, self.totals)
         totals, ids, changed, added, heap = self.totals, self._ids, self._changed_ids, self._added, self._heap
         covers, ingested_at, rows, most = totals.covers, totals.ingested_at, totals.rows, self._max
         newest, applied = -1, 0
@@ -175,9 +180,15 @@ class EventWindow:
             tally.outcomes[Outcome.APPLIED] = tally.outcomes.get(Outcome.APPLIED, 0) + applied
         return newest
 
+    def erase(self, erasure: EncodedEvent, floor: int) -> None:
+        _mark_erased(self.totals, erasure)
+        self.expire(floor)
+        self.covered = True
+
     def expire(self, floor: int) -> None:
         self.floor = floor
         totals = self.totals
+        floor = _bound(floor, totals)
         while totals.rows > self._max:
             self._pop(self._head())
         while totals.rows and (self._oldest is None or self._oldest < floor):
@@ -303,14 +314,20 @@ class TabularWindow:
         """Judge an event that is not known."""
         if event.ts > self.totals.newest:
             self.totals.newest = event.ts
-        if event.ts < self.floor:
+        if event.ts < _bound(self.floor, self.totals):
             return Outcome.EXPIRED
         mine = [field for field in event.fields or () if self._put(event, field)]
         self._trim()
         return Outcome.APPLIED if any(field.name in self._fields for field in mine) else Outcome.EVICTED
 
+    def erase(self, erasure: EncodedEvent, floor: int) -> None:
+        _mark_erased(self.totals, erasure)
+        self.expire(floor)
+        self.covered = True
+
     def expire(self, floor: int) -> None:
         self.floor = floor
+        floor = _bound(floor, self.totals)
         for name in [name for name, row in self._fields.items() if row.ts < floor]:
             self._drop(name)
         self._trim()
@@ -348,6 +365,16 @@ class TabularWindow:
             oldest = sorted(self._fields, key=lambda name: (self._fields[name].ts, self._fields[name].event_id, name))
             for name in oldest[:excess]:
                 self._drop(name)
+
+
+def _bound(floor: int, totals: Totals) -> int:
+    """Older events have expired or are erased."""
+    return max(floor, totals.erased + 1) if totals.erased else floor
+
+
+def _mark_erased(totals: Totals, erasure: EncodedEvent) -> None:
+    totals.erased = max(totals.erased, erasure.ts)
+    totals.cover(erasure.source, erasure.source_offset, erasure.ingested_at)
 
 
 def _scan_all(scan: Scan, prefix: bytes) -> list[tuple[bytes, bytes]]:

@@ -33,6 +33,7 @@ class Event(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     fields: {name: value} of a tabular modality, else None (then `text` and `numbers` are empty).
     source_topic, source_partition, source_offset: the raw message; a topic that was deleted and made anew has a name of
     its own here (stream/raw_topics/registry.py).
+    modality: ERASURE (store/base/settings.py) of one that erases its user up to `ts`; it has no content.
     produced_at: timestamp of the raw message, ms. ingested_at: when ingest accepted it, ms.
     """
 

@@ -59,6 +59,7 @@ class TopicMapping:
         self.modality_field = settings.modality
         self._where = tuple(map(_Where, settings.where))
         self.skip_without_value = settings.skip_without_value
+        self.null_erases = settings.null_erases
         self._skip_without_user = settings.skip_without_user
         self._skip_other = settings.skip_other_modalities
         self.may_skip = bool(self._where) or self._skip_without_user or self._skip_other
@@ -126,9 +127,16 @@ class TopicMapping:
         if value.__class__ is not str:
             how = "; user_id_integers = true takes integers" if _digits(value) is not value else ""
             raise Refused(ErrorCode.INVALID_USER_ID, f"{quote(value)} is not a string{how}")
-        if fault := user_id_fault(value):
-            raise Refused(ErrorCode.INVALID_USER_ID, f"{quote(value)}: {fault}")
-        return value
+        return _checked(value)
+
+    def user_of_key(self, key: bytes | None) -> str:
+        """The user that a message's key names. Raises Refused."""
+        if not key:
+            raise Refused(ErrorCode.MISSING_USER_ID, "an erasure without a key")
+        try:
+            return _checked(key.decode())
+        except UnicodeDecodeError as exc:
+            raise Refused(ErrorCode.INVALID_USER_ID, f"the key {quote(key)}: {exc.reason}") from exc
 
     def ts_value(self, raw: dict[str, Any]) -> Any:
         """What stands where the time does. Raises Refused if nothing does."""
@@ -238,6 +246,12 @@ class _Where:
         if self._present is not None:
             return (value is not None) is self._present
         return value.__class__ in _SCALARS and _kind(value) in self._wanted
+
+
+def _checked(user_id: str) -> str:
+    if fault := user_id_fault(user_id):
+        raise Refused(ErrorCode.INVALID_USER_ID, f"{quote(user_id)}: {fault}")
+    return user_id
 
 
 _SCALARS = frozenset({str, int, float, bool})

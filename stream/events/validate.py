@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from store.base.settings import ModalitySettings
+from store.base.settings import ERASURE, ModalitySettings
 from store.base.user_id import MAX_CHARS
 from stream.clock import EventClock, Place, Source
 from stream.events import foreign_format
@@ -62,7 +62,14 @@ class Validator:
         return {topic: of.mapping for topic, of in self._topics.items()}
 
     def validate(
-        self, value: bytes | None, topic: str, partition: int, offset: int, produced_at: int, wall_ms: int
+        self,
+        value: bytes | None,
+        topic: str,
+        partition: int,
+        offset: int,
+        produced_at: int,
+        wall_ms: int,
+        key: bytes | None = None,
     ) -> Event | Rejection | Skipped:
         """Judge one raw message and, if it is accepted, advance the clock.
 
@@ -71,14 +78,17 @@ class Validator:
 
         Args:
             value: its bytes. topic, partition, offset: where it lay. produced_at: its timestamp, ms.
-            wall_ms: the wall clock, ms.
+            wall_ms: the wall clock, ms. key: the message's; it names who is to be erased.
         """
         raw = decode(value, self._settings.max_event_bytes)
         own = self._topics.get(topic) or _Topic(TopicMapping(topic, ()), {})
         mapping = own.mapping
         if isinstance(raw, Rejection):
-            nothing = raw.code is ErrorCode.NULL_VALUE and mapping.skip_without_value
-            return Skipped(SkipReason.WITHOUT_VALUE) if nothing else raw
+            if raw.code is not ErrorCode.NULL_VALUE:
+                return raw
+            if mapping.null_erases:
+                return self._erasure(mapping, key, (topic, partition), offset, produced_at, wall_ms)
+            return Skipped(SkipReason.WITHOUT_VALUE) if mapping.skip_without_value else raw
         try:
             if own.is_mapped:
                 mapping.prepare(raw)
@@ -109,6 +119,20 @@ class Validator:
         return Event(
             user_id, rules.name, ts, event_id, text, numbers, fields, name, partition, offset, produced_at, wall_ms
         )
+
+    def _erasure(
+        self, mapping: TopicMapping, key: bytes | None, source: Source, offset: int, produced_at: int, wall_ms: int
+    ) -> Event | Rejection:
+        """Who is erased is told by the key, up to when by the message's time; it moves no clock."""
+        try:
+            user_id = mapping.user_of_key(key)
+        except Refused as refused:
+            return refused.rejection
+        if (ahead := produced_at - wall_ms) > self._max_future_ms:
+            return Rejection(ErrorCode.TS_IN_FUTURE, f"{ahead / 1000:.0f} s ahead of the wall clock")
+        topic, partition = self._source_of(source[0]), source[1]
+        name, ts = derived_id(topic, partition, offset), max(produced_at, 0)
+        return Event(user_id, ERASURE, ts, name, "", (), None, topic, partition, offset, produced_at, wall_ms)
 
     def event_time(self, value: bytes | None, topic: str) -> int | None:
         """When it says that it happened, ms; None where that cannot be read. No verdict."""

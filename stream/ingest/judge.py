@@ -38,7 +38,7 @@ class _Held:
     __slots__ = ("bytes", "messages")
 
     def __init__(self) -> None:
-        self.messages: list[tuple[Any, Rejection]] = []
+        self.messages: list[tuple[Any, Event | Rejection]] = []  # an event: an erasure
         self.bytes = 0
 
 
@@ -59,9 +59,17 @@ class Judge:
         for message in messages:
             topic, partition = message.topic(), message.partition()
             kind, produced_at = message.timestamp()
-            result = validate(
-                message.value(), topic, partition, message.offset(), produced_at if kind else wall_ms, wall_ms
-            )
+            value = message.value()
+            produced_at = produced_at if kind else wall_ms
+            if not value:
+                result = validate(value, topic, partition, message.offset(), produced_at, wall_ms, message.key())
+                if result.__class__ is Event and (topic, partition) in held:
+                    # it says nothing of its stream's time; what was held before it is decided first
+                    held[topic, partition].messages.append((message, result))
+                else:
+                    yield message, result
+                continue
+            result = validate(value, topic, partition, message.offset(), produced_at, wall_ms)
             if result.__class__ is Rejection and result.code is ErrorCode.TS_AHEAD_OF_STREAM:
                 yield from self._hold((topic, partition), message, result, wall_ms)
                 continue
@@ -98,7 +106,8 @@ class Judge:
     def state(self, source: Source) -> ClockState:
         """The clock before the first held message."""
         held = self._held.get(source)
-        return self._clock.state(source, without=0 if held is None else len(held.messages))
+        ahead = 0 if held is None else sum(result.__class__ is Rejection for _, result in held.messages)
+        return self._clock.state(source, without=ahead)
 
     def restore(self, source: Source, state: ClockState) -> None:
         """Read on at a committed offset; nothing is held."""

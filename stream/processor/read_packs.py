@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from store.account.account import RefusedEvent
-from store.base.settings import ModalityKind, ModalitySettings
+from store.base.settings import ERASURE, ModalityKind, ModalitySettings
 from stream.dead_letter import DeadLetter, dead_letter
 from stream.events.event import Event, Pack, pack, unpack
 from stream.processor.faust_app import Message
@@ -42,8 +42,8 @@ def read_packs(messages: Sequence[Message], topic: str, modalities: Mapping[str,
     refused: list[DeadLetter] = []
     refused_events: list[RefusedEvent] = []
     unknown: dict[str, int] = {}
-    forms = {
-        name: (None if m.kind is ModalityKind.TABULAR else len(m.numbers)) for name, m in modalities.items()
+    forms = {name: (None if m.kind is ModalityKind.TABULAR else len(m.numbers)) for name, m in modalities.items()} | {
+        ERASURE: 0
     }  # how many numbers an event has
     for message in messages:
         try:

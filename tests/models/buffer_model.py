@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from store.base.settings import ModalityKind, ModalitySettings
+from store.base.settings import ERASURE, ModalityKind, ModalitySettings
 from store.window.encoded_event import EncodedEvent, EncodedField
 from store.window.rows import (
     EventRow,
@@ -30,6 +30,7 @@ class _Window:
     newest: int = 0
     covers: dict[str, int] = field(default_factory=dict)
     ingested_at: int = 0
+    erased: int = 0
 
 
 class BufferModel:
@@ -55,9 +56,19 @@ class BufferModel:
         return outcomes
 
     def _idle(self, modality: str, window: _Window) -> bool:
-        return not window.items and window.newest + self.modalities[modality].window_ms < self.floor(modality)
+        return not window.items and max(window.newest, window.erased) + self.modalities[
+            modality
+        ].window_ms < self.floor(modality)
 
     def _apply(self, event: EncodedEvent) -> str:
+        if event.modality == ERASURE:
+            for modality in self.modalities:
+                window = self.windows.setdefault((event.user_id, modality), _Window())
+                window.covers[event.source] = max(event.source_offset, window.covers.get(event.source, -1))
+                window.ingested_at = max(event.ingested_at, window.ingested_at)
+                window.erased = max(window.erased, event.ts)
+                self._trim(event.user_id, modality)
+            return "applied"
         window = self.windows.setdefault((event.user_id, event.modality), _Window())
         window.covers[event.source] = max(event.source_offset, window.covers.get(event.source, -1))
         window.ingested_at = max(event.ingested_at, window.ingested_at)
@@ -77,7 +88,7 @@ class BufferModel:
             return "duplicate"
         self.stream_time = max(self.stream_time, event.ts)
         window.newest = max(window.newest, event.ts)
-        if event.ts < self.floor(event.modality):
+        if event.ts < self.floor(event.modality) or (window.erased and event.ts <= window.erased):
             return "expired"
         window.items.update({name: (event, f) for name, f in fresh})
         self._trim(event.user_id, event.modality)
@@ -85,7 +96,11 @@ class BufferModel:
 
     def _trim(self, user: str, modality: str) -> None:
         window, floor = self.windows[user, modality], self.floor(modality)
-        young = [item for item in window.items.items() if item[1][0].ts >= floor]
+        young = [
+            item
+            for item in window.items.items()
+            if item[1][0].ts >= floor and not (window.erased and item[1][0].ts <= window.erased)
+        ]
         young.sort(key=lambda item: (*_order(item[1][0]), item[0]))
         window.items = dict(young[-self.modalities[modality].max_events :])
 
@@ -120,7 +135,7 @@ class BufferModel:
         times = [event.ts for event, _ in window.items.values()]
         return Summary(
             len(parts), min(times, default=0), window.newest, total.astype(np.float32), tuple(sums), tuple(counts),
-            window.covers, window.ingested_at,
+            window.covers, window.ingested_at, window.erased,
         )  # fmt: skip
 
     @property

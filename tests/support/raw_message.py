@@ -14,6 +14,7 @@ class RawMessage(NamedTuple):
     content: bytes | None
     produced_at: int = 0
     with_headers: tuple[tuple[str, bytes], ...] = ()
+    with_key: bytes | None = None
 
     def topic(self) -> str:
         """Raw topic."""
@@ -30,6 +31,10 @@ class RawMessage(NamedTuple):
     def value(self) -> bytes | None:
         """The event's bytes."""
         return self.content
+
+    def key(self) -> bytes | None:
+        """None where there is none."""
+        return self.with_key
 
     def headers(self) -> list[tuple[str, bytes]] | None:
         """None where there are none."""

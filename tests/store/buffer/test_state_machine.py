@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from store.base.settings import ERASURE
 from store.window.encoded_event import EncodedEvent
 from store.window.layout import parse_expiry_key
 from store.window.rows import KIND_SUMMARY, modality_prefix, parse_key, unpack_summary
@@ -111,6 +112,15 @@ class BufferMachine(RuleBasedStateMachine):
         )
         if any(w.items.get(key[2], (None,))[0] is first for w in self.model.windows.values()):
             self.known[key] = first
+
+    @rule(user=st.sampled_from(USERS), age=st.integers(-60, 220), again=batches)
+    def erase(self, user: str, age: int, again: list[Any]) -> None:
+        """In the midst of a batch: what is not newer goes, and what comes late does not come back."""
+        self.raw += 1
+        events = [self.make(*args) for args in again]
+        erasure = event(user, ERASURE, max(1, self.now - age), f"x{self.raw}", offset=self.raw)
+        self.last = [*events[: len(events) // 2], erasure, *events[len(events) // 2 :]]
+        self.send(self.last)
 
     @rule()
     def reopen_buffers(self) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from store.base.settings import ModalitySettings
+from store.base.settings import ERASURE, ModalitySettings
 from stream.clock import EventClock
 from stream.events.event import Event
 from stream.events.event_id import derived_id, with_event_id
@@ -444,6 +444,27 @@ def test_a_deletion_is_skipped_or_refused_and_bytes_that_are_no_event_are_refuse
         assert code(judge(value, mapped(skip_without_user=True))) is ErrorCode.NULL_VALUE
     assert code(judge(b"null", mapped(skip_without_value=True))) is ErrorCode.NOT_AN_OBJECT
     assert code(judge(b"{", mapped(skip_without_value=True))) is ErrorCode.INVALID_JSON
+
+
+def erasure(key: bytes | None, own: MappingSettings, produced_at: int = NOW - 5) -> Event | Rejection | Skipped:
+    settings = IngestSettings()
+    rules = Validator(MODALITIES, settings, EventClock.of(settings, MODALITIES), mapping={"bill": own})
+    return rules.validate(None, "bill", 2, 7, produced_at, NOW, key)
+
+
+def test_a_null_value_erases_whom_its_key_names_up_to_its_own_time() -> None:
+    own = mapped(null_erases=True)
+    found = erasure(b"u\xc3\xbc 1", own)
+    assert isinstance(found, Event)
+    assert (found.user_id, found.modality, found.ts, found.text, found.fields) == ("uü 1", ERASURE, NOW - 5, "", None)
+    assert found.event_id == derived_id("bill", 2, 7)
+    assert code(erasure(b"u", mapped(skip_without_user=True))) is ErrorCode.NULL_VALUE
+    for key, why in ((None, ErrorCode.MISSING_USER_ID), (b"", ErrorCode.MISSING_USER_ID),
+                     (b"\xff", ErrorCode.INVALID_USER_ID), (b"u" * 200, ErrorCode.INVALID_USER_ID)):  # fmt: skip
+        assert code(erasure(key, own)) is why
+    assert code(erasure(b"u", own, produced_at=NOW + 3_600_000)) is ErrorCode.TS_IN_FUTURE
+    with pytest.raises(ValidationError, match="two things of one message"):
+        mapped(null_erases=True, skip_without_value=True)
 
 
 @given(odd_maps)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.base.settings import ModalitySettings
+from store.base.settings import ERASURE, ModalitySettings
 from stream.clock import AGREE, RESET_CLOCK, ClockState, EventClock
 from stream.events.event import Event
 from stream.events.validate import Validator
@@ -27,7 +27,7 @@ SETTINGS = IngestSettings(clock=Clock.STREAM)
 BOUND_MS = 30 * DAY_MS
 
 
-MAPPING = {"raw": MappingSettings(skip_without_user=True)}
+MAPPING = {"raw": MappingSettings(skip_without_user=True, null_erases=True)}
 
 
 def new_judge(settings: IngestSettings = SETTINGS) -> Judge:
@@ -251,3 +251,33 @@ def test_the_refusal_says_how_far_and_how_to_allow_it() -> None:
     assert isinstance(last, Rejection)
     assert last.code is ErrorCode.TS_AHEAD_OF_STREAM
     assert last.detail == "2995.9 days ahead of raw:0; at most 30 (ingest.max_ahead_days)"
+
+
+@given(
+    st.lists(st.sampled_from([None, *range(6)]), max_size=3 * AGREE),
+    st.lists(st.integers(0, 3 * AGREE), max_size=5),
+)
+def test_an_erasure_changes_no_verdict_and_none_is_decided_before_what_was_held(
+    steps: list[int | None], places: list[int]
+) -> None:
+    """steps: in bounds (0) or so many times the bound ahead; None: no event."""
+    times = [None if ahead is None else OLD + 2 * ahead * BOUND_MS + i for i, ahead in enumerate(steps)]
+    plain = messages(times)
+    mixed = list(plain)
+    for place in places:
+        mixed.insert(place, RawMessage(*SOURCE, 0, None, OLD, with_key=b"u"))
+    found = []
+    for of in (plain, mixed):
+        judge = new_judge()
+        decided: list[tuple[int, str]] = []
+        for at, message in enumerate(of):
+            for given_message, result in judge.judge([message._replace(at=at)], NOW):
+                decided.append((given_message.offset(), verdict(result)))
+                if isinstance(result, Event) and result.modality == ERASURE and judge.first_held(SOURCE) is not None:
+                    assert given_message.offset() < judge.first_held(SOURCE)
+        decided += [(m.offset(), verdict(result)) for m, result in judge.conclude(SOURCE, NOW)]
+        assert sorted(at for at, _ in decided) == list(range(len(of)))
+        verdicts_of = dict(decided)
+        found.append([verdicts_of[at] for at, message in enumerate(of) if message.value() is not None])
+        assert {verdicts_of[at] for at, message in enumerate(of) if message.value() is None} <= {"accepted"}
+    assert found[0] == found[1]
