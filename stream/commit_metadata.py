@@ -21,20 +21,22 @@ class Waiting(NamedTuple):
     """What a worker has still to do for one partition: users whose embeddings are behind the rows that it has read.
 
     seconds: until none of its partitions has any, at the pace it has measured; None = it has measured none.
+    read: offset up to which it has read, and keeps what it read; None = it does not say.
     """
 
     users: int
     seconds: float | None = None
+    read: int | None = None
 
 
-MAX_WAITING = 48
+MAX_WAITING = 72
 """Characters of `with_waiting` beyond the metadata."""
 
 
 def with_waiting(metadata: str, waiting: Waiting) -> str:
     """Metadata of the worker's own (without a comma), and what waits behind it."""
     seconds = None if waiting.seconds is None else f"{min(waiting.seconds, 1e9):.3g}"
-    return f"{metadata},{encode({'users': waiting.users, 'seconds': seconds})}"
+    return f"{metadata},{encode({'users': waiting.users, 'seconds': seconds, 'read': waiting.read})}"
 
 
 def without_waiting(metadata: str | None) -> str | None:
@@ -47,6 +49,7 @@ def read_waiting(metadata: str | None) -> Waiting | None:
     fields = decode((metadata or "").partition(",")[2])
     try:
         seconds = fields.get("seconds")
-        return Waiting(int(fields["users"]), None if seconds is None else float(seconds))
+        read = int(fields["read"]) if "read" in fields else None
+        return Waiting(int(fields["users"]), None if seconds is None else float(seconds), read)
     except (KeyError, ValueError):
         return None

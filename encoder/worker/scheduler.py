@@ -6,8 +6,9 @@ Rules:
   3. Live users are served first come, first served, by the time they became eligible. So a user with a thousand times
      the events takes one place per interval, and waits behind everyone who became eligible before.
   4. A batch takes users until `batch_tokens` are spent, at least one.
-  5. Low-priority work (window sweeps, back-fills; when both wait, in turns) is served when no live user is eligible, in
-     batches of a quarter of the budget, because a batch cannot be interrupted.
+  5. Low-priority work (window sweeps, rule 8's users, back-fills; when both wait, in turns) is served when no live user
+     is eligible, partition by partition in turn, in batches of a quarter of the budget, because a batch cannot be
+     interrupted.
   6. Where live users leave no idle time, low-priority work gets one batch all the same once it has waited
      LOW_WAIT_MS and nine times as long as its last batch took: about a tenth of the time, so that it ends some day.
   7. Input should pause while live work is expected to take longer than `max_staleness_ms`, or someone has waited
@@ -15,6 +16,8 @@ Rules:
   8. Users who were marked while their partition could not be refreshed come all at once, as a backlog: live if that
      keeps the work within rule 7's bound (within one batch, before a rate is known), else with low priority. So nobody
      waits behind them, and no input pauses.
+  9. Users of a partition whose input is behind are held until it is not (`held_users.py`), each once; then rule 8. So
+     a backlog is read to its end before its users are computed, wherever on the way it waits.
 
 A user's wait from mark to start is then at most `min_interval_ms`, plus two batches (one running, one of rule 6), plus
 the work of those eligible before it, which rule 7 keeps near `max_staleness_ms`.
@@ -24,11 +27,13 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict, deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 from encoder.model.settings import ModelSettings
+from encoder.worker.held_users import BEHIND_SECONDS, HeldUsers
+from encoder.worker.turns import Turns
 
 LOW_PRIORITY_SHARE = 4
 LOW_WAIT_MS = 500
@@ -53,7 +58,7 @@ class BackFillTurn(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """Work waiting. seconds: at the measured rate, 0 until there is one."""
+    """Work waiting; what is held counts as low. seconds: at the measured rate, 0 until there is one."""
 
     live_users: int
     low_users: int
@@ -92,12 +97,13 @@ class RefreshScheduler:
         self._eligible: OrderedDict[str, _Entry] = OrderedDict()
         self._delayed: dict[str, _Entry] = {}
         self._delayed_order: list[tuple[int, int, str]] = []  # heap of (eligible_ms, arrival, user)
-        self._low: OrderedDict[str, int] = OrderedDict()
+        self._low = Turns()
+        self._held = HeldUsers(max_user_tokens)
+        self._heard_of: set[int] = set()
         self._begun_ms: dict[str, int] = {}
         self._begun_order: deque[tuple[int, str]] = deque()
         self._arrivals = 0
         self._live_new = 0
-        self._low_new = 0
         self._low_since_ms: int | None = None
         self._low_took_ms = 0.0
         self._back_fill_next = False
@@ -116,47 +122,62 @@ class RefreshScheduler:
         )
 
     def __len__(self) -> int:
-        """Users pending, live and low."""
-        return len(self._eligible) + len(self._delayed) + len(self._low)
+        """Users pending: live, low and held."""
+        return len(self._eligible) + len(self._delayed) + len(self._low) + len(self._held)
 
-    def mark(self, user: str, now_ms: int, *, new_tokens: int = 1) -> None:
+    def arrived(self, partition: int, behind_seconds: float, now_ms: int) -> None:
+        """Rows of a partition have come that were so old: those that are marked next, or nobody's."""
+        if behind_seconds < BEHIND_SECONDS:
+            self._let_go(self._held.end(partition), partition, now_ms)
+        else:
+            self._held.begin(partition, now_ms)
+            if partition not in self._heard_of:  # whoever came as a backlog is part of this one
+                for user, tokens in self._low.pop_partition(partition).items():
+                    self._held.hold(user, tokens, partition, now_ms)
+        self._heard_of.add(partition)
+
+    def mark(self, user: str, now_ms: int, *, new_tokens: int = 1, partition: int = 0) -> None:
         """Events of a user arrived."""
         self._advance(now_ms)
-        low = self._low.pop(user, 0)
-        self._low_new -= low
-        new_tokens += low
         entry = self._eligible.get(user) or self._delayed.get(user)
+        if self._held.behind(partition) and entry is None:
+            if user in self._low:
+                self._low.add(user, new_tokens, partition, most=self._max_user_tokens)
+            else:
+                self._held.hold(user, new_tokens, partition, now_ms)
+            return
         if entry is None:
+            new_tokens += self._low.pop(user) or self._held.pop(user) or 0
             self._insert(user, _Entry(), now_ms)
             entry = self._eligible.get(user) or self._delayed[user]
         self._grow(entry, new_tokens)
 
-    def mark_low(self, user: str, now_ms: int, *, new_tokens: int = 0) -> None:
+    def mark_low(self, user: str, now_ms: int, *, new_tokens: int = 0, partition: int = 0) -> None:
         """A user needs a refresh that can wait: its window was swept."""
         self._advance(now_ms)
         if (live := self._eligible.get(user) or self._delayed.get(user)) is not None:
             self._grow(live, new_tokens)
-            return
-        known = self._low.get(user, 0)
-        self._low[user] = min(known + new_tokens, self._max_user_tokens)
-        self._low_new += self._low[user] - known
+        elif user in self._held or (self._held.behind(partition) and user not in self._low):
+            self._held.hold(user, new_tokens, partition, now_ms)
+        else:
+            self._low.add(user, new_tokens, partition, most=self._max_user_tokens)
 
-    def mark_backlog(self, users: Collection[str], now_ms: int) -> None:
+    def mark_backlog(self, users: Collection[str], now_ms: int, *, partition: int = 0) -> None:
         """Users of one partition wait that could not be refreshed before (rule 8)."""
-        waiting = self.pending()
-        tokens = waiting.live_tokens + len(users) * (self.tail_tokens + 1)
-        # before anything was measured, one batch is sure to be little
-        bound = self._rate * self._max_staleness_ms / 1000 if self._rate else self._batch_tokens
-        mark = self.mark if tokens <= bound else self.mark_low
-        for user in users:
-            mark(user, now_ms, new_tokens=1)
+        self._backlog(dict.fromkeys(users, 1), partition, now_ms)
 
     def remove(self, user: str) -> None:
         """Forget a user (erased, or its partition was revoked); no effect when it is not pending."""
         entry = self._eligible.pop(user, None) or self._delayed.pop(user, None)
         if entry is not None:
             self._live_new -= entry.new_tokens
-        self._low_new -= self._low.pop(user, 0)
+        self._low.pop(user)
+        self._held.pop(user)
+
+    def forget(self, partition: int) -> None:
+        """Its input is not ours to follow any more; its users have been removed."""
+        self._held.end(partition)
+        self._heard_of.discard(partition)
 
     def next_batch(self, now_ms: int, *, back_fill: bool = False) -> RefreshBatch | BackFillTurn | None:
         """Take the next users to refresh; None when nobody is eligible. Their refresh begins now.
@@ -165,6 +186,7 @@ class RefreshScheduler:
             back_fill: the caller has users to back-fill. Only then a BackFillTurn is returned.
         """
         self._advance(now_ms)
+        self._release(now_ms)
         if not self._low and not back_fill:
             self._low_since_ms = None
             return self._live_batch(now_ms)
@@ -197,14 +219,41 @@ class RefreshScheduler:
         load_ms = max(overdue, 1000 * self._seconds(len(self._eligible) * self.tail_tokens + self._live_new))
         bound = self._max_staleness_ms if not self._paused else self._max_staleness_ms / 2
         self._paused = load_ms > bound
+        if self._paused:
+            self._held.wait(now_ms)
         return self._paused
 
     def pending(self) -> Pending:
         """Work waiting."""
         live = len(self._eligible) + len(self._delayed)
         live_tokens = live * self.tail_tokens + self._live_new
-        low_tokens = len(self._low) * self.tail_tokens + self._low_new
-        return Pending(live, len(self._low), live_tokens, low_tokens, self._seconds(live_tokens + low_tokens))
+        low = len(self._low) + len(self._held)
+        low_tokens = low * self.tail_tokens + self._low.tokens + self._held.tokens
+        return Pending(live, low, live_tokens, low_tokens, self._seconds(live_tokens + low_tokens))
+
+    def _release(self, now_ms: int) -> None:
+        """Rule 9: whom the input that has come, or has not, does not let go."""
+        for partition, users in self._held.quiet(now_ms).items():
+            self._let_go(users, partition, now_ms)
+        for partition, users in self._held.overdue(
+            now_ms, lambda count, tokens: self._seconds(count * self.tail_tokens + tokens)
+        ).items():
+            for user, tokens in users.items():
+                self._low.add(user, tokens, partition, most=self._max_user_tokens)
+
+    def _let_go(self, users: Mapping[str, int], partition: int, now_ms: int) -> None:
+        if users:
+            self._backlog(users, partition, now_ms)
+
+    def _backlog(self, users: Mapping[str, int], partition: int, now_ms: int) -> None:
+        """users: and their new tokens."""
+        waiting = self.pending()
+        tokens = waiting.live_tokens + len(users) * self.tail_tokens + sum(users.values())
+        # before anything was measured, one batch is sure to be little
+        bound = self._rate * self._max_staleness_ms / 1000 if self._rate else self._batch_tokens
+        mark = self.mark if tokens <= bound and not self._held.behind(partition) else self.mark_low
+        for user, new_tokens in users.items():
+            mark(user, now_ms, new_tokens=new_tokens, partition=partition)
 
     def _seconds(self, tokens: int) -> float:
         return tokens / self._rate if self._rate else 0.0
@@ -258,13 +307,12 @@ class RefreshScheduler:
     def _low_batch(self, now_ms: int) -> RefreshBatch:
         users: list[str] = []
         tokens = 0
-        while self._low:
-            user, new_tokens = next(iter(self._low.items()))
+        while (first := self._low.first()) is not None:
+            user, new_tokens = first
             cost = self.tail_tokens + new_tokens
             if users and tokens + cost > self._batch_tokens // LOW_PRIORITY_SHARE:
                 break
-            del self._low[user]
-            self._low_new -= new_tokens
+            self._low.take()
             self._begin(user, now_ms)
             users.append(user)
             tokens += cost

@@ -21,7 +21,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from confluent_kafka import TopicPartition
@@ -202,11 +202,15 @@ class Worker:
             How many rows have come.
         """
         polled = self._mine.reader.poll(POLL_ROWS, seconds)
-        now_ms, usable = _now_ms(), self._mine.usable
-        for user in self._of(usable, polled.live):
-            self._scheduler.mark(user, now_ms)
-        for user in self._of(usable, polled.swept):
-            self._scheduler.mark_low(user, now_ms)
+        now_ms, usable, number_of = _now_ms(), self._mine.usable, self._topics.partitions
+        for partition in usable & polled.behind.keys():
+            self._scheduler.arrived(partition, polled.behind[partition], now_ms)
+        for user in polled.live:
+            if (partition := partition_of(user, number_of)) in usable:
+                self._scheduler.mark(user, now_ms, partition=partition)
+        for user in polled.swept:
+            if (partition := partition_of(user, number_of)) in usable:
+                self._scheduler.mark_low(user, now_ms, partition=partition)
         if polled.rows:
             fault.point("worker.1")
         return polled.rows
@@ -215,11 +219,6 @@ class Worker:
         """W1 of partitions that are far behind: a slice of it."""
         if self._mine.catch_up.poll(seconds):
             fault.point("worker.1")
-
-    def _of(self, partitions: set[int], users: Iterable[str]) -> Iterable[str]:
-        if len(partitions) == len(self._mine):
-            return users
-        return [user for user in users if partition_of(user, self._topics.partitions) in partitions]
 
     def _pause_or_resume(self) -> None:
         """While refreshes fall behind, rows wait on the broker: lag shows it, and nothing grows here.
@@ -356,7 +355,7 @@ class Worker:
             left = self._scheduler.pending().seconds or None
             for assignment in self._mine:
                 users = assignment.buffer.dirty_count
-                assignment.waiting = Waiting(users, left if users else None)
+                assignment.waiting = Waiting(users, left if users else None, assignment.buffer.log_offset)
             self._mine.commit()
             self._writers.check()
 
@@ -397,17 +396,19 @@ class Worker:
 
     def _schedule(self, assignment: Assignment) -> None:
         """It has become usable."""
-        now_ms = _now_ms()
+        now_ms, partition = _now_ms(), assignment.partition
         dirty = assignment.buffer.dirty()
-        self._scheduler.mark_backlog([user.user_id for user in dirty if not user.mark.sweep], now_ms)
+        fresh = [user.user_id for user in dirty if not user.mark.sweep]
+        self._scheduler.mark_backlog(fresh, now_ms, partition=partition)
         for user in dirty:
             if user.mark.sweep:
-                self._scheduler.mark_low(user.user_id, now_ms)
+                self._scheduler.mark_low(user.user_id, now_ms, partition=partition)
 
     def _unschedule(self, assignment: Assignment) -> None:
         """It is usable no more."""
         for user in assignment.buffer.dirty():
             self._scheduler.remove(user.user_id)
+        self._scheduler.forget(assignment.partition)
 
     def _revoked(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         self._release([tp.partition for tp in partitions], commit=True)

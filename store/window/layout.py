@@ -98,7 +98,7 @@ class Schema(NamedTuple):
             {name: (str(m.kind), () if m.kind is tabular else m.numbers) for name, m in modalities.items()},
         )
 
-    def pack(self, **more: bytes) -> bytes:
+    def pack(self, **more: bytes | int) -> bytes:
         """Bytes in the database and in the log. more: for readers who know them."""
         schema = {"v": 1, "encoder": self.encoder_id, "dim": self.dim, "modalities": self.modalities}
         return msgpack.packb(schema | more)  # type: ignore[no-any-return]
@@ -151,9 +151,13 @@ class Schema(NamedTuple):
             )
 
 
-def marker(schema: Schema, account: Account) -> bytes:
-    """Value of an owner's record in the log: when it takes over, and before the rows of each batch."""
-    return schema.pack(account=account.packed)
+def marker(schema: Schema, account: Account, arrived: int | None = None) -> bytes:
+    """Value of an owner's record in the log: when it takes over, and before the rows of each batch.
+
+    arrived: when the newest of the batch's events came in, ms, as far as that is known.
+    """
+    more = {} if arrived is None else {"arrived": arrived}
+    return schema.pack(account=account.packed, **more)
 
 
 def marked_account(value: bytes | None) -> Account | None:
@@ -168,6 +172,14 @@ def marked_account(value: bytes | None) -> Account | None:
         return Account.unpack(found)
     except ValueError as exc:
         raise newer_log(str(exc)) from exc
+
+
+def marked_arrival(value: bytes | None) -> int | None:
+    """When the events of the rows behind a marker arrived, ms; None where it does not say."""
+    if not value or value[0] >> 4 != _MSGPACK_MAP:
+        return None
+    arrived = msgpack.unpackb(value).get("arrived")
+    return arrived if isinstance(arrived, int) else None
 
 
 class ExpiryKey(NamedTuple):

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from operator import attrgetter
 from typing import Any
@@ -27,10 +28,11 @@ from store.base.stop import Stopped, obey
 from stream.clock import ClockState, EventClock, Source, read_clock
 from stream.commit_metadata import decode
 from stream.dead_letter import dead_letter
-from stream.events import field_counts
+from stream.events import behind, field_counts
 from stream.events.event import Event
 from stream.events.packing import packs
 from stream.events.validate import Validator
+from stream.ingest.behind import Behind
 from stream.ingest.field_presence import FieldPresence
 from stream.ingest.in_flight import InFlight, InFlightBatch, RawPosition
 from stream.ingest.judge import Judge
@@ -61,6 +63,7 @@ QUIET_SECONDS = 3.0
 POSITION_SECONDS = 30.0
 METADATA_MS = 5_000
 """Between two looks at the raw topics' partitions."""
+BEHIND_LOOK_SECONDS = 0.25
 _TOO_LARGE = KafkaError.OFFSET_METADATA_TOO_LARGE
 _FEWEST_CHARS = 200
 """Counts that have to be shorter are left out."""
@@ -106,6 +109,8 @@ class Ingest:
         self._mappings = validator.mappings()
         self._presence = FieldPresence(validator.contents(), time.monotonic)
         self._in_flight = InFlight()
+        self._behind = Behind()
+        self._behind_at = 0.0
         self._assigned: set[Source] = set()
         self._ready = False
         self._paused = False
@@ -189,9 +194,11 @@ class Ingest:
                 self._process(messages, list(quiet))
             except Stopped:
                 return  # the unsealed batch keeps its offsets from being committed: it will be read again
+            self._behind.took(len(messages), time.monotonic() - started)
             metrics.BATCH_SECONDS.labels("ingest").observe(time.monotonic() - started)
             metrics.BATCH_EVENTS.labels("ingest").observe(len(messages))
         self._presence.look()
+        self._look_behind()
         self._wait_at(ended)
         self._pass_over(ended | quiet)
         self._judge_errors(errors)
@@ -202,6 +209,19 @@ class Ingest:
             self._producer.check()  # a batch that lost a message is never done
             self._commit()
         self._commit()
+
+    def _look_behind(self) -> None:
+        """Now and then: how much waits on the broker and here, as far as the consumer has been told."""
+        now = time.monotonic()
+        if now < self._behind_at + BEHIND_LOOK_SECONDS:
+            return
+        self._behind_at = now
+        waiting = 0
+        for source in self._assigned:
+            with suppress(KafkaException):  # not known here yet, or no more
+                end = self._consumer.get_watermark_offsets(TopicPartition(*source), cached=True)[1]
+                waiting += max(0, end - self._read_to.get(source, end))
+        self._behind.look(waiting)
 
     def _read(self) -> tuple[list[Any], dict[Source, int], list[Any]]:
         """Step 1: messages without errors, the partitions that have been read to their end, and errors."""
@@ -308,13 +328,14 @@ class Ingest:
                 self._send_dead_letter(batch, result, message)
         now = self._clock.now(wall_ms)
         for partition, events in accepted.items():
+            late = behind.header(self._behind.ms(max(event.produced_at for event in events), wall_ms))
             for value, sources in packs(now, events, self._settings.pack_events):
                 batch.sent()
                 self._producer.produce(
                     self._topics.events,
                     value,
                     partition=partition,
-                    headers=[(SINCE_HEADER, self._since_of(sources)), *self._field_counts(wall_ms)],
+                    headers=[(SINCE_HEADER, self._since_of(sources)), *self._field_counts(wall_ms), *late],
                     on_delivery=batch.on_delivery,
                 )
         last = {(message.topic(), message.partition()): message for message in messages}

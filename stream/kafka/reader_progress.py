@@ -11,6 +11,7 @@ from confluent_kafka.admin import OffsetSpec
 
 from store.base import logs
 from store.base.errors import BrokerError, TopicError
+from stream.commit_metadata import read_waiting
 from stream.kafka.backlog import Backlog
 from stream.kafka.client import Connection
 from stream.kafka.partitioner import murmur2
@@ -157,7 +158,9 @@ class PacedTopic:
         for group, future in futures.items():
             offsets = [0] * len(partitions)  # a reader that never committed has read nothing
             for tp in future.result().topic_partitions:
-                offsets[tp.partition] = max(0, tp.offset)
+                said = read_waiting(tp.metadata)
+                # what is read and kept need not be kept here, though the commit says that nothing came of it yet
+                offsets[tp.partition] = max(0, tp.offset, (said and said.read) or 0)
             committed[group] = offsets
         return committed
 

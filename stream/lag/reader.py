@@ -201,6 +201,8 @@ class LagReader:
             mark, commit = marks[target.topic, n], positions[target.group].get((target.topic, n))
             first = firsts.get((target.topic, n, max(commit or 0, mark.start)))
             made = [marks.get((topic, n)) for topic in target.makes]
+            said = committed[target.group].get((target.topic, n))
+            waiting = None if said is None else said.waiting
             sample = Sample(
                 now,
                 commit,
@@ -210,11 +212,10 @@ class LagReader:
                 empty=first is not None and first.nothing_below >= mark.end,
                 withheld=mark.high - mark.end,
                 made=sum(m.high for m in made if m is not None) if None not in made else None,
+                read=None if waiting is None else waiting.read,
             )
             samples[key] = within_window([*self._samples.get(key, []), sample], now, self._policy)
             row = self._row(target, n, samples[key], now, first)
-            said = committed[target.group].get((target.topic, n))
-            waiting = None if said is None else said.waiting
             rows.append(
                 row if waiting is None else replace(row, users_left=waiting.users, drain_seconds=waiting.seconds)
             )

@@ -46,6 +46,7 @@ class Sample:
     empty: no record lies between the position and the end, only what transactions and compaction left.
     withheld: messages from `end` on that an open transaction keeps from readers.
     made: end of what the group writes from this partition; None = not known. That it grows is a sign of life.
+    read: how far it has read, where it says so: a worker reads a backlog to its end before it commits. So is that.
     """
 
     at: float
@@ -56,6 +57,7 @@ class Sample:
     empty: bool = False
     withheld: int = 0
     made: int | None = None
+    read: int | None = None
 
     @property
     def position(self) -> int:
@@ -128,9 +130,10 @@ def advanced(samples: Sequence[Sample]) -> bool:
 
 
 def lives(samples: Sequence[Sample]) -> bool:
-    """Whether the position moved, or something was made of what has been read."""
-    first, last = samples[0].made, samples[-1].made
-    return advanced(samples) or (first is not None and last is not None and last > first)
+    """Whether the position moved, more was read, or something was made of what has been read."""
+    first, last = samples[0], samples[-1]
+    signs = (first.made, last.made), (first.read, last.read)
+    return advanced(samples) or any(b is not None and a is not None and b > a for a, b in signs)
 
 
 def behind_seconds(samples: Sequence[Sample]) -> float | None:

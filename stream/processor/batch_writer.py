@@ -39,6 +39,7 @@ from stream.kafka.patience import patiently
 from stream.kafka.positions import check_position, first_offset, reset_command
 from stream.kafka.rebalance import Rebalance
 from stream.kafka.topic_ids import TopicIds
+from stream.processor.arrivals import Arrivals
 from stream.processor.encode_events import TextEncoder, encode_events
 from stream.processor.faust_app import Message
 from stream.processor.openings import Openings
@@ -84,6 +85,7 @@ class BatchWriter:
         self._wall = wall
         self._partitions: dict[int, Partition] = {}
         self._next: dict[int, int] = {}
+        self._arrivals = Arrivals()
         self._producer = SafeProducer(
             config.connection,
             config.topics.specs(config.buffers.modalities, ()),
@@ -138,16 +140,27 @@ class BatchWriter:
         fault.point("processor.2")
         changes = [
             (partition, partition.buffer.prepare(events, source_offset=last, refused=refused))
-            for partition, events, refused, last in batches
+            for partition, events, refused, last, _ in batches
         ]
         fault.point("processor.3")
-        self._write(changes)
-        return sum(len(events) for _, events, _, _ in batches)
+        arrived = {partition.number: at for partition, _, _, _, at in batches}
+        self._write(changes, arrived)
+        self._arrivals.batch(arrived, int(self._wall() * 1000), time.monotonic())
+        return sum(len(events) for _, events, _, _, _ in batches)
 
     def sweep(self) -> None:
         """Take out expired rows where some are left, a bounded number at a time; the same steps without events."""
         left = [partition for partition in self._partitions.values() if partition.sweep_left]
         self._write([(p, p.buffer.prepare([], source_offset=p.buffer.source_offset)) for p in left])
+
+    def say_caught_up(self) -> None:
+        """Tell the workers of partitions that no more is to be waited for, where the last batch was late."""
+        wall_ms = int(self._wall() * 1000)
+        for number in self._arrivals.ended(time.monotonic()):
+            if (partition := self._partitions.get(number)) is not None:
+                buffer = partition.buffer
+                changes = buffer.prepare([], source_offset=buffer.source_offset)
+                self._write([(partition, changes._replace(account=buffer.account))], {number: wall_ms})
 
     def say_account(self) -> None:
         """Tell where the accounts lie, now and then; does not wait."""
@@ -161,6 +174,7 @@ class BatchWriter:
             self._openings.give_up(partitions)
         closing = list(self._partitions) if partitions is None else partitions
         self._marks.close(closing)
+        self._arrivals.forget(closing)
         for number in closing:
             self._next.pop(number, None)
             if (partition := self._partitions.pop(number, None)) is not None:
@@ -187,8 +201,8 @@ class BatchWriter:
 
     def _encode(
         self, fresh: Sequence[tuple[Partition, Sequence[Message]]], revoked: threading.Event
-    ) -> list[tuple[Partition, list[EncodedEvent], list[RefusedEvent], int]]:
-        """Step 2: (partition, encoded events, those refused, last offset)."""
+    ) -> list[tuple[Partition, list[EncodedEvent], list[RefusedEvent], int, int | None]]:
+        """Step 2: (partition, encoded events, those refused, last offset, when the newest event came in)."""
         packs: list[Pack] = []
         since: list[list[int]] = []
         found = []
@@ -205,7 +219,7 @@ class BatchWriter:
             found.append(contents)
         encoded = iter(encode_events(packs, self._encoder, since))
         return [
-            (partition, list(islice(encoded, of.events)), of.refused_events, messages[-1].offset)
+            (partition, list(islice(encoded, of.events)), of.refused_events, messages[-1].offset, of.arrived)
             for (partition, messages), of in zip(fresh, found, strict=True)
         ]
 
@@ -235,10 +249,13 @@ class BatchWriter:
             obey(AnyOf(self._stop, revoked))
             self._stop.wait(_LOOK_SECONDS)
 
-    def _write(self, batch: Sequence[tuple[Partition, Changes]]) -> None:
-        """Steps 4 and 5."""
+    def _write(
+        self, batch: Sequence[tuple[Partition, Changes]], arrived: Mapping[int, int | None] | None = None
+    ) -> None:
+        """Steps 4 and 5. arrived: by partition, when the newest event came in."""
+        arrived = arrived or {}
         for partition, changes in batch:
-            partition.log.send(changes)
+            partition.log.send(changes, arrived.get(partition.number))
         fault.point("processor.4a")
         self._producer.flush()
         fault.point("processor.4")

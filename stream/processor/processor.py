@@ -135,6 +135,7 @@ class Processor:
     def _beat(self) -> None:
         """In the batch thread."""
         pulse.beat()
+        self._writer.say_caught_up()
         self._writer.say_account()
 
     # faust_app.Handler: called in the event loop

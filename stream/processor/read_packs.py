@@ -8,6 +8,7 @@ from typing import NamedTuple
 from store.account.account import RefusedEvent
 from store.base.settings import ERASURE, ModalityKind, ModalitySettings
 from stream.dead_letter import DeadLetter, dead_letter
+from stream.events import behind
 from stream.events.event import Event, Pack, pack, unpack
 from stream.processor.faust_app import Message
 from stream.raw_counts import SINCE_HEADER, read_since
@@ -20,6 +21,7 @@ class Contents(NamedTuple):
     since: per pack, since when ingest counts each of its sources, ms (0 = it does not).
     events: how many there are in `packs`. refused_events: those of `refused` that ingest had accepted.
     unknown: {modality that is not configured: newest ingestion of its, ms}.
+    arrived: when the newest event came in, ms: its ingestion, less the time ingest was behind by; None = no event.
     """
 
     packs: list[Pack]
@@ -28,6 +30,7 @@ class Contents(NamedTuple):
     refused: list[DeadLetter]
     refused_events: list[RefusedEvent]
     unknown: dict[str, int]
+    arrived: int | None
 
 
 def read_packs(messages: Sequence[Message], topic: str, modalities: Mapping[str, ModalitySettings]) -> Contents:
@@ -42,6 +45,7 @@ def read_packs(messages: Sequence[Message], topic: str, modalities: Mapping[str,
     refused: list[DeadLetter] = []
     refused_events: list[RefusedEvent] = []
     unknown: dict[str, int] = {}
+    arrived: int | None = None
     forms = {name: (None if m.kind is ModalityKind.TABULAR else len(m.numbers)) for name, m in modalities.items()} | {
         ERASURE: 0
     }  # how many numbers an event has
@@ -52,7 +56,11 @@ def read_packs(messages: Sequence[Message], topic: str, modalities: Mapping[str,
             why = Rejection(ErrorCode.INVALID_PACK, quote(str(exc)))
             refused.append(dead_letter(why, None, message.value, topic, message.partition, message.offset))
             continue
-        since = read_since(dict(message.headers).get(SINCE_HEADER), len(found.sources))
+        headers = dict(message.headers)
+        since = read_since(headers.get(SINCE_HEADER), len(found.sources))
+        if found.ingested_at:
+            newest = max(found.ingested_at) - behind.read(headers.get(behind.HEADER))
+            arrived = newest if arrived is None else max(arrived, newest)
         of = [forms.get(name, -1) for name in found.modalities]
         if _forms(found) != [of[place] for place in found.modality_of]:
             kept, since_of = [], dict(zip(found.sources, since, strict=True))
@@ -73,7 +81,7 @@ def read_packs(messages: Sequence[Message], topic: str, modalities: Mapping[str,
             since = [since_of[source] for source in found.sources]
         packs.append(found)
         since_of_packs.append(since)
-    return Contents(packs, since_of_packs, sum(map(len, packs)), refused, refused_events, unknown)
+    return Contents(packs, since_of_packs, sum(map(len, packs)), refused, refused_events, unknown, arrived)
 
 
 def _forms(found: Pack) -> list[int | None]:

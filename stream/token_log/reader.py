@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from confluent_kafka import TopicPartition
 
+from store.window.layout import marked_arrival
 from store.buffer.token_buffer import TokenBuffer
 from stream.kafka.consumer_errors import ConsumerErrors
 from stream.kafka.patience import patiently
@@ -16,12 +19,17 @@ from stream.token_log.ownership import Ownership
 
 
 class Polled(NamedTuple):
-    """What `LogReader.poll` applied. live, swept: users marked dirty, by events and by expiry alone."""
+    """What `LogReader.poll` applied. live, swept: users marked dirty, by events and by expiry alone.
+
+    behind: by partition, how old its newest rows were, seconds, since their events came in; where that was said. So
+    who sees `tokens` nearly drained knows that raw topics or `events` are not.
+    """
 
     rows: int
     stale: int
     live: list[str]
     swept: list[str]
+    behind: dict[int, float]
 
 
 class LogReader:
@@ -31,7 +39,9 @@ class LogReader:
     assign the positions it returns; on revocation call `remove` before closing the buffer.
     """
 
-    def __init__(self, consumer: Any, topic: str) -> None:
+    def __init__(self, consumer: Any, topic: str, wall: Callable[[], float] = time.time) -> None:
+        """wall: seconds since the epoch."""
+        self._wall = wall
         self._consumer = consumer
         self._topic = topic
         self._errors = ConsumerErrors(topic)
@@ -74,10 +84,11 @@ class LogReader:
         rows = stale = 0
         live: list[str] = []
         swept: list[str] = []
+        behind: dict[int, float] = {}
         by_partition: dict[int, list[Any]] = {}
         first = self._consumer.poll(timeout)  # `consume` would wait for all of `max_rows`
         if first is None:
-            return Polled(0, 0, live, swept)
+            return Polled(0, 0, live, swept, behind)
         for message in (first, *self._consumer.consume(max_rows, 0)):
             by_partition.setdefault(message.partition(), []).append(message)
         for partition, messages in by_partition.items():
@@ -94,4 +105,6 @@ class LogReader:
                     (swept if run.sweep else live).extend(apply(buffer, run, mark_dirty=mark_dirty))
                     rows += len(run.rows)
                     stale += len(run.stale)
-        return Polled(rows, stale, live, swept)
+                    if (arrived := marked_arrival(run.marker)) is not None:
+                        behind[partition] = max(0.0, self._wall() - arrived / 1000)
+        return Polled(rows, stale, live, swept, behind)

@@ -52,12 +52,15 @@ class OwnedLog:
         self.marked: int | None = None
         """Offset of the newest marker."""
 
-    def send(self, changes: Changes) -> int:
+    def send(self, changes: Changes, arrived: int | None = None) -> int:
         """Queue a batch's rows, in order, before them the account after it; returns how many records. Blocks while the
         producer's queue is full.
 
         The account comes first so that what became of an event is what was found when it was judged first: after a
         crash those of which rows have come are found to be duplicates.
+
+        Args:
+            arrived: when the newest of the batch's events came in, ms; for who computes what is behind the rows.
 
         Raises:
             BrokerError: an earlier delivery failed.
@@ -75,7 +78,8 @@ class OwnedLog:
         self._sent, self._last = sum(len(rows) for rows, _ in runs), None
         if changes.account is not None:
             self._sent += 1
-            produce(topic, self._buffer.marker(changes.account), MARKER_KEY, partition, [owner], 0, self._marked)
+            marker = self._buffer.marker(changes.account, arrived)
+            produce(topic, marker, MARKER_KEY, partition, [owner], 0, self._marked)
         left = self._sent - (changes.account is not None)
         for rows, headers in runs:
             for key, value in rows:

@@ -78,7 +78,9 @@ PURE = (
     *(f"deploy/init/{name}.py" for name in ("words", "columns", "times", "users", "event_ids", "kinds", "content")),
     *(f"deploy/init/{name}.py" for name in ("windows", "table", "proposal", "scenarios", "document")),
     "encoder/forward/chunks.py",
-    "encoder/worker/scheduler.py",
+    *(f"encoder/worker/{name}.py" for name in ("scheduler", "held_users", "turns")),
+    "stream/ingest/behind.py",
+    "stream/processor/arrivals.py",
     "deploy/run/supervision.py",
 )
 IMPURE = (

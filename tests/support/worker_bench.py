@@ -28,7 +28,7 @@ from store.records.scenario import Registered
 from stream.kafka.client import Connection
 from stream.kafka.partitioner import partition_of
 from stream.scenarios.registry import ScenarioRegistry
-from stream.token_log.ownership import SWEEP_HEADER
+from stream.token_log.ownership import MARKER_KEY, SWEEP_HEADER
 from stream.topics import Topics
 from tests.support import offsets
 from tests.support.windows import DIM, MODALITIES, START_MS, vector
@@ -66,6 +66,14 @@ class Source:
         self._log(user, changes.rows)
         self._log(user, changes.sweep_rows, [(SWEEP_HEADER, b"")])
         buffer.commit(changes, log_offset=buffer.log_offset + len(changes.rows) + len(changes.sweep_rows))
+
+    def say_arrived(self, partition: int, at_ms: int) -> None:
+        """A marker: when the events of the rows that follow came in."""
+        buffer = self.buffers[partition]
+        self._producer.produce(self._topics.tokens, buffer.marker(arrived=at_ms), MARKER_KEY, partition)
+        assert self._producer.flush(10) == 0
+        changes = buffer.prepare([], source_offset=buffer.source_offset)
+        buffer.commit(changes, log_offset=buffer.log_offset + 1)
 
     def tear(self, user: str) -> None:
         """One new event of which only the rows reach the log: the processor ends before their summary."""

@@ -2,7 +2,7 @@
 
 Adding a case: units are seconds and messages; give the numbers and a reason; do not edit an old case unless its reason
 was wrong. Neighbours differ by one number where they can. Columns of `s`: (at, committed, start, end, members), and
-where it matters (…, empty, withheld, made). Cases up to 29 are judged without patience: PROMPT.
+where it matters (…, empty, withheld, made, read). Cases up to 29 are judged without patience: PROMPT.
 """
 
 from __future__ import annotations
@@ -141,6 +141,11 @@ CASES = [
     Case(47, "as 46, and is reset then",
          [(0, 50, 0, 60, 1), (5, None, 0, 60, 1), (10, 40, 0, 60, 1), (15, 0, 0, 60, 1)],
          Rules(rewound=True), Status.REWOUND, "its new commit went down", POLICY),
+    Case(48, "a worker reads a backlog to its end",
+         [(t, 10, 0, 900, 1, False, 0, 7, 10 + t) for t in range(0, 61, 5)], Rules(), Status.OK,
+         "it commits when it has computed; that more is read is a sign of life", POLICY),
+    Case(49, "as 48, and it reads no more", [(t, 10, 0, 900, 1, False, 0, 7, 300) for t in range(0, 61, 5)],
+         Rules(stalled=True), Status.STALLED, "neither read nor computed for a minute", POLICY),
 ]  # fmt: skip
 
 
