@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from deploy.benches.report import BenchResult
 
 _FRESHNESS = Group("Of bench freshness")
+_REPLAY = Group("Of bench replay")
+_OPTIONS = {
+    "freshness": {"users_per_second", "seconds", "scenarios"},
+    "replay": {"users", "events", "scenarios", "broker"},
+}
 
 
 def bench(
@@ -20,7 +25,14 @@ def bench(
     json: Annotated[str | None, Parameter(name="--json", help="Write the results to this file; - = stdout.")] = None,
     users_per_second: Annotated[int | None, Parameter(group=_FRESHNESS, help="Users updated a second; 50.")] = None,
     seconds: Annotated[float | None, Parameter(group=_FRESHNESS, help="How long; 300, briefly 30.")] = None,
-    scenarios: Annotated[int | None, Parameter(group=_FRESHNESS, help="How many, 1 to 10; 4.")] = None,
+    scenarios: Annotated[
+        int | None, Parameter(group=_FRESHNESS, help="How many, 1 to 10; 4. Of bench replay too; 2.")
+    ] = None,
+    users: Annotated[int | None, Parameter(group=_REPLAY, help="How many; 9000, briefly 900.")] = None,
+    events: Annotated[int | None, Parameter(group=_REPLAY, help="Of each user on average; 89.")] = None,
+    broker: Annotated[
+        Literal["local", "embedded"] | None, Parameter(group=_REPLAY, help="Where; local needs Java and Maven.")
+    ] = None,
 ) -> None:
     """Measure one part (or all, briefly) next to a baseline in the same run; print a table with ratios."""
     from deploy import output
@@ -30,11 +42,19 @@ def bench(
 
     logs.configure("bench", level="WARNING")
     chosen = benches.select(name)
-    options = {"users_per_second": users_per_second, "seconds": seconds, "scenarios": scenarios}
+    options: dict[str, Any] = {
+        "users_per_second": users_per_second,
+        "seconds": seconds,
+        "scenarios": scenarios,
+        "users": users,
+        "events": events,
+        "broker": broker,
+    }
     options = {key: value for key, value in options.items() if value is not None}
-    if options and name != "freshness":
-        given = ", ".join(f"--{key.replace('_', '-')}" for key in options)
-        raise ConfigError(f"bench {name} has no {given}", action="these are options of `bench freshness`")
+    if wrong := options.keys() - _OPTIONS.get(name, set()):
+        given = ", ".join(f"--{key.replace('_', '-')}" for key in options if key in wrong)
+        of = " and ".join(f"`bench {one}`" for one, known in _OPTIONS.items() if wrong & known)
+        raise ConfigError(f"bench {name} has no {given}", action=f"these are options of {of}")
     results: dict[str, Any] = {}
     for one in chosen:
         output.note(f"bench {one} …")

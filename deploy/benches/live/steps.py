@@ -67,6 +67,13 @@ def ends(connection: Connection, topics: Topics, scenarios: Iterable[str]) -> di
         consumer.close()
 
 
+def count_records(connection: Connection, topics: Topics, scenarios: Sequence[str], begins: Offsets) -> int:
+    """Embeddings of all scenarios that were published since the topics ended at `begins`."""
+    names = {topics.embeddings(scenario) for scenario in scenarios}
+    until = {place: end for place, end in ends(connection, topics, scenarios).items() if place[0] in names}
+    return sum(message.value() is not None for message in _messages(connection, begins, until))
+
+
 def seconds(
     connection: Connection, topics: Topics, scenarios: Sequence[str], sent: Iterable[Sent], begins: Offsets
 ) -> tuple[dict[str, list[float]], dict[str, int]]:

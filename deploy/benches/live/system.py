@@ -58,7 +58,7 @@ class LiveSystem:
     def __enter__(self) -> Self:
         self.launcher.start()
         try:
-            self._wait_ready()
+            self.wait_ready()
             raw = {modality.topic for modality in self.settings.modalities.values()}
             self._lag = LagReader(self.launcher.connection, plan(self.topics, raw, self.settings.scenarios))
         except BaseException:
@@ -76,16 +76,16 @@ class LiveSystem:
         """A new serve process, whose own figures begin now."""
         self.launcher.remove_role("serve-0")
         self.launcher.add_role("serve", 0)
-        self._wait_ready()
+        self.wait_ready()
         return Service.find(self.settings)
 
-    def drain(self) -> None:
+    def drain(self, seconds: float = DRAIN_SECONDS) -> None:
         """Wait until everything produced is queryable: every group's lag is 0.
 
         Raises:
-            BenchError: that took longer than DRAIN_SECONDS.
+            BenchError: that took longer than `seconds`.
         """
-        deadline, quiet, waiting = time.monotonic() + DRAIN_SECONDS, 0, "nothing was read"
+        deadline, quiet, waiting = time.monotonic() + seconds, 0, "nothing was read"
         while quiet < QUIET_READINGS:
             self.launcher.check()
             report = self._lag.read(max_age_seconds=0)
@@ -93,9 +93,26 @@ class LiveSystem:
             waiting = ", ".join(f"{g.role} {g.lag_messages}" for g in report.groups() if g.lag_messages)
             if time.monotonic() > deadline:
                 raise BenchError(
-                    f"not everything arrived within {DRAIN_SECONDS:g} s: {waiting}",
+                    f"not everything arrived within {seconds:g} s: {waiting}",
                     action="the machine is too slow for this load, or busy: use fewer users a second",
                 )
+            time.sleep(_POLL_SECONDS)
+
+    def wait_lag(self, role: str, seconds: float) -> float:
+        """Wait until this role and those before it have read everything; returns when, monotonic.
+
+        Raises:
+            BenchError: that took longer than `seconds`.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            self.launcher.check()
+            groups = self._lag.read(max_age_seconds=0).groups()
+            upto = [group.role for group in groups].index(role) + 1
+            if not any(group.lag_messages for group in groups[:upto]):
+                return time.monotonic()
+            if time.monotonic() > deadline:
+                raise BenchError(f"{role} is not through after {seconds:g} s", action="use fewer users")
             time.sleep(_POLL_SECONDS)
 
     def account(self, sent: int) -> None:
@@ -122,7 +139,8 @@ class LiveSystem:
         except OSError:
             return {}
 
-    def _wait_ready(self) -> None:
+    def wait_ready(self) -> None:
+        """Until every role is."""
         wait_ready(self.launcher, threading.Event())
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -58,7 +58,11 @@ class Traffic:
 
     def load_histories(self) -> None:
         """All histories, as fast as they are taken; returns once they are acknowledged."""
-        for event in self._population.history():
+        self.send(self._population.history())
+
+    def send(self, events: Iterable[RawEvent]) -> None:
+        """These, as fast as they are taken; returns once they are acknowledged."""
+        for event in events:
             self._producer.produce(event.topic, event.value, key=event.user_id.encode(), timestamp=_now_ms())
             self.sent += 1
         self._producer.flush(FLUSH_SECONDS)
