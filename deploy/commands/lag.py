@@ -90,6 +90,7 @@ def _done_in(group: GroupLag) -> float | None:
 def write_report(report: LagReport, *, partitions: bool) -> None:
     """One reading for people."""
     from deploy import output
+    from stream.lag.left import left
 
     right = ("members", "messages", "seconds", "users", "done in", "committed", "end", "partition")
     if partitions:
@@ -129,6 +130,8 @@ def write_report(report: LagReport, *, partitions: bool) -> None:
             else f"{output.duration(fresh.p50)}, {output.duration(fresh.p99)} (raw event → queryable)",
         }
     )
+    if text := str(remaining := left(report)):
+        output.write_pairs({"left": text, "all queryable in": output.duration(remaining.seconds)})
     if report.refused:
         output.write_pairs({"refused by ingest": f"{report.refused:,} (see `anchorstream account`)"})
     if report.missing_topics:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -45,6 +46,10 @@ def replay(
     dry_run: Annotated[bool, Parameter(negative="", help="Judge all rows, send nothing; needs no broker.")] = False,
     force: Annotated[bool, Parameter(negative="", help="Send files of which nothing would be accepted too.")] = False,
     no_wait: Annotated[bool, Parameter(negative="", help="Do not wait for ingest's verdicts.")] = False,
+    wait: Annotated[bool, Parameter(negative="", help="Until everything published is queryable.")] = False,
+    timeout: Annotated[
+        float | None, Parameter(validator=Positive, help="Of --wait, seconds; then the exit code is 1. Default: none.")
+    ] = None,
     common: Common | None = None,
 ) -> int:
     """Publish files (.jsonl, .csv, .parquet, each plain or .gz, .zst, .bz2; - = JSON Lines on standard input).
@@ -57,6 +62,7 @@ def replay(
     from deploy.operate.ingested import IngestWatch
     from deploy.operate.preflight import judge_all, judge_samples
     from deploy.operate.publish import Publishing, open_broker, publish_files, router_of, wait_until_restored
+    from deploy.operate.queryable import not_queryable, wait_queryable
     from deploy.run.interrupt import stop_on_signals
     from store.base.errors import AnchorstreamError, ConfigError
     from store.base.stop import Stopped, obey
@@ -70,6 +76,10 @@ def replay(
     if not files:
         raise ConfigError("no file was given", action="anchorstream replay events.jsonl …, or - for standard input")
     raw = {modality.topic for modality in settings.modalities.values()}
+    if wait and (no_wait or dry_run):
+        raise ConfigError(f"--wait and --{'no-wait' if no_wait else 'dry-run'}", action="choose one of the two")
+    if timeout is not None and not wait:
+        raise ConfigError("--timeout without --wait", action="--wait is what it bounds")
     if topic is not None and topic not in raw:
         raise ConfigError(f"--topic {topic}: no raw topic; configured: {', '.join(sorted(raw))}", action="name one")
     max_ahead_ms = settings.ingest.max_ahead_ms(m.window_ms for m in settings.modalities.values())
@@ -133,10 +143,14 @@ def replay(
             lambda read, of: bar.update(read / max(of, 1), f"ingest has read {read:,} of {of:,}"),
             wait=not (no_wait or progress.interrupted),
         )
+        queryable = None
+        if wait and not stop.is_set():
+            bar_of = report.waiting_json if common.json else partial(report.show_waiting, bar)
+            queryable = wait_queryable(settings, connection, stop, bar_of, timeout_seconds=timeout)
     if common.json:
-        output.write_json(report.result(progress, preflight, ingested))
+        output.write_json(report.result(progress, preflight, ingested, queryable))
     else:
-        report.write_result(progress, ingested)
+        report.write_result(progress, ingested, queryable)
     for place in progress.left:
         output.note(f"not sent, the line may go on: {place} (--resume sends it once it has its newline)")
     for what in progress.first_unsent:
@@ -146,4 +160,6 @@ def replay(
         return 1
     if progress.interrupted or stop.is_set():
         return 130
+    if queryable is not None and not queryable.done:
+        raise not_queryable(queryable)
     return int(progress.sent > 0 and ingested.accepted == 0)

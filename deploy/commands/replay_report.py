@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from stream.settings import Clock
 
 if TYPE_CHECKING:
     from deploy.operate.ingested import Ingested
+    from deploy.operate.queryable import Progress as Queryable
     from stream.replay.preflight import FileVerdict, Preflight
     from stream.replay.replay import ReplayProgress
     from stream.settings import IngestSettings
@@ -89,7 +91,20 @@ def nothing_accepted(useless: list[FileVerdict], settings: IngestSettings) -> An
     )
 
 
-def result(done: ReplayProgress, preflight: Preflight, ingested: Ingested | None) -> dict[str, Any]:
+def show_waiting(bar: output.Bar, now: Queryable) -> None:
+    """What is left until all is queryable."""
+    left = "" if now.left.seconds is None else f"; about {output.duration(now.left.seconds)} left"
+    bar.update(now.share, f"{str(now.left) or 'nearly done'}{left}")
+
+
+def waiting_json(now: Queryable) -> None:
+    """The same for `--json`: an object a line, on standard error."""
+    output.note(json.dumps({"waiting": now.to_dict()}))
+
+
+def result(
+    done: ReplayProgress, preflight: Preflight, ingested: Ingested | None, queryable: Queryable | None = None
+) -> dict[str, Any]:
     """For `--json`."""
     return {
         "published": done.sent,
@@ -103,13 +118,16 @@ def result(done: ReplayProgress, preflight: Preflight, ingested: Ingested | None
         "interrupted": done.interrupted,
         "sample": preflight.to_dict(),
         "ingest": None if ingested is None else ingested.to_dict(),
+        "queryable": None if queryable is None else queryable.to_dict(),
     }
 
 
-def write_result(done: ReplayProgress, ingested: Ingested | None) -> None:
+def write_result(done: ReplayProgress, ingested: Ingested | None, queryable: Queryable | None = None) -> None:
     """For people."""
     skipped = f", {done.skipped:,} skipped" if done.skipped else ""
     output.note(f"{done.sent:,} events published in {output.duration(done.seconds)} ({done.rate:,.0f}/s){skipped}")
+    if queryable is not None and queryable.done:
+        output.note(f"all queryable {output.duration(queryable.seconds)} after ingest had read them")
     if ingested is None or not ingested.messages:
         return
     if ingested.waiting:

@@ -28,7 +28,7 @@ def up(
     """
     from deploy import brokers, output
     from deploy.commands.common import load_settings
-    from deploy.run.attend import tell, telling_refused, wait_ready
+    from deploy.run.attend import tell, telling_left, telling_refused, wait_ready
     from deploy.run.interrupt import stop_on_signals
     from deploy.run.launcher import Launcher
 
@@ -56,7 +56,7 @@ def up(
                     found["bootstrap"] = launcher.connection.bootstrap
                     output.write_json({**found, "data_dir": str(launcher.data_dir), "pids": launcher.pids()})
                 output.note(f"ready: {launcher.url}  (logs: {launcher.log_dir}; Ctrl-C stops)")
-                with telling_refused(launcher):
+                with telling_refused(launcher), telling_left(launcher):
                     launcher.supervise(stop)
             output.note("stopping …")
         finally:

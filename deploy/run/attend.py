@@ -5,17 +5,21 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 
 from deploy import output
 from deploy.run.launcher import READY_SECONDS, Launcher
 from deploy.run.supervisor import ChildEvent, EventKind
 from store.base.errors import BrokerError, RoleError
 from stream.account.reader import AccountReader
+from stream.lag.left import Left, left
+from stream.lag.reader import LagReader, plan
 from stream.topics import Topics
 
 REFUSED_SECONDS = 10.0
 """Between two looks at what was refused."""
+LEFT_SECONDS = 10.0
+"""Between two looks at how far behind all is, and what is worth telling: a live system is a second behind."""
 _STEP_SECONDS = 1.0
 
 
@@ -40,6 +44,49 @@ def tell(event: ChildEvent) -> None:
         output.note(f"    {line}")
     if event.log_lines and event.log_path is not None:
         output.note(f"    … {event.log_path}")
+
+
+@contextmanager
+def telling_left(launcher: Launcher) -> Iterator[None]:
+    """While inside, a line on standard error now and then while a backlog is worked off, and one at its end."""
+    stop = threading.Event()
+    thread = threading.Thread(target=_tell_left, args=(launcher, stop), name="left", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _tell_left(launcher: Launcher, stop: threading.Event) -> None:
+    settings, topics = launcher.settings, Topics(launcher.settings.kafka)
+    raw = {modality.topic for modality in settings.modalities.values()}
+    behind = Behind()
+    while not stop.is_set():
+        connection = launcher.connection
+        # registered scenarios are served by the same roles: those of the configuration tell
+        with closing(LagReader(connection, plan(topics, raw, settings.scenarios))) as lag:
+            while not stop.wait(LEFT_SECONDS) and launcher.connection is connection:
+                with suppress(BrokerError):  # the launcher looks after the broker
+                    if (line := behind.line(left(lag.read(max_age_seconds=0)))) is not None:
+                        output.note(line)
+
+
+class Behind:
+    """What to tell of readings that are LEFT_SECONDS apart."""
+
+    def __init__(self) -> None:
+        self._seen = 0
+
+    def line(self, now: Left) -> str | None:
+        """None where there is nothing to tell: once is a burst, and live traffic is always a little behind."""
+        if now.seconds is None or now.seconds > LEFT_SECONDS:
+            self._seen += 1
+            time_left = "" if now.seconds is None else f"; about {output.duration(now.seconds)} left"
+            return f"behind: {now}{time_left}" if self._seen >= 2 and str(now) else None
+        told, self._seen = self._seen >= 2, 0
+        return "the backlog is done" if told else None
 
 
 @contextmanager
