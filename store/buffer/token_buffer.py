@@ -400,12 +400,12 @@ class TokenBuffer:
         """As configured, with the modalities that only the log knows: for the log."""
         return self._configured.with_others_of(self._schema)
 
-    def marker(self, account: Account | None = None, arrived: int | None = None) -> bytes:
+    def marker(self, account: Account | None = None, arrival: layout.Arrival | None = None) -> bytes:
         """What the owner says in the log, with this account. Default: the account as it is.
 
-        arrived: as of `layout.marker`.
+        arrival: as of `layout.marker`.
         """
-        return layout.marker(self.schema, account or self.account, arrived)
+        return layout.marker(self.schema, account or self.account, arrival)
 
     def _again(self) -> set[bytes]:
         """Keys of what has to be logged again: rows are used only together with a summary that comes after them."""

@@ -15,7 +15,7 @@ Summaries have a family of their own so that users and summaries can be walked w
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgpack
@@ -98,7 +98,7 @@ class Schema(NamedTuple):
             {name: (str(m.kind), () if m.kind is tabular else m.numbers) for name, m in modalities.items()},
         )
 
-    def pack(self, **more: bytes | int) -> bytes:
+    def pack(self, **more: bytes | Sequence[int]) -> bytes:
         """Bytes in the database and in the log. more: for readers who know them."""
         schema = {"v": 1, "encoder": self.encoder_id, "dim": self.dim, "modalities": self.modalities}
         return msgpack.packb(schema | more)  # type: ignore[no-any-return]
@@ -151,12 +151,19 @@ class Schema(NamedTuple):
             )
 
 
-def marker(schema: Schema, account: Account, arrived: int | None = None) -> bytes:
+class Arrival(NamedTuple):
+    """at: when the newest event of a batch came in, ms. behind_ms: how long before its rows were sent that was."""
+
+    at: int
+    behind_ms: int
+
+
+def marker(schema: Schema, account: Account, arrival: Arrival | None = None) -> bytes:
     """Value of an owner's record in the log: when it takes over, and before the rows of each batch.
 
-    arrived: when the newest of the batch's events came in, ms, as far as that is known.
+    arrival: of the batch, as far as that is known.
     """
-    more = {} if arrived is None else {"arrived": arrived}
+    more = {} if arrival is None else {"arrived": arrival}
     return schema.pack(account=account.packed, **more)
 
 
@@ -174,12 +181,12 @@ def marked_account(value: bytes | None) -> Account | None:
         raise newer_log(str(exc)) from exc
 
 
-def marked_arrival(value: bytes | None) -> int | None:
-    """When the events of the rows behind a marker arrived, ms; None where it does not say."""
+def marked_arrival(value: bytes | None) -> Arrival | None:
+    """When the events of the rows behind a marker came in; None where it does not say."""
     if not value or value[0] >> 4 != _MSGPACK_MAP:
         return None
     arrived = msgpack.unpackb(value).get("arrived")
-    return arrived if isinstance(arrived, int) else None
+    return None if arrived is None else Arrival(*arrived)
 
 
 class ExpiryKey(NamedTuple):

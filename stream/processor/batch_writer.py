@@ -30,6 +30,7 @@ from store.base.stop import AnyOf, Stopped, obey
 from store.buffer.token_buffer import TokenBuffer
 from store.window.changes import Changes
 from store.window.encoded_event import EncodedEvent
+from store.window.layout import Arrival
 from stream.commit_metadata import decode
 from stream.dead_letter import DeadLetterHeaders
 from stream.events.event import Pack
@@ -253,9 +254,10 @@ class BatchWriter:
         self, batch: Sequence[tuple[Partition, Changes]], arrived: Mapping[int, int | None] | None = None
     ) -> None:
         """Steps 4 and 5. arrived: by partition, when the newest event came in."""
-        arrived = arrived or {}
+        arrived, wall_ms = arrived or {}, int(self._wall() * 1000)
         for partition, changes in batch:
-            partition.log.send(changes, arrived.get(partition.number))
+            at = arrived.get(partition.number)
+            partition.log.send(changes, None if at is None else Arrival(at, max(0, wall_ms - at)))
         fault.point("processor.4a")
         self._producer.flush()
         fault.point("processor.4")

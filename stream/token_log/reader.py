@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import TopicPartition
 
-from store.window.layout import marked_arrival
 from store.buffer.token_buffer import TokenBuffer
+from store.window.layout import Arrival, marked_arrival
 from stream.kafka.consumer_errors import ConsumerErrors
 from stream.kafka.patience import patiently
 from stream.kafka.positions import REBUILD, check_position
@@ -22,7 +22,8 @@ class Polled(NamedTuple):
     """What `LogReader.poll` applied. live, swept: users marked dirty, by events and by expiry alone.
 
     behind: by partition, how old its newest rows were, seconds, since their events came in; where that was said. So
-    who sees `tokens` nearly drained knows that raw topics or `events` are not.
+    who sees `tokens` nearly drained knows that raw topics or `events` are not. Where nothing follows them in `tokens`,
+    how old they were when they were sent: that the reader had something else to do is no backlog.
     """
 
     rows: int
@@ -97,6 +98,7 @@ class LogReader:
             if buffer is None:
                 continue  # revoked since it was fetched
             mark_from = self._mark_from[partition]
+            arrival: Arrival | None = None
             for mark_dirty, part in (
                 (False, [m for m in messages if m.offset() < mark_from]),
                 (True, [m for m in messages if m.offset() >= mark_from]),
@@ -105,6 +107,13 @@ class LogReader:
                     (swept if run.sweep else live).extend(apply(buffer, run, mark_dirty=mark_dirty))
                     rows += len(run.rows)
                     stale += len(run.stale)
-                    if (arrived := marked_arrival(run.marker)) is not None:
-                        behind[partition] = max(0.0, self._wall() - arrived / 1000)
+                    arrival = marked_arrival(run.marker) or arrival
+            if arrival is not None:
+                behind[partition] = self._behind_seconds(arrival, messages[-1])
         return Polled(rows, stale, live, swept, behind)
+
+    def _behind_seconds(self, arrival: Arrival, last: Any) -> float:
+        tp = TopicPartition(self._topic, last.partition())
+        if self._consumer.get_watermark_offsets(tp, cached=True)[1] <= last.offset() + 1:
+            return arrival.behind_ms / 1000
+        return max(0.0, self._wall() - arrival.at / 1000)

@@ -14,6 +14,7 @@ from store.base.errors import BrokerError, PartitionTaken
 from store.base.stop import Stop
 from store.buffer.token_buffer import Row, TokenBuffer
 from store.window.changes import Changes
+from store.window.layout import Arrival
 from stream.kafka.client import Connection
 from stream.kafka.pacing import SafeProducer
 from stream.token_log.ownership import MARKER_KEY, OWNER_HEADER, SWEEP_HEADER, Ownership, epoch
@@ -52,7 +53,7 @@ class OwnedLog:
         self.marked: int | None = None
         """Offset of the newest marker."""
 
-    def send(self, changes: Changes, arrived: int | None = None) -> int:
+    def send(self, changes: Changes, arrival: Arrival | None = None) -> int:
         """Queue a batch's rows, in order, before them the account after it; returns how many records. Blocks while the
         producer's queue is full.
 
@@ -60,7 +61,7 @@ class OwnedLog:
         crash those of which rows have come are found to be duplicates.
 
         Args:
-            arrived: when the newest of the batch's events came in, ms; for who computes what is behind the rows.
+            arrival: when the batch's events came in; for who computes what is behind the rows.
 
         Raises:
             BrokerError: an earlier delivery failed.
@@ -78,7 +79,7 @@ class OwnedLog:
         self._sent, self._last = sum(len(rows) for rows, _ in runs), None
         if changes.account is not None:
             self._sent += 1
-            marker = self._buffer.marker(changes.account, arrived)
+            marker = self._buffer.marker(changes.account, arrival)
             produce(topic, marker, MARKER_KEY, partition, [owner], 0, self._marked)
         left = self._sent - (changes.account is not None)
         for rows, headers in runs:

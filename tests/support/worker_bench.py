@@ -25,6 +25,7 @@ from store.buffer.token_buffer import Changes, EncodedEvent, Row, TokenBuffer
 from store.records.back_fill import BackFillRecord
 from store.records.embedding import EmbeddingRecord
 from store.records.scenario import Registered
+from store.window.layout import Arrival
 from stream.kafka.client import Connection
 from stream.kafka.partitioner import partition_of
 from stream.scenarios.registry import ScenarioRegistry
@@ -70,7 +71,8 @@ class Source:
     def say_arrived(self, partition: int, at_ms: int) -> None:
         """A marker: when the events of the rows that follow came in."""
         buffer = self.buffers[partition]
-        self._producer.produce(self._topics.tokens, buffer.marker(arrived=at_ms), MARKER_KEY, partition)
+        marker = buffer.marker(arrival=Arrival(at_ms, int(time.time() * 1000) - at_ms))
+        self._producer.produce(self._topics.tokens, marker, MARKER_KEY, partition)
         assert self._producer.flush(10) == 0
         changes = buffer.prepare([], source_offset=buffer.source_offset)
         buffer.commit(changes, log_offset=buffer.log_offset + 1)
