@@ -2,8 +2,9 @@
 
 A text's vector must not depend on what it is batched with, or replaying the same events in another order would leave
 other bytes in the token buffer. Batches therefore hold texts of one token count only (no padding, no mask), and a
-batch of too few tokens is filled by repetition: below `MIN_BATCH_TOKENS` other kernels are taken, whose sums differ
-in the last bit. Rounding to multiples of 2**-14 makes sums of vectors exact (see docs/architecture.md).
+batch of too few tokens is filled by repetition: below `MIN_BATCH_TOKENS`, and for one text alone, other kernels are
+taken, whose sums differ in the last bit. Rounding to multiples of 2**-14 makes sums of vectors exact (see
+docs/architecture.md).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ GRID = 2.0**-14
 
 MAX_TOKENS = 256
 MIN_BATCH_TOKENS = 16
+MIN_BATCH_TEXTS = 2
 MAX_BATCH_TOKENS = 4096
 
 
@@ -96,7 +98,7 @@ class TextEncoder:
             step = max(1, min(self._batch_texts, MAX_BATCH_TOKENS // length))
             for start in range(0, len(rows), step):
                 batch = rows[start : start + step]
-                least = -(-MIN_BATCH_TOKENS // length)
+                least = max(MIN_BATCH_TEXTS, -(-MIN_BATCH_TOKENS // length))
                 filled = [encoded[row] for row in batch] + [encoded[batch[0]]] * (least - len(batch))
                 out[batch] = self._forward(np.array(filled, np.int64))[: len(batch)]
         return out
