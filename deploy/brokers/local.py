@@ -57,7 +57,7 @@ class LocalKafka:
         self._ready_file = ready_file
         self._properties = dict(properties or {})
         self._java = java()
-        self._classpath = f"{ensure_jars()}/*"
+        self._classpath = f"{ensure_jars().absolute()}/*"
         self._home.mkdir(parents=True, exist_ok=True)
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
         self._process: subprocess.Popen[bytes] | None = None
@@ -131,6 +131,8 @@ class LocalKafka:
                 # Ctrl-C is for the launcher, which stops the broker last
                 start_new_session=True,
                 pass_fds=(lock_descriptor,),
+                cwd=self._home,
+                env=_environment(),
             )
         self._save(pid=self._process.pid)
 
@@ -160,7 +162,16 @@ class LocalKafka:
 
     def _format(self, config: Path, output: IO[bytes]) -> None:
         command = [*self._jvm(), "kafka.tools.StorageTool", "format", "-t", self._cluster_id, "-c", str(config)]
-        if subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False).returncode:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            check=False,
+            cwd=self._home,
+            env=_environment(),
+        )
+        if done.returncode:
             raise self._failed("Kafka could not format its data folder")
 
     def _server_properties(self) -> dict[str, str | int]:
@@ -174,7 +185,8 @@ class LocalKafka:
             "advertised.listeners": f"PLAINTEXT://{listener}",
             "inter.broker.listener.name": "PLAINTEXT",
             "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
-            "log.dirs": str(self._home / "data"),
+            # below the working directory: a properties file is Latin-1, and a comma here parts two folders
+            "log.dirs": "data",
             "auto.create.topics.enable": "false",
             "offsets.topic.num.partitions": 4,
             "offsets.topic.replication.factor": 1,
@@ -259,6 +271,11 @@ def _lock(home: Path, pid: int | None, config: Path) -> TextIO:
         action="end it, or use another store.data_dir",
         code="broker_failed",
     )
+
+
+def _environment() -> dict[str, str]:
+    """Ours, but for the locale: Java reads names of files by it, and in C it finds none beyond ASCII."""
+    return {**os.environ, "LC_ALL": "C.UTF-8"}
 
 
 def _runs(pid: int, config: Path) -> bool:

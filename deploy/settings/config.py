@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from deploy.settings.variables import DELIMITER, ENV_PREFIX, broken, unheard, unreadable
 from encoder.model.settings import ModelSettings
 from store.base.errors import ConfigError
 from store.base.query_text import text_fault
@@ -27,7 +27,6 @@ from store.base.settings import NAME, ModalitySettings, ScenarioSettings, ServeS
 from store.records.scenario_name import every
 from stream.settings import IngestSettings, KafkaSettings, MappingSettings, MetricsSettings, ProcessorSettings
 
-ENV_PREFIX = "ANCHORSTREAM_"
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 
 
@@ -58,7 +57,7 @@ class Settings(BaseSettings):
     """Everything a role can be told."""
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix=ENV_PREFIX, env_nested_delimiter="__", case_sensitive=False
+        frozen=True, extra="forbid", env_prefix=ENV_PREFIX, env_nested_delimiter=DELIMITER, case_sensitive=False
     )
 
     kafka: KafkaSettings = Field(default_factory=KafkaSettings)
@@ -135,7 +134,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """File values come in through `init`; the environment and secret files override them."""
-        secrets = NestedSecretsSettingsSource(file_secret_settings, secrets_nested_delimiter="__")
+        secrets = NestedSecretsSettingsSource(file_secret_settings, secrets_nested_delimiter=DELIMITER)
         return env_settings, secrets, init_settings
 
 
@@ -162,11 +161,17 @@ def load(path: Path | None, *, overrides: Mapping[str, Any] | None = None) -> Se
     secrets = os.environ.get(f"{ENV_PREFIX}SECRETS_DIR")
     if secrets is not None and not Path(secrets).is_dir():
         raise ConfigError(f"{ENV_PREFIX}SECRETS_DIR={secrets!r} is not a directory", action="mount it or unset it")
+    folder = None if secrets is None else Path(secrets)
+    if faults := [*unheard(Settings.model_fields, folder), *unreadable(folder)]:
+        raise ConfigError(
+            "\n  ".join(["the environment or its secrets cannot be taken as meant", *faults]),
+            action=f"mend or remove it; names are {ENV_PREFIX}SECTION{DELIMITER}KEY",
+        )
     try:
         return Settings(_secrets_dir=secrets, **merge(data, overrides or {}))  # type: ignore[call-arg]
     except SettingsError as exc:
         raise ConfigError(
-            f"{', '.join(_broken_variables()) or exc}: not JSON: {exc.__cause__}",
+            f"{', '.join(broken(Settings.model_fields, folder)) or exc}: not JSON: {exc.__cause__}",
             action="in a variable or secret file a table is given as JSON, a single value as it is",
         ) from exc
     except ValidationError as exc:
@@ -201,18 +206,6 @@ def describe(exc: ValidationError, path: Path | None, data: Mapping[str, Any]) -
 
 def _plain(part: int | str) -> str:
     return str(part) if str(part).isprintable() else repr(part)
-
-
-def _broken_variables() -> list[str]:
-    """Those of ours that look like a table and are none."""
-    found = []
-    for name, value in os.environ.items():
-        if name.upper().startswith(ENV_PREFIX) and value.lstrip().startswith(("{", "[")):
-            try:
-                json.loads(value)
-            except ValueError:
-                found.append(name)
-    return found
 
 
 def _meant(where: tuple[int | str, ...]) -> str:

@@ -104,6 +104,23 @@ def test_data_and_identity_survive(kafka_broker: LocalKafka, tmp_path: Path) -> 
 
 
 @pytest.mark.kafka
+def test_a_folder_of_any_name(kafka_broker: LocalKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In `größe` the data went to `grÃ¶Ãe` beside it, and no second start came up; a comma made two folders."""
+    monkeypatch.setenv("LC_ALL", "C")
+    home = tmp_path / "größe, 名 = #1 \\n:x!"
+    broker = LocalKafka(home)
+    try:
+        topics.ensure(broker.connection, [TopicSpec("t", 1)])
+        write(broker.connection, "t", 10)
+        broker.restart()
+        assert end_of(broker.connection, "t") == 10
+    finally:
+        broker.stop()
+    assert [path.name for path in tmp_path.iterdir()] == [home.name]
+    assert (home / "kafka" / "data" / "meta.properties").is_file()
+
+
+@pytest.mark.kafka
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's prctl")
 def test_it_ends_with_its_launcher(kafka_broker: LocalKafka, tmp_path: Path) -> None:
     """kill -9 of the launcher shuts Kafka down in order: the lock on its data becomes free."""

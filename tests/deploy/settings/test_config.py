@@ -215,3 +215,65 @@ def test_candidates_are_models_of_every_scenario(tmp_path: Path) -> None:
     path.write_text('[candidates."a@b"]\n')
     with pytest.raises(ConfigError, match="is not a name"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("ANCHORSTREAM_SERVE_READ_TOKEN", r"two underscores, …serve__read_token"),
+        ("anchorstream_kafka_bootstrap_servers", r"two underscores, …kafka__bootstrap_servers"),
+        ("ANCHORSTREAM_KAFAK__PARTITIONS", r"no table 'kafak'; did you mean 'kafka'\?"),
+        ("ANCHORSTREAM_SERV", r"no table 'serv'; did you mean 'serve'\?"),
+    ],
+)
+def test_a_variable_that_nothing_would_hear_is_refused(
+    monkeypatch: pytest.MonkeyPatch, variable: str, said: str
+) -> None:
+    """It was passed over: a serve without its token, a role on another broker."""
+    monkeypatch.setenv(variable, "s3cret")
+    with pytest.raises(ConfigError, match=f"{variable}: .*{said}") as error:
+        load(None)
+    assert "s3cret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ANCHORSTREAM_SERVE_PORT", "tcp://10.0.0.1:8080"),  # Kubernetes, of a Service anchorstream-serve
+        ("ANCHORSTREAM_SERVE_SERVICE_HOST", "10.0.0.1"),
+        ("ANCHORSTREAM_SERVE_PORT_8080_TCP_PORT", "8080"),
+        ("ANCHORSTREAM_READ_TOKEN", "s3cret"),  # compose.yaml's own
+        ("ANCHORSTREAM_CACHE", "elsewhere"),
+        ("ANCHORSTREAM_LOG_LEVEL", "INFO"),
+    ],
+)
+def test_variables_for_others_are_left_alone(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    monkeypatch.setenv(variable, value)
+    assert load(None).serve.port == 8080
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("anchorstream_serv", b"{}", r"no table 'serv'; did you mean 'serve'\?"),
+        ("anchorstream_serve_read_token", b"s3cret", r"two underscores"),
+        ("anchorstream_serve__read_token", None, r"is a folder, not a file"),
+        ("anchorstream_serve__read_token", b"s3cret\xff", r"not UTF-8"),
+        ("anchorstream_serve", b"s3cret", r"anchorstream_serve: not JSON"),
+    ],
+)
+def test_a_secret_that_cannot_be_taken_as_meant_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes | None, said: str
+) -> None:
+    """Docker makes a folder of a mount whose source is missing: serve ran without a token."""
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    if content is None:
+        (folder / name).mkdir()
+    else:
+        (folder / name).write_bytes(content)
+    (folder / "anchorstream_tls.pem").write_text("of others")
+    monkeypatch.setenv("ANCHORSTREAM_SECRETS_DIR", str(folder))
+    with pytest.raises(ConfigError, match=said) as error:
+        load(None)
+    assert "s3cret" not in str(error.value)
