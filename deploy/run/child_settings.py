@@ -10,8 +10,9 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from deploy.settings.config import ENV_PREFIX, Settings
+from deploy.settings.config import Settings
 from deploy.settings.toml_text import dump
+from deploy.settings.variables import ENV_PREFIX
 from store.base.files import write_atomic
 
 _SECRET_WORDS = ("password", "secret", "token", "jaas", "key.pem", "private")

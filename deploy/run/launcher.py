@@ -25,7 +25,8 @@ from deploy.run.ready import ready_path
 from deploy.run.spawn import Spawn, execute
 from deploy.run.supervision import RestartPolicy
 from deploy.run.supervisor import Child, ChildEvent, EventKind, Supervisor
-from deploy.settings.config import ENV_PREFIX, Settings
+from deploy.settings.config import Settings
+from deploy.settings.variables import ENV_PREFIX
 from store.base.errors import ConfigError, RoleError
 from store.base.exposure import check_exposure
 from store.base.files import read_json, sweep

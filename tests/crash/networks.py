@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from deploy.run.spawn import Process, Spawn
-from deploy.settings.config import ENV_PREFIX
+from deploy.settings.variables import ENV_PREFIX
 from tests.support.broker_proxy import BrokerProxy
 from tests.support.ports import lasting_port
 

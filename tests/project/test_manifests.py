@@ -14,7 +14,8 @@ import yaml  # type: ignore[import-untyped]
 
 import store.base.metrics as metrics
 from deploy.run import launcher
-from deploy.settings.config import ENV_PREFIX, Settings, load
+from deploy.settings.config import Settings, load
+from deploy.settings.variables import ENV_PREFIX
 from stream.lag.status import SEVERITY
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
