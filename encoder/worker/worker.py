@@ -41,7 +41,7 @@ from store.window.user_window import UserWindow
 from stream.commit_metadata import Waiting
 from stream.kafka.client import Connection
 from stream.kafka.partitioner import partition_of
-from stream.kafka.rebalance import Membership
+from stream.kafka.rebalance import Membership, leave
 from stream.kafka.topic_ids import TopicIds
 from stream.token_log.catch_up import CatchUp
 from stream.token_log.restore import same_log
@@ -157,7 +157,7 @@ class Worker:
 
     def _detach(self) -> None:
         self._release([assignment.partition for assignment in self._mine], commit=True)
-        self._consumer.close()
+        leave(self._consumer)
         self._scenarios.close()
         if self._requests is not None:
             self._requests.close()

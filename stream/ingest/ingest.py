@@ -42,7 +42,7 @@ from stream.kafka.consumer_errors import ConsumerErrors, UnreadTopics
 from stream.kafka.pacing import SafeProducer
 from stream.kafka.partitioner import partition_of
 from stream.kafka.positions import resume_positions
-from stream.kafka.rebalance import Membership
+from stream.kafka.rebalance import Membership, leave
 from stream.kafka.topic_ids import TopicIds
 from stream.raw_counts import MAX_CHARS, SINCE_HEADER, CountedPartition, RawCounts, read_counts, since_header
 from stream.raw_topics.registry import RawTopics
@@ -161,7 +161,7 @@ class Ingest:
             self._ids.close()
             if self._registry is not None:
                 self._registry.close()
-            self._consumer.close()
+            leave(self._consumer)
 
     def _new_consumer(self) -> Any:
         # offset reset "error": a reset to the oldest message would skip lost ones in silence
@@ -454,7 +454,7 @@ class Ingest:
             return
         self._topic_ids |= ids  # what was read of the old ones is no position any more
         self._backlog = []
-        self._consumer.close()  # commits the rest, leaves the group
+        leave(self._consumer)  # commits the rest
         self._committing = False
         self._read_by_client = {}
         self._consumer = self._new_consumer()

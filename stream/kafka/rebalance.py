@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,8 @@ from stream.kafka.client import Connection
 
 JOIN_SECONDS = 45.0
 """A group that is being rebalanced, on a busy broker, takes seconds; a coordinator that is being elected too."""
+CLOSE_SECONDS = 20.0
+"""Leaving takes one answer of the coordinator, and the last commit."""
 _ASK_SECONDS = 2.0
 _LOOK_SECONDS = 1.0
 log = logs.get(__name__)
@@ -64,6 +67,36 @@ class Rebalance:
         metrics.REBALANCE_SECONDS.labels(self._role).observe(seconds)
         log.info(logs.PARTITION_USABLE, partition=partition, seconds=round(seconds, 3), opening=round(opening, 3))
         return seconds
+
+
+def leave(consumer: Any, seconds: float = CLOSE_SECONDS) -> None:
+    """Close a group's consumer.
+
+    librdkafka 2.16 may never end to close one that has lost sight of its coordinator; a role that waits for it can
+    neither end nor be started anew. What hangs is left to the end of the process.
+
+    Raises:
+        BrokerError: it is not closed after so long.
+    """
+    failures: list[BaseException] = []
+
+    def close() -> None:
+        try:
+            consumer.close()
+        except BaseException as exc:
+            failures.append(exc)
+
+    thread = threading.Thread(target=close, name="leave", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise BrokerError(
+            f"the consumer did not leave its group within {seconds:g} s",
+            action="a role under `anchorstream up` or Kubernetes starts anew by itself; else start it again",
+            code="group_not_left",
+        )
+    if failures:
+        raise failures[0]
 
 
 class Membership:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from types import SimpleNamespace
+
 import pytest
 from prometheus_client import REGISTRY
 
-from stream.kafka.rebalance import Rebalance
+from store.base.errors import BrokerError
+from stream.kafka.rebalance import Rebalance, leave
 
 
 class Clock:
@@ -73,3 +77,22 @@ def test_news_of_the_assignment_while_it_opens_counts_nothing_twice(clock: Clock
     rebalance.given()
     clock.now += 1
     assert rebalance.usable(0, opening=2.0) == 4
+
+
+def test_a_consumer_that_never_closes_does_not_keep_its_role() -> None:
+    """Random faults, seeds 319 and 414: thrown out of its group, ingest waited for its own client for good."""
+    never = threading.Event()
+    with pytest.raises(BrokerError) as caught:
+        leave(SimpleNamespace(close=never.wait), 0.2)
+    assert caught.value.code == "group_not_left"
+    never.set()
+
+    closed = []
+    leave(SimpleNamespace(close=lambda: closed.append(True)))
+    assert closed == [True]
+
+    def fail() -> None:
+        raise RuntimeError("in a callback")
+
+    with pytest.raises(RuntimeError, match="in a callback"):
+        leave(SimpleNamespace(close=fail))
