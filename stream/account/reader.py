@@ -160,11 +160,13 @@ class AccountReader:
         """The accounts at these offsets of `tokens`; where one was compacted away, the next one after it."""
         topic, consumer = self._topics.tokens, self._marks
         ends = self._ends.watermarks({(topic, n) for n in offsets})
-        left = {n: ends[topic, n].end for n, offset in offsets.items() if offset < ends[topic, n].end}
+        # of an emptied partition nothing comes, and its consumer never has a position
+        begins = {n: max(offset, ends[topic, n].start) for n, offset in offsets.items()}
+        left = {n: ends[topic, n].end for n, begin in begins.items() if begin < ends[topic, n].end}
         if not left:
             return {}
         found: dict[int, Account] = {}
-        consumer.assign([TopicPartition(topic, n, offsets[n]) for n in left])
+        consumer.assign([TopicPartition(topic, n, begins[n]) for n in left])
         deadline = time.monotonic() + self._timeout
         try:
             while left:

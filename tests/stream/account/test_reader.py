@@ -23,7 +23,7 @@ from stream.events.event import Event, pack
 from stream.ingest.ingest import Ingest
 from stream.kafka.client import Connection
 from stream.settings import IngestSettings, KafkaSettings
-from stream.topics import Topics
+from stream.topics import Topics, TopicSpec
 from tests.stream.processor.test_processor import PARTITIONS, Bench
 from tests.support.processes import Role, running, wait_until
 
@@ -151,3 +151,21 @@ def test_what_was_there_before_counts_began(system: Account) -> None:
     assert report.lines()[0] == "published 40 = 36 accepted + 4 refused"
     assert report.totals()["ahead"] == report.totals()["uncounted"] == 0
     assert report.topics[0].since is not None
+
+
+@pytest.mark.kafka
+def test_a_log_whose_records_were_all_deleted(kafka_broker: LocalKafka, topic_prefix: str) -> None:
+    """Retention set by hand on `tokens`: the account was `broker_unreachable` from then on."""
+    connection = kafka_broker.connection
+    topics = Topics(KafkaSettings(topic_prefix=topic_prefix, partitions=1))
+    ensure(connection, [TopicSpec(name, 1) for name in (topics.tokens, topics.events, topics.dead_letters)])
+    producer = connection.producer()
+    producer.produce(topics.tokens, b"x", partition=0)
+    assert producer.flush(20) == 0
+    with closing(connection.consumer(topics.group_account)) as consumer:
+        consumer.commit(offsets=[TopicPartition(topics.tokens, 0, 0)], asynchronous=False)
+    admin = connection.admin()  # kept: its answer dies with it
+    for answer in admin.delete_records([TopicPartition(topics.tokens, 0, 1)]).values():
+        answer.result(20)
+    with closing(AccountReader(connection, topics, [])) as reader:
+        assert reader.read().settled
