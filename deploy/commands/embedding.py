@@ -22,8 +22,11 @@ def embedding(
     from deploy.operate.service_client import Service
 
     common = common or Common()
-    service = Service.find(common.settings(), url)
-    records = each(service, scenario, lambda name: record_of(service, name, user)).values()
+    settings = common.settings()
+    service = Service.find(settings, url)
+    records = each(
+        service, scenario, lambda name: record_of(service, name, user), configured=settings.scenario_names
+    ).values()
     if common.json:
         output.write_json(next(iter(records)) if scenario else list(records))
         return

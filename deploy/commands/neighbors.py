@@ -24,8 +24,14 @@ def neighbors(
     from deploy.operate.service_client import Service
 
     common = common or Common()
-    service = Service.find(common.settings(), url)
-    answers = each(service, scenario, lambda name: neighbors_of(service, name, user, k, exact=exact))
+    settings = common.settings()
+    service = Service.find(settings, url)
+    answers = each(
+        service,
+        scenario,
+        lambda name: neighbors_of(service, name, user, k, exact=exact),
+        configured=settings.scenario_names,
+    )
     if common.json:
         output.write_json(answers[scenario] if scenario else answers)
         return

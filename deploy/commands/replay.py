@@ -44,7 +44,10 @@ def replay(
         Path | None, Parameter(help="Keep the position in this file, and go on from it if it is there.")
     ] = None,
     dry_run: Annotated[bool, Parameter(negative="", help="Judge all rows, send nothing; needs no broker.")] = False,
-    force: Annotated[bool, Parameter(negative="", help="Send files of which nothing would be accepted too.")] = False,
+    force: Annotated[
+        bool,
+        Parameter(negative="", help="Send even what would not be accepted, or by other settings than `up` has."),
+    ] = False,
     no_wait: Annotated[bool, Parameter(negative="", help="Do not wait for ingest's verdicts.")] = False,
     wait: Annotated[bool, Parameter(negative="", help="Until everything published is queryable.")] = False,
     timeout: Annotated[
@@ -60,7 +63,7 @@ def replay(
     from deploy import output
     from deploy.commands import replay_report as report
     from deploy.operate.ingested import IngestWatch
-    from deploy.operate.preflight import judge_all, judge_samples
+    from deploy.operate.preflight import check_in_force, judge_all, judge_samples
     from deploy.operate.publish import Publishing, open_broker, publish_files, router_of, wait_until_restored
     from deploy.operate.queryable import not_queryable, wait_queryable
     from deploy.run.interrupt import stop_on_signals
@@ -118,6 +121,8 @@ def replay(
             if useless:
                 raise report.nothing_accepted(useless, settings.ingest)
             return 0
+        if not force:
+            check_in_force(settings)
         try:
             waits = "waits for the broker, which is being given back the {:,} messages that it kept"
             wait_until_restored(settings, stop, lambda left: bar.update(-1, waits.format(left)))

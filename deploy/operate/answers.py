@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from deploy import output
@@ -13,19 +13,32 @@ if TYPE_CHECKING:
     from deploy.operate.service_client import Service
 
 SHOWN_VALUES = 6
+NOT_YET_SERVED = (
+    "it is in the configuration, but what runs was started without it: stop `anchorstream up` (Ctrl-C there) and start "
+    "it again"
+)
 T = TypeVar("T")
 
 
-def each(service: Service, scenario: str | None, ask: Callable[[str], T]) -> dict[str, T]:
+def each(
+    service: Service, scenario: str | None, ask: Callable[[str], T], *, configured: Collection[str] = ()
+) -> dict[str, T]:
     """What `ask` answers for the scenario, or for all that the service has but candidates'.
 
     Of several, those that do not know the user are named on standard error: a back-fill may be under way.
 
+    configured: the scenarios of the configuration here, which the service may have been started before.
+
     Raises:
-        NotFoundError: none of them knows the user.
+        NotFoundError: none of them knows the user, or there is no such scenario.
     """
     if scenario is not None:
-        return {scenario: ask(scenario)}
+        try:
+            return {scenario: ask(scenario)}
+        except NotFoundError as exc:
+            if exc.code == "scenario_unknown" and scenario in configured:
+                exc.action = NOT_YET_SERVED
+            raise
     answers: dict[str, T] = {}
     unknown: list[NotFoundError] = []
     for name in service.scenarios():

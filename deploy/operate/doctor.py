@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 
-from deploy.checks import broker, events, files, machine, model, scenarios, state, time_stamps
+from deploy.checks import broker, events, files, in_force, machine, model, scenarios, state, time_stamps
 from deploy.checks.finding import Finding, Level
 from deploy.settings.config import Settings
 from store.base.errors import AnchorstreamError, ConfigError
@@ -19,6 +19,7 @@ CHECK_SECONDS = 120.0
 CHECKS: tuple[tuple[str, Callable[[Settings], Finding]], ...] = (
     ("config", files.check_config),
     ("data directory", files.check_data_dir),
+    ("in force", in_force.check_in_force),
     ("broker parts", broker.check_broker_parts),
     ("broker", broker.check_broker),
     ("topics", broker.check_topics),

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from deploy.checks.in_force import JUDGING, RESTART, named, not_in_force
+from store.base.errors import AnchorstreamError
 from stream.kafka.partitioner import murmur2
 from stream.replay.order import Merging, routed
 from stream.replay.preflight import SAMPLE_ROWS, Preflight
@@ -17,6 +19,21 @@ if TYPE_CHECKING:
     from deploy.settings.config import Settings
 
 _TICK_EVERY = 256
+
+
+def check_in_force(settings: Settings) -> None:
+    """The roles that run here judge by these settings, so that what is said of a file is what will become of it.
+
+    Raises:
+        AnchorstreamError: `up` was started with others (`settings_not_in_force`).
+    """
+    if other := not_in_force(settings, JUDGING):
+        raise AnchorstreamError(
+            f"nothing was sent: the running `anchorstream up` was started with other settings, and judges by those: "
+            f"{named(other)}",
+            action=f"{RESTART}; --force sends all the same",
+            code="settings_not_in_force",
+        )
 
 
 def judge_samples(

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from pydantic import SecretStr
 
 from deploy.settings.config import Settings
+from deploy.settings.plain import Secrets, without_secrets
 from deploy.settings.toml_text import dump
 from deploy.settings.variables import ENV_PREFIX
 from store.base.files import write_atomic
-
-_SECRET_WORDS = ("password", "secret", "token", "jaas", "key.pem", "private")
 
 
 def write_child_settings(settings: Settings, path: Path) -> dict[str, str | None]:
@@ -25,8 +20,8 @@ def write_child_settings(settings: Settings, path: Path) -> dict[str, str | None
         Changes to the environment with which `deploy.settings.config.load(path)` gives exactly these settings: the
         secrets, and None for every variable that would override the file (it is resolved already).
     """
-    secrets: dict[str, str] = {}
-    plain = _without_secrets(settings.model_dump(exclude_none=True), (), secrets)
+    secrets: Secrets = {}
+    plain = without_secrets(settings.model_dump(exclude_none=True), secrets)
     text = dump(plain, comment="Settings in force, written by `anchorstream up`. Edits have no effect.")
     write_atomic(path, text, mode=0o600)
     sections = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields}
@@ -34,25 +29,10 @@ def write_child_settings(settings: Settings, path: Path) -> dict[str, str | None
         name: None for name in os.environ if name.upper().partition("__")[0] in sections
     }
     environment[f"{ENV_PREFIX}SECRETS_DIR"] = None
-    return environment | secrets
-
-
-def _without_secrets(table: Mapping[str, Any], path: tuple[str, ...], secrets: dict[str, str]) -> dict[str, Any]:
-    plain: dict[str, Any] = {}
-    hidden: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            plain[key] = _without_secrets(value, (*path, key), secrets)
-        elif isinstance(value, SecretStr):
-            secrets[_variable(*path, key)] = value.get_secret_value()
-        elif any(word in key.lower() for word in _SECRET_WORDS) and path[-1:] == ("properties",):
-            hidden[key] = value
-        else:
-            plain[key] = value
-    if hidden:
-        # keys with dots cannot be variable names: the table as JSON, which is merged with the file's
-        secrets[_variable(*path)] = json.dumps(hidden)
-    return plain
+    # keys with dots cannot be variable names: such a table travels as JSON, which is merged with the file's
+    return environment | {
+        _variable(*keys): value if isinstance(value, str) else json.dumps(value) for keys, value in secrets.items()
+    }
 
 
 def _variable(*path: str) -> str:
