@@ -235,6 +235,20 @@ def unpack_summary(value: bytes) -> Summary:
     )
 
 
+def erased_newest(value: bytes | None) -> int:
+    """Of a summary row of an erased user the newest event time, ms, of which there may be no row; 0 of any other.
+
+    Raises:
+        StateError: a format that this version does not know.
+    """
+    if value is None or value[0] != _ERASED:
+        return 0
+    try:
+        return unpack_summary(value).newest
+    except ValueError as exc:
+        raise newer_log(str(exc)) from exc
+
+
 def decode_summary(decode: Callable[[bytes], _Row], value: bytes) -> _Row:
     """A summary row by the decoder of `SummaryRow` or of a class made from it. Raises ValueError on another format."""
     try:
@@ -250,6 +264,8 @@ def decode_summary(decode: Callable[[bytes], _Row], value: bytes) -> _Row:
 
 
 _Row = TypeVar("_Row", bound=SummaryRow)
+_ERASED = 0x9A
+"""First byte of a summary with all ten fields."""
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(SummaryRow).decode
 

@@ -33,6 +33,7 @@ with stop_on_signals() as stop:
 def test_a_closed_terminal_is_a_stop(tmp_path: Path) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
         os.execve(sys.executable, [sys.executable, "-c", WORK, str(tmp_path)], {**os.environ, "PYTHONPATH": str(ROOT)})
     while not (tmp_path / "begun").exists():
         pass

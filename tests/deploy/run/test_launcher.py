@@ -137,7 +137,13 @@ def test_two_processors_need_a_real_broker(tmp_path: Path) -> None:
 
 
 def start_up(path: Path) -> tuple[subprocess.Popen[str], list[int]]:
-    up = subprocess.Popen([sys.executable, "-c", UP, str(ROOT), str(path)], stdout=subprocess.PIPE, text=True)
+    up = subprocess.Popen(
+        [sys.executable, "-c", UP, str(ROOT), str(path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        # the tests themselves may run under nohup
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    )
     assert up.stdout is not None
     return up, [int(word) for word in up.stdout.readline().split()]
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from store.base.errors import StateError
+from store.base.settings import ERASURE
 from store.buffer import log_apply
 from store.buffer.token_buffer import TokenBuffer
 from store.window import layout
@@ -191,3 +192,16 @@ def test_a_restore_begun_by_an_older_version_is_begun_anew(opened: Open) -> None
     buffer.close()
     with pytest.raises(StateError, match="older version"):
         opened("b")
+
+
+def test_the_time_of_an_erased_event_is_restored(opened: Open) -> None:
+    """It moved the stream's time and left no row: a restore stood at an earlier one, and kept what had expired."""
+    log = Log()
+    first = opened("first")
+    log.write(first, [event("u", ERASURE, 5000, "x", offset=1), *events_of(1000, 2000)], 0)
+    assert first.stream_time == 2000
+    assert [key for key, _ in first.rows() if parse_key(key).kind != KIND_SUMMARY] == []
+    for name, options in (("again", {}), ("replica", {"replica": True})):
+        restored = opened(name, **options)
+        log.replay(restored)
+        assert restored.stream_time == 2000

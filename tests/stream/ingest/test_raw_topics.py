@@ -17,7 +17,7 @@ from confluent_kafka.admin import NewPartitions
 
 from deploy.brokers.local import LocalKafka
 from deploy.kafka.topics import ensure
-from store.base.errors import AnchorstreamError
+from store.base.errors import AnchorstreamError, DataLossError
 from store.base.settings import ModalitySettings
 from stream.clock import ClockState
 from stream.events.event import Event, unpack
@@ -231,7 +231,8 @@ def test_a_topic_made_anew_after_the_broker_was_restarted(tmp_path: Path, topic_
         # some may be there twice: the broker was restarted
         found = {(e.source, e.event_id) for e in bench.events()}
         assert Counter(source for source, _ in found) == {f"{before}:0": 3, f"{bench.source()}:0": 2}
-        assert bench.failures == []
+        # while a broker is away a client may be thrown out for good: then the role is started anew
+        assert not [failure for failure in bench.failures if isinstance(failure, DataLossError)]
     finally:
         stop.set()
         thread.join(40)
@@ -262,7 +263,8 @@ def test_a_topic_that_comes_again_once_its_partitions_were_taken_away(tmp_path: 
                 bench.event(plain)
             plain.flush(30)
             until(lambda: bench.committed() == 2)
-        assert bench.failures == []
+        # while a broker is away a client may be thrown out for good: then the role is started anew
+        assert not [failure for failure in bench.failures if isinstance(failure, DataLossError)]
     finally:
         stop.set()
         thread.join(40)

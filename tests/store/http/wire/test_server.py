@@ -66,7 +66,7 @@ def test_the_url_is_known_first_and_answers_once_ready() -> None:
     tail = FakeTail()
     serve, stop, failures, thread, urls = started(tail)
     assert urls == [serve.url]
-    assert httpx.get(f"{serve.url}/readyz").json() == {"status": "ok"}
+    assert httpx.get(f"{serve.url}/readyz").json() == {"status": "ok", "warnings": []}
     began = time.monotonic()
     stop.set()
     thread.join(60)
