@@ -48,8 +48,7 @@ class Counts:
         """
         for name, url in urls.items():
             role = name.rpartition("-")[0]
-            families = _metrics(url)
-            _find(families, name, "anchorstream_ready", 1.0, role=role)
+            families = _once_ready(url, name, role)
             counts: dict[tuple[str, ...], float] = {}
             for family in families:
                 for sample in family.samples:
@@ -74,6 +73,21 @@ def _metrics(url: str) -> list[Metric]:
 def _find(families: Iterable[Metric], process: str, name: str, value: float, **labels: str) -> None:
     found = [s.value for family in families for s in family.samples if s.name == name and s.labels == labels]
     assert found == [value], f"{process}: {name}{labels} is {found}"
+
+
+def _once_ready(url: str, process: str, role: str) -> list[Metric]:
+    """One that was started anew may have had nothing to do with what was drained meanwhile."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while True:
+        families = _metrics(url)
+        try:
+            _find(families, process, "anchorstream_ready", 1.0, role=role)
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+        else:
+            return families
 
 
 def _until_it_reads(url: str, process: str) -> None:
