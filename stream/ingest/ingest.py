@@ -23,6 +23,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from store.base import logs, metrics, pulse
+from store.base.errors import BrokerError
 from store.base.settings import ModalitySettings
 from store.base.stop import Stopped, obey
 from stream.clock import ClockState, EventClock, Source, read_clock
@@ -420,6 +421,8 @@ class Ingest:
             self._errors.passing(exc.args[0], what="topic ids")
             return
         self._unread.missing(self._ids.missing)
+        if not found:
+            return
         ours = {topic for topic, _ in self._assigned}
         # a topic may have gone and come while its partitions were taken away and given anew
         self._read_anew(
@@ -454,7 +457,12 @@ class Ingest:
             return
         self._topic_ids |= ids  # what was read of the old ones is no position any more
         self._backlog = []
-        leave(self._consumer)  # commits the rest
+        if not leave(self._consumer):  # commits the rest
+            raise BrokerError(
+                "the consumer of another topic of the same name does not close",
+                action="a role under `anchorstream up` or Kubernetes starts anew by itself; else start it again",
+                code="group_not_left",
+            )
         self._committing = False
         self._read_by_client = {}
         self._consumer = self._new_consumer()
