@@ -10,6 +10,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -20,6 +21,9 @@ from deploy.brokers.process import EmbeddedBroker
 from deploy.run import launcher
 from deploy.run.spawn import Spawn
 from store.base import pulse
+from store.buffer.resources import BufferResources
+from store.buffer.token_buffer import TokenBuffer
+from tests.models.events import Open, open_buffer, resources
 from tests.support import fork_server
 from tests.support.offsets import committed
 from tests.support.secured_kafka import SecuredKafka
@@ -127,3 +131,23 @@ def forked_roles(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
 def topic_prefix() -> str:
     """A prefix for topics and groups that no other test uses."""
     return f"t{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture(scope="session")
+def buffer_resources() -> BufferResources:
+    """Small ones, for the whole run."""
+    return resources()
+
+
+@pytest.fixture
+def opened(tmp_path: Path, buffer_resources: BufferResources) -> Iterator[Open]:
+    """Token buffers by name."""
+    live: list[TokenBuffer] = []
+
+    def make(name: str, **changes: Any) -> TokenBuffer:
+        live.append(open_buffer(tmp_path / name, buffer_resources, **changes))
+        return live[-1]
+
+    yield make
+    for buffer in live:
+        buffer.close()

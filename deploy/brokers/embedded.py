@@ -232,13 +232,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         serve(args.ready_file, topics, _watch(args.parent), stop, keep)
     except Exception as exc:
-        if logs.as_json():
-            logs.failed(exc)
-        elif isinstance(exc, AnchorstreamError):
-            sys.stderr.write(f"error [{exc.code}]: {exc}\n")
-        else:
-            raise
-        return exc.exit_code if isinstance(exc, AnchorstreamError) else 1
+        return logs.last_words(exc)
     return 0
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 
 from deploy import output
 from deploy.run.launcher import READY_SECONDS, Launcher
@@ -46,17 +46,9 @@ def tell(event: ChildEvent) -> None:
         output.note(f"    … {event.log_path}")
 
 
-@contextmanager
-def telling_left(launcher: Launcher) -> Iterator[None]:
+def telling_left(launcher: Launcher) -> AbstractContextManager[None]:
     """While inside, a line on standard error now and then while a backlog is worked off, and one at its end."""
-    stop = threading.Event()
-    thread = threading.Thread(target=_tell_left, args=(launcher, stop), name="left", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    return _beside(_tell_left, launcher)
 
 
 def _tell_left(launcher: Launcher, stop: threading.Event) -> None:
@@ -89,17 +81,9 @@ class Behind:
         return "the backlog is done" if told else None
 
 
-@contextmanager
-def telling_refused(launcher: Launcher) -> Iterator[None]:
+def telling_refused(launcher: Launcher) -> AbstractContextManager[None]:
     """While inside, a line on standard error whenever more messages were refused: nobody looks for what is green."""
-    stop = threading.Event()
-    thread = threading.Thread(target=_tell_refused, args=(launcher, stop), name="refused", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    return _beside(_tell_refused, launcher)
 
 
 def _tell_refused(launcher: Launcher, stop: threading.Event) -> None:
@@ -117,3 +101,15 @@ def _tell_refused(launcher: Launcher, stop: threading.Event) -> None:
                 if refused > told:
                     told = refused
                     output.note(f"refused: {refused:,} (see `anchorstream account`)")
+
+
+@contextmanager
+def _beside(tell: Callable[[Launcher, threading.Event], None], launcher: Launcher) -> Iterator[None]:
+    stop = threading.Event()
+    thread = threading.Thread(target=tell, args=(launcher, stop), name=tell.__name__, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

@@ -14,7 +14,7 @@ from deploy import brokers
 from deploy.kafka import topics
 from deploy.settings.config import Settings, load
 from store.base import logs
-from store.base.errors import AnchorstreamError, BrokerError
+from store.base.errors import BrokerError
 from stream.kafka.client import Connection
 
 WAIT_SECONDS = 120.0
@@ -57,13 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         logs.catch_all()
         prepare(load(args.config), wait_seconds=args.wait)
     except Exception as exc:
-        if logs.as_json():
-            logs.failed(exc)
-        elif isinstance(exc, AnchorstreamError):
-            sys.stderr.write(f"error [{exc.code}]: {exc}\n")
-        else:
-            raise
-        return exc.exit_code if isinstance(exc, AnchorstreamError) else 1
+        return logs.last_words(exc)
     return 0
 
 

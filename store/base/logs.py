@@ -190,6 +190,17 @@ def failed(exc: BaseException, **where: Any) -> None:
         log.critical(ROLE_FAILED, **where, error="unexpected", exc_info=(type(exc), exc, exc.__traceback__))
 
 
+def last_words(exc: Exception) -> int:
+    """Tell what ends this process, as its log is told; the exit code. For people, what is not expected is raised."""
+    if as_json():
+        failed(exc)
+    elif isinstance(exc, AnchorstreamError):
+        sys.stderr.write(f"error [{exc.code}]: {exc}\n")
+    else:
+        raise exc
+    return exc.exit_code if isinstance(exc, AnchorstreamError) else 1
+
+
 def get(name: str) -> structlog.stdlib.BoundLogger:
     """Logger of a module."""
     logger: structlog.stdlib.BoundLogger = structlog.get_logger(name)

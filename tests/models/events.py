@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from store.buffer.resources import BufferResources
 from store.buffer.token_buffer import TokenBuffer
 from store.window.encoded_event import EncodedEvent, EncodedField
 
+Open = Callable[..., TokenBuffer]
+"""Name of a folder, and what differs from `open_buffer` → a buffer there; the fixture `opened` closes it."""
 DIM = 4
 WINDOW_MS = 100
 GRANULARITY_MS = 10

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,24 +14,10 @@ from store.window import layout
 from store.window.layout import split_prefix
 from store.window.rows import KIND_SUMMARY, parse_key
 from store.window.user_window import summary_by_scan
-from tests.models.events import DIM, Log, event, modalities, open_buffer, resources
+from tests.models.events import DIM, Log, Open, event, modalities, open_buffer, resources
 
 SHARED = resources()
-Open = Callable[..., TokenBuffer]
 Windows = dict[tuple[str, str], dict[bytes, bytes]]
-
-
-@pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Open]:
-    live: list[TokenBuffer] = []
-
-    def make(name: str, **changes: Any) -> TokenBuffer:
-        live.append(open_buffer(tmp_path / name, SHARED, **changes))
-        return live[-1]
-
-    yield make
-    for buffer in live:
-        buffer.close()
 
 
 def windows(buffer: TokenBuffer) -> Windows:

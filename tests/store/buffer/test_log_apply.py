@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
-
 import msgpack
 import pytest
 from hypothesis import given, settings
@@ -19,23 +15,9 @@ from store.window import layout
 from store.window.encoded_event import EncodedEvent
 from store.window.layout import parse_expiry_key
 from store.window.rows import KIND_SUMMARY, pack_summary, parse_key, summary_key
-from tests.models.events import Log, event, open_buffer, resources
+from tests.models.events import Log, Open, event, open_buffer, resources
 
 SHARED = resources()
-Open = Callable[..., TokenBuffer]
-
-
-@pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Open]:
-    live: list[TokenBuffer] = []
-
-    def make(name: str, **changes: Any) -> TokenBuffer:
-        live.append(open_buffer(tmp_path / name, SHARED, **changes))
-        return live[-1]
-
-    yield make
-    for buffer in live:
-        buffer.close()
 
 
 def events_of(*times: int, user: str = "u") -> list[EncodedEvent]:

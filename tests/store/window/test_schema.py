@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,10 @@ from hypothesis import strategies as st
 
 from store.base.errors import StateError
 from store.base.settings import ModalityKind, ModalitySettings
-from store.buffer.token_buffer import TokenBuffer
 from store.buffer.view import BufferView
 from store.window.layout import Schema
-from tests.models.events import DIM, Log, event, modalities, open_buffer, resources
+from tests.models.events import DIM, Log, Open, event, modalities
 
-SHARED = resources()
-Open = Callable[..., TokenBuffer]
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=10)
 schemas = st.builds(
     Schema,
@@ -26,19 +22,6 @@ schemas = st.builds(
     st.integers(1, 4096),
     st.dictionaries(names, st.tuples(st.sampled_from(["events", "tabular"]), st.lists(names, max_size=3).map(tuple))),
 )
-
-
-@pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Open]:
-    live: list[TokenBuffer] = []
-
-    def make(name: str, **changes: Any) -> TokenBuffer:
-        live.append(open_buffer(tmp_path / name, SHARED, **changes))
-        return live[-1]
-
-    yield make
-    for buffer in live:
-        buffer.close()
 
 
 def changed(name: str, **changes: Any) -> dict[str, ModalitySettings]:

@@ -63,6 +63,13 @@ class Bench:
         self.sent += 1
         producer.produce(self.raw, json.dumps(value).encode(), partition=partition)
 
+    def send(self, events: int) -> None:
+        """By a producer that has seen nothing before."""
+        producer = self.connection.producer()
+        for _ in range(events):
+            self.event(producer)
+        assert producer.flush(30) == 0
+
     def committed(self, partition: int = 0) -> int:
         return int(committed(self.connection, self.topics.group_ingest, self.raw, partition + 1)[partition].offset)
 
@@ -203,72 +210,52 @@ def test_all_partitions_of_a_topic_made_anew_fail_at_once(may_go_on: threading.E
         assert counts[f"{bench.source()}:{partition}"] == 4
 
 
+@pytest.fixture
+def aged(tmp_path: Path, topic_prefix: str) -> Iterator[Bench]:
+    """On a broker of its own that was restarted twice: leader epochs are above 0; three events are read."""
+    broker = LocalKafka(tmp_path)
+    bench = Bench(broker.connection, topic_prefix)
+    stop = threading.Event()
+    thread = threading.Thread(target=bench.run, args=(stop, bench.failures))
+    thread.start()
+    try:
+        for restart in range(3):
+            if restart:
+                broker.restart()
+            bench.send(1)
+            until(lambda n=restart + 1: bench.committed() == n)  # type: ignore[misc]
+        yield bench
+        # while a broker is away a client may be thrown out for good: then the role is started anew
+        assert not [failure for failure in bench.failures if isinstance(failure, DataLossError)]
+    finally:
+        stop.set()
+        thread.join(40)
+        broker.stop()
+
+
 @pytest.mark.timeout(900)
-def test_a_topic_made_anew_after_the_broker_was_restarted(tmp_path: Path, topic_prefix: str) -> None:
+def test_a_topic_made_anew_after_the_broker_was_restarted(aged: Bench) -> None:
     """Leader epochs begin anew with the topic; a client that has seen a greater one reads nothing, and says nothing."""
-    broker = LocalKafka(tmp_path)
-    bench = Bench(broker.connection, topic_prefix)
-    stop = threading.Event()
-    thread = threading.Thread(target=bench.run, args=(stop, bench.failures))
-    thread.start()
-    try:
-        plain = bench.connection.producer()
-        for restart in range(3):
-            if restart:
-                broker.restart()
-            bench.event(plain)
-            plain.flush(30)
-            until(lambda n=restart + 1: bench.committed() == n)  # type: ignore[misc]
-        before = bench.source()
-        delete(bench)
-        ensure(bench.connection, [TopicSpec(bench.raw, 1, ours=False)])
-        until(lambda: bench.source() != before)
-        plain = bench.connection.producer()
-        for _ in range(2):
-            bench.event(plain)
-        plain.flush(30)
-        until(lambda: bench.committed() == 2)
-        # some may be there twice: the broker was restarted
-        found = {(e.source, e.event_id) for e in bench.events()}
-        assert Counter(source for source, _ in found) == {f"{before}:0": 3, f"{bench.source()}:0": 2}
-        # while a broker is away a client may be thrown out for good: then the role is started anew
-        assert not [failure for failure in bench.failures if isinstance(failure, DataLossError)]
-    finally:
-        stop.set()
-        thread.join(40)
-        broker.stop()
+    before = aged.source()
+    delete(aged)
+    ensure(aged.connection, [TopicSpec(aged.raw, 1, ours=False)])
+    until(lambda: aged.source() != before)
+    aged.send(2)
+    until(lambda: aged.committed() == 2)
+    # some may be there twice: the broker was restarted
+    found = {(e.source, e.event_id) for e in aged.events()}
+    assert Counter(source for source, _ in found) == {f"{before}:0": 3, f"{aged.source()}:0": 2}
 
 
-def test_a_topic_that_comes_again_once_its_partitions_were_taken_away(tmp_path: Path, topic_prefix: str) -> None:
+@pytest.mark.timeout(900)
+def test_a_topic_that_comes_again_once_its_partitions_were_taken_away(aged: Bench) -> None:
     """Random faults, seed 316: the same client was given the new topic's, and read nothing for good."""
-    broker = LocalKafka(tmp_path)
-    bench = Bench(broker.connection, topic_prefix)
-    stop = threading.Event()
-    thread = threading.Thread(target=bench.run, args=(stop, bench.failures))
-    thread.start()
-    try:
-        for restart in range(3):
-            if restart:
-                broker.restart()
-            plain = bench.connection.producer()
-            bench.event(plain)
-            plain.flush(30)
-            until(lambda n=restart + 1: bench.committed() == n)  # type: ignore[misc]
-        with structlog.testing.capture_logs() as told:
-            delete(bench)
-            until(lambda: any(line["event"] == "partitions_revoked" for line in told))
-            ensure(bench.connection, [TopicSpec(bench.raw, 1, ours=False)])
-            plain = bench.connection.producer()
-            for _ in range(2):
-                bench.event(plain)
-            plain.flush(30)
-            until(lambda: bench.committed() == 2)
-        # while a broker is away a client may be thrown out for good: then the role is started anew
-        assert not [failure for failure in bench.failures if isinstance(failure, DataLossError)]
-    finally:
-        stop.set()
-        thread.join(40)
-        broker.stop()
+    with structlog.testing.capture_logs() as told:
+        delete(aged)
+        until(lambda: any(line["event"] == "partitions_revoked" for line in told))
+        ensure(aged.connection, [TopicSpec(aged.raw, 1, ours=False)])
+        aged.send(2)
+        until(lambda: aged.committed() == 2)
 
 
 @pytest.mark.parametrize("again", [1, 2])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,25 +20,10 @@ from stream.token_log.ownership import OWNER_HEADER, epoch
 from stream.token_log.reader import LogReader
 from stream.token_log.restore import restore
 from stream.token_log.take_over import OwnedLog, take_over
-from tests.models.events import event, modalities, open_buffer, resources
+from tests.models.events import Open, event, modalities
 from tests.support.processes import wait_until
 
-SHARED = resources()
 TOPIC = "tokens"
-Open = Callable[..., TokenBuffer]
-
-
-@pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Open]:
-    live: list[TokenBuffer] = []
-
-    def make(name: str, **changes: Any) -> TokenBuffer:
-        live.append(open_buffer(tmp_path / name, SHARED, **changes))
-        return live[-1]
-
-    yield make
-    for buffer in live:
-        buffer.close()
 
 
 @pytest.fixture
