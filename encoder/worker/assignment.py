@@ -15,9 +15,9 @@ from store.base import fault
 from store.base.errors import DataLossError
 from store.buffer.token_buffer import TokenBuffer
 from stream.commit_metadata import Waiting, with_waiting, without_waiting
+from stream.kafka.membership import Rebalance
 from stream.kafka.patience import passes, patiently
 from stream.kafka.positions import REBUILD
-from stream.kafka.rebalance import Rebalance
 from stream.token_log.catch_up import NEAR_ROWS, CatchUp
 from stream.token_log.reader import LogReader
 

@@ -40,8 +40,8 @@ from store.buffer.token_buffer import TokenBuffer
 from store.window.user_window import UserWindow
 from stream.commit_metadata import Waiting
 from stream.kafka.client import Connection
+from stream.kafka.membership import Membership, leave
 from stream.kafka.partitioner import partition_of
-from stream.kafka.rebalance import Membership, leave
 from stream.kafka.topic_ids import TopicIds
 from stream.token_log.catch_up import CatchUp
 from stream.token_log.restore import same_log

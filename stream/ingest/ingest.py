@@ -40,10 +40,10 @@ from stream.ingest.judge import Judge
 from stream.ingest.merge import EventTimeMerge
 from stream.kafka.client import Connection
 from stream.kafka.consumer_errors import ConsumerErrors, UnreadTopics
+from stream.kafka.membership import Membership, leave
 from stream.kafka.pacing import SafeProducer
 from stream.kafka.partitioner import partition_of
 from stream.kafka.positions import resume_positions
-from stream.kafka.rebalance import Membership, leave
 from stream.kafka.topic_ids import TopicIds
 from stream.raw_counts import MAX_CHARS, SINCE_HEADER, CountedPartition, RawCounts, read_counts, since_header
 from stream.raw_topics.registry import RawTopics

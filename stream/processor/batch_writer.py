@@ -35,10 +35,10 @@ from stream.commit_metadata import decode
 from stream.dead_letter import DeadLetterHeaders
 from stream.events.event import Pack
 from stream.kafka.gc_pause import gc_paused
+from stream.kafka.membership import Rebalance
 from stream.kafka.pacing import SafeProducer
 from stream.kafka.patience import patiently
 from stream.kafka.positions import check_position, first_offset, reset_command
-from stream.kafka.rebalance import Rebalance
 from stream.kafka.topic_ids import TopicIds
 from stream.processor.arrivals import Arrivals
 from stream.processor.encode_events import TextEncoder, encode_events

@@ -11,7 +11,7 @@ from confluent_kafka.admin import NewTopic
 
 from deploy.brokers.local import LocalKafka
 from store.base.errors import BrokerError
-from stream.kafka.rebalance import JOIN_SECONDS, Membership
+from stream.kafka.membership import JOIN_SECONDS, Membership
 
 
 @pytest.mark.kafka

@@ -9,7 +9,7 @@ import pytest
 import structlog.testing
 from prometheus_client import REGISTRY
 
-from stream.kafka.rebalance import Rebalance, leave
+from stream.kafka.membership import Rebalance, leave
 
 
 class Clock:
