@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
-from operator import attrgetter
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -27,35 +25,32 @@ from store.base.errors import BrokerError
 from store.base.settings import ModalitySettings
 from store.base.stop import Stopped, obey
 from stream.clock import ClockState, EventClock, Source, read_clock
-from stream.commit_metadata import decode
 from stream.dead_letter import dead_letter
 from stream.events import behind, field_counts
 from stream.events.event import Event
 from stream.events.packing import packs
 from stream.events.validate import Validator
 from stream.ingest.behind import Behind
+from stream.ingest.decided import Decided, DecidedCounts
 from stream.ingest.field_presence import FieldPresence
 from stream.ingest.in_flight import InFlight, InFlightBatch, RawPosition
 from stream.ingest.judge import Judge
 from stream.ingest.merge import EventTimeMerge
+from stream.ingest.offset_commits import OffsetCommits
+from stream.ingest.raw_topic_ids import RawTopicIds
 from stream.kafka.client import Connection
 from stream.kafka.consumer_errors import ConsumerErrors, UnreadTopics
 from stream.kafka.membership import Membership, leave
 from stream.kafka.pacing import SafeProducer
 from stream.kafka.partitioner import partition_of
 from stream.kafka.positions import resume_positions
-from stream.kafka.topic_ids import TopicIds
-from stream.raw_counts import MAX_CHARS, SINCE_HEADER, CountedPartition, RawCounts, read_counts, since_header
-from stream.raw_topics.registry import RawTopics
+from stream.raw_counts import SINCE_HEADER, RawCounts, read_counts
 from stream.rejection import Rejection, Skipped
 from stream.settings import IngestSettings, MappingSettings
 from stream.topics import Topics
 
 MAX_IN_FLIGHT = 16
 """Batches sent and not yet acknowledged; beyond this, reading waits."""
-COMMIT_INTERVAL_SECONDS = 0.1
-COMMIT_ANSWER_SECONDS = 10.0
-LOG_INTERVAL_SECONDS = 1.0
 DRAIN_SECONDS = 30.0
 READ_SECONDS = 0.01
 IDLE_SECONDS = 0.2
@@ -65,10 +60,6 @@ POSITION_SECONDS = 30.0
 METADATA_MS = 5_000
 """Between two looks at the raw topics' partitions."""
 BEHIND_LOOK_SECONDS = 0.25
-_TOO_LARGE = KafkaError.OFFSET_METADATA_TOO_LARGE
-_FEWEST_CHARS = 200
-"""Counts that have to be shorter are left out."""
-_PLACE = attrgetter("source_topic", "source_partition", "modality")
 log = logs.get(__name__)
 
 
@@ -95,11 +86,11 @@ class Ingest:
         self._on_ready = on_ready
         self._wall = wall
         self._clock = EventClock.of(settings, modalities)
-        self._ids = TopicIds(connection, without_denied=True)
-        self._topic_ids: dict[str, str] = {}
-        self._read_by_client: dict[str, str] = {}  # the first of each name that this consumer had
-        self._registry = None if connection.embedded else RawTopics(connection, topics, topics.group_ingest)
-        validator = Validator(modalities, settings, self._clock, self._source_of, mapping)
+        self._errors = ConsumerErrors(topics.group_ingest)
+        self._unread = UnreadTopics(topics.group_ingest)
+        self._ids = RawTopicIds(connection, topics, self._raw_topics, self._errors, self._unread)
+        self._commits = OffsetCommits(self._may_commit, self._errors)
+        validator = Validator(modalities, settings, self._clock, self._ids.source_of, mapping)
         self._judge = Judge(validator, self._clock)
         self._merge = EventTimeMerge(
             lambda message: validator.event_time(message.value(), message.topic()),
@@ -107,7 +98,7 @@ class Ingest:
             on_begin=lambda source, times: self._judge.begin(source, times, int(self._wall() * 1000)),
         )
         self._full: set[Source] = set()
-        self._mappings = validator.mappings()
+        self._counts = DecidedCounts(validator.mappings())
         self._presence = FieldPresence(validator.contents(), time.monotonic)
         self._in_flight = InFlight()
         self._behind = Behind()
@@ -116,20 +107,10 @@ class Ingest:
         self._ready = False
         self._paused = False
         self._backlog: list[Any] = []
-        self._committed_at = 0.0
-        self._committing = False
-        self._done: dict[Source, RawPosition] = {}
         self._read_to: dict[Source, int] = {}
-        self._counted: dict[Source, CountedPartition] = {}
-        self._since: dict[Source, int] = {}  # by the topic's name in events, also of partitions that moved away
         self._moved: set[Source] = set()  # while a batch was being read or sent
-        self._counts_chars = MAX_CHARS
         self._ended: dict[Source, tuple[int, float]] = {}
-        self._refusals_logged_at = -LOG_INTERVAL_SECONDS
-        self._refused: Counter[str] = Counter()
-        self._errors = ConsumerErrors(topics.group_ingest)
         self._membership = Membership(connection, topics.group_ingest)
-        self._unread = UnreadTopics(topics.group_ingest)
         self._consumer = self._new_consumer()
         self._stop = threading.Event()
         self._producer = SafeProducer(
@@ -160,8 +141,6 @@ class Ingest:
             raise
         finally:
             self._ids.close()
-            if self._registry is not None:
-                self._registry.close()
             leave(self._consumer)
 
     def _new_consumer(self) -> Any:
@@ -175,7 +154,7 @@ class Ingest:
                 "enable.partition.eof": True,
                 # a topic or partition that was added is read within seconds; only the topics it reads are asked for
                 "topic.metadata.refresh.interval.ms": METADATA_MS,
-                "on_commit": self._on_commit,
+                "on_commit": self._commits.on_commit,
             },
         )
 
@@ -315,7 +294,7 @@ class Ingest:
         wall_ms = int(self._wall() * 1000)
         batch = self._in_flight.open()
         accepted: dict[int, list[Event]] = {}
-        decided: list[tuple[Source, int, Rejection | Skipped, bool]] = []
+        decided: list[Decided] = []
         partitions = self._topics.partitions
         self._moved.clear()
         verdicts = (self._judge.judge(messages, wall_ms), *(self._judge.conclude(s, wall_ms) for s in concluded))
@@ -324,7 +303,7 @@ class Ingest:
                 accepted.setdefault(partition_of(result.user_id, partitions), []).append(result)
                 continue
             source = (message.topic(), message.partition())
-            decided.append((source, message.offset(), result, self._judge.first_held(source) is not None))
+            decided.append(Decided(source, message.offset(), result, self._judge.first_held(source) is not None))
             if not isinstance(result, Skipped):
                 self._send_dead_letter(batch, result, message)
         now = self._clock.now(wall_ms)
@@ -336,20 +315,16 @@ class Ingest:
                     self._topics.events,
                     value,
                     partition=partition,
-                    headers=[(SINCE_HEADER, self._since_of(sources)), *self._field_counts(wall_ms), *late],
+                    headers=[(SINCE_HEADER, self._counts.since_header(sources)), *self._field_counts(wall_ms), *late],
                     on_delivery=batch.on_delivery,
                 )
         last = {(message.topic(), message.partition()): message for message in messages}
         for source in self._moved:  # what was read of it is read again
             last.pop(source, None)
         self._read_to.update({source: message.offset() + 1 for source, message in last.items()})
-        counts = Counter(map(_PLACE, chain.from_iterable(accepted.values())))
-        self._count(counts, decided)
+        self._counts.count(chain.from_iterable(accepted.values()), decided, self._moved)
         batch.seal({s: self._position(s, self._read_to[s]) for s in {*concluded, *last} - self._moved})
         self._resume()
-
-    def _since_of(self, sources: Sequence[Source]) -> bytes:
-        return since_header([self._since[source] for source in sources])
 
     def _field_counts(self, wall_ms: int) -> Sequence[tuple[str, bytes | None]]:
         """For serve, on the next message after each look."""
@@ -370,7 +345,7 @@ class Ingest:
             timestamp=timestamp if kind else None,
             headers=message.headers(),
             max_bytes=self._topics.dead_letter_max_bytes,
-            source_name=self._source_of(message.topic()),
+            source_name=self._ids.source_of(message.topic()),
         )
         batch.sent()
         self._producer.produce(
@@ -382,65 +357,28 @@ class Ingest:
         )
 
     def _commit(self) -> None:
-        """Step 4, at most every COMMIT_INTERVAL_SECONDS and one at a time; the answer arrives in `_on_commit`."""
-        now = time.monotonic()
-        # an answer that never comes must not end all commits
-        if now < self._committed_at + (COMMIT_ANSWER_SECONDS if self._committing else COMMIT_INTERVAL_SECONDS):
-            return
-        if offsets := self._committable():
-            self._committed_at = now
-            self._committing = True
-            self._consumer.commit(offsets=offsets, asynchronous=True)
+        """Step 4."""
+        self._commits.add(self._in_flight.take_done())
+        self._commits.commit(self._consumer)
 
-    def _committable(self) -> list[TopicPartition]:
-        self._done.update(self._in_flight.take_done())
-        # a partition that moved away is its new owner's to commit; a topic made anew has other offsets
-        self._done = {
-            source: position
-            for source, position in self._done.items()
-            if source in self._assigned and position.topic_id == self._topic_ids.get(source[0])
-        }
-        chars = self._counts_chars
-        return [TopicPartition(*s, p.next_offset, metadata=p.metadata(chars)) for s, p in self._done.items()]
+    def _may_commit(self, source: Source, position: RawPosition) -> bool:
+        """A partition that moved away is its new owner's to commit; a topic made anew has other offsets."""
+        return source in self._assigned and position.topic_id == self._ids.get(source[0])
 
     def _position(self, source: Source, read_to: int) -> RawPosition:
         """Where a reader that starts anew judges all that is not decided."""
         held = self._judge.first_held(source)
         next_offset = read_to if held is None else held
-        counts = self._counted[source].upto(next_offset)
-        return RawPosition(next_offset, self._judge.state(source), self._topic_ids.get(source[0]), counts)
-
-    def _source_of(self, topic: str) -> str:
-        return topic if self._registry is None else self._registry.sources.get(topic, topic)
+        counts = self._counts.upto(source, next_offset)
+        return RawPosition(next_offset, self._judge.state(source), self._ids.get(source[0]), counts)
 
     def _look_at_topics(self) -> None:
-        """Every LOOK_SECONDS, without waiting: whether each is there, and still the one that is read."""
-        try:
-            found = self._ids.look(self._raw_topics)
-        except KafkaException as exc:
-            self._errors.passing(exc.args[0], what="topic ids")
-            return
-        self._unread.missing(self._ids.missing)
-        if not found:
-            return
-        ours = {topic for topic, _ in self._assigned}
-        # a topic may have gone and come while its partitions were taken away and given anew
-        self._read_anew(
-            {
-                topic: id_
-                for topic, id_ in found.items()
-                if id_ != self._read_by_client.get(topic, id_) or (topic in ours and id_ != self._topic_ids.get(topic))
-            }
-        )
+        """Whether each is there, and still the one that is read."""
+        self._read_anew(self._ids.look(topic for topic, _ in self._assigned))
 
     def _made_anew(self, topic: str) -> bool:
         """Whether that is why reading fails; then it is read from its beginning."""
-        try:
-            found = self._ids.ask([topic])
-        except KafkaException as exc:
-            self._errors.passing(exc.args[0], what="topic ids")
-            return False
-        anew = {t: id_ for t, id_ in found.items() if id_ != self._topic_ids.get(t)}
+        anew = self._ids.ask_anew(topic)
         self._read_anew(anew)
         return bool(anew)
 
@@ -455,7 +393,7 @@ class Ingest:
         """
         if not ids:
             return
-        self._topic_ids |= ids  # what was read of the old ones is no position any more
+        self._ids.begin_anew(ids)
         self._backlog = []
         if not leave(self._consumer):  # commits the rest
             raise BrokerError(
@@ -463,32 +401,16 @@ class Ingest:
                 action="a role under `anchorstream up` or Kubernetes starts anew by itself; else start it again",
                 code="group_not_left",
             )
-        self._committing = False
-        self._read_by_client = {}
+        self._commits.new_consumer()
+        self._ids.new_consumer()
         self._consumer = self._new_consumer()
         self._join()
-
-    def _on_commit(self, error: KafkaError | None, partitions: Sequence[TopicPartition]) -> None:
-        """Forget what was committed; the rest, refused during a rebalance or unanswered, is tried again."""
-        self._committing = False
-        for tp in partitions:
-            done = self._done.get((tp.topic, tp.partition))
-            if error is None and tp.error is None and done is not None and done.next_offset == tp.offset:
-                del self._done[tp.topic, tp.partition]
-        if any(e is not None and e.code() == _TOO_LARGE for e in (error, *(tp.error for tp in partitions))):
-            self._counts_chars = self._counts_chars // 2 if self._counts_chars >= 2 * _FEWEST_CHARS else 0
-            log.warning(logs.COMMIT_TOO_LARGE, counts_chars=self._counts_chars)
-        elif error is not None:
-            self._errors.passing(error, what="commit")
 
     def _drain(self) -> None:
         """Wait for every acknowledgement, then commit and wait for the broker's answer."""
         self._producer.flush(DRAIN_SECONDS)
-        if offsets := self._committable():
-            try:
-                self._consumer.commit(offsets=offsets, asynchronous=False)
-            except KafkaException as exc:  # the messages are read again: duplicates, which downstream drops
-                self._errors.passing(exc.args[0], what="commit")
+        self._commits.add(self._in_flight.take_done())
+        self._commits.commit_and_wait(self._consumer)
 
     def _stay_in_group(self) -> None:
         """The producer is blocked: take no more input, but keep polling so that the group does not drop us."""
@@ -527,21 +449,17 @@ class Ingest:
         deadline = time.monotonic() + POSITION_SECONDS
         while True:
             try:
-                ids = self._ids.ask(tp.topic for tp in partitions)
-                if self._registry is not None:
-                    self._registry.register(ids, self._stop)
-                self._topic_ids.update(ids)
-                self._read_by_client = ids | self._read_by_client
+                self._ids.given([tp.topic for tp in partitions], self._stop)
                 positions = resume_positions(
                     consumer,
                     partitions,
                     group=self._topics.group_ingest,
                     from_zero=self._connection.embedded,
-                    counts=self._of_this_topic,
+                    counts=self._ids.counts_for,
                 )
                 committed = consumer.committed(partitions, timeout=10.0)
                 for tp in committed:
-                    state = read_clock(tp.metadata) if self._of_this_topic(tp) else ClockState()
+                    state = read_clock(tp.metadata) if self._ids.counts_for(tp) else ClockState()
                     self._judge.restore((tp.topic, tp.partition), state)
                 self._begin_counts(consumer, committed, positions)
                 return positions
@@ -555,28 +473,18 @@ class Ingest:
         self, consumer: Any, committed: Sequence[TopicPartition], positions: Sequence[TopicPartition]
     ) -> None:
         """Counts go on where they were committed; the others begin, which is committed before an event is sent."""
-        begun: list[TopicPartition] = []
+        begun: dict[Source, RawPosition] = {}
         wall_ms = int(self._wall() * 1000)
         starts = {(tp.topic, tp.partition): tp.offset for tp in positions}
         for tp in committed:
             source = (tp.topic, tp.partition)
-            counts = read_counts(tp.metadata) if self._of_this_topic(tp) and tp.offset >= 0 else None
+            counts = read_counts(tp.metadata) if self._ids.counts_for(tp) and tp.offset >= 0 else None
             if counts is None:
                 counts = RawCounts(since=wall_ms, begin=starts[source])
-                place = RawPosition(starts[source], self._judge.state(source), self._topic_ids.get(tp.topic), counts)
-                begun.append(TopicPartition(*source, starts[source], metadata=place.metadata(self._counts_chars)))
-            self._counted[source] = CountedPartition(counts)
-            self._since[self._source_of(tp.topic), tp.partition] = counts.since
-        if begun:
-            try:
-                consumer.commit(offsets=begun, asynchronous=False)
-            except KafkaException as exc:  # then they begin with the next commit
-                self._errors.passing(exc.args[0], what="commit")
-
-    def _of_this_topic(self, committed: TopicPartition) -> bool:
-        """Whether an offset was committed of the topic that is there; what older versions committed is taken to be."""
-        id_ = self._topic_ids.get(committed.topic)
-        return decode(committed.metadata).get("topic", id_) == id_
+                topic_id = self._ids.get(tp.topic)
+                begun[source] = RawPosition(starts[source], self._judge.state(source), topic_id, counts)
+            self._counts.begin(source, self._ids.source_of(tp.topic), counts)
+        self._commits.begin(consumer, begun)
 
     def _on_revoke(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         self._drain()
@@ -593,36 +501,3 @@ class Ingest:
             self._moved.add(source)
         consumer.incremental_unassign(partitions)
         log.info(logs.PARTITIONS_REVOKED, partitions=[f"{tp.topic}:{tp.partition}" for tp in partitions])
-
-    def _count(
-        self,
-        accepted: Mapping[tuple[str, int, str], int],
-        decided: Sequence[tuple[Source, int, Rejection | Skipped, bool]],
-    ) -> None:
-        """accepted: events by topic (its name in events), partition and modality. decided: source, offset, what it is,
-        and whether a message before it waits for its verdict."""
-        for (name, partition, modality), n in accepted.items():
-            metrics.EVENTS_ACCEPTED.labels(modality).inc(n)
-            source = (name.partition("#")[0], partition)
-            if source not in self._moved:
-                self._counted[source].accepted(modality, n)
-        for source, offset, result, waits in decided:
-            counted = None if source in self._moved else self._counted[source]
-            if isinstance(result, Skipped):
-                metrics.EVENTS_SKIPPED.labels(source[0], result.reason).inc()
-                if counted is not None:
-                    counted.skipped(offset, result.reason, waits=waits)
-            else:
-                metrics.EVENTS_DEAD_LETTERED.labels(result.code).inc()
-                self._refused[result.code] += 1
-                if counted is not None:
-                    counted.refused(offset, result.code, waits=waits)
-        for topic, mapping in self._mappings.items():
-            for how, n in mapping.converted.items():
-                metrics.VALUES_CONVERTED.labels(topic, how).inc(n)
-            mapping.converted.clear()
-        now = time.monotonic()
-        if self._refused and now >= self._refusals_logged_at + LOG_INTERVAL_SECONDS:
-            log.warning(logs.EVENT_DEAD_LETTERED, **self._refused)
-            self._refusals_logged_at = now
-            self._refused.clear()

@@ -35,7 +35,7 @@ def test_counts_of_very_many_modalities(
     kafka_broker: LocalKafka, topic_prefix: str, monkeypatch: pytest.MonkeyPatch, chars: int
 ) -> None:
     """6000: as if this broker took less than brokers do; it refuses the commit, and gets a shorter one."""
-    monkeypatch.setattr("stream.ingest.ingest.MAX_CHARS", chars)
+    monkeypatch.setattr("stream.ingest.offset_commits.MAX_CHARS", chars)
     connection, raw = kafka_broker.connection, f"{topic_prefix}-raw"
     topics = Topics(KafkaSettings(topic_prefix=topic_prefix, partitions=1))
     names = [f"modality_with_a_rather_long_name_{n:03d}" for n in range(MODALITIES)]
