@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.base.errors import StateError
+from store.window.memory import NO_MEMORY, Memory, pack_blocks, unpack_blocks
 
 FORMAT = 1
 KIND_SUMMARY, KIND_EVENT, KIND_FIELD = 0, 1, 2
@@ -80,6 +81,7 @@ class Summary(NamedTuple):
     covers: {"topic:partition": last raw offset seen of this user in this modality}, duplicates included.
     ingested_at: ms, newest ingestion time covered.
     erased: ms; the user was erased up to and with this event time, 0 = never: older rows are gone, and none may come.
+    memory: what left the window and is remembered.
     """
 
     rows: int
@@ -91,12 +93,14 @@ class Summary(NamedTuple):
     covers: dict[str, int]
     ingested_at: int
     erased: int = 0
+    memory: Memory = NO_MEMORY
 
 
 class SummaryRow(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
     """A summary as it is written; the fields of `Summary`. vector: dim × f4. covers: in the order of its keys.
 
-    erased is left out where it is 0, as older versions wrote it.
+    memory_rows, memory_oldest, blocks: `Memory`; blocks as store/window/memory.py packs them. Without memory these
+    are left out, and so is erased where it is 0: as older versions wrote it.
     """
 
     format: int
@@ -109,12 +113,28 @@ class SummaryRow(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc
     covers: dict[str, int]
     ingested_at: int
     erased: int = 0
+    memory_rows: int = 0
+    memory_oldest: int = 0
+    blocks: bytes = b""
 
     def packed(self) -> bytes:
         """The row's bytes."""
-        if self.erased:
+        if self.memory_rows:
             return _encode(self)
-        return b"\x99" + _encode(self)[1:-1]  # an array of nine, without the last 0
+        if self.erased:
+            return b"\x9a" + _encode(self)[1:-4]  # an array of ten, without memory: 0, 0 and no bytes
+        return b"\x99" + _encode(self)[1:-5]  # an array of nine, without erased either
+
+    def freeze(self) -> Summary:
+        """The summary."""
+        sums = tuple(self.sums)
+        memory = NO_MEMORY
+        if self.memory_rows:
+            memory = Memory(self.memory_rows, self.memory_oldest, unpack_blocks(self.blocks, len(sums)))
+        return Summary(
+            self.rows, self.oldest, self.newest, np.frombuffer(self.vector, "<f4"), sums, tuple(self.counts),
+            self.covers, self.ingested_at, self.erased, memory,
+        )  # fmt: skip
 
 
 def user_prefix(user_id: str) -> bytes:
@@ -214,25 +234,18 @@ def pack_summary(row: Summary) -> bytes:
     covers = dict(sorted(row.covers.items()))
     return SummaryRow(
         FORMAT, row.rows, row.oldest, row.newest, vector, list(row.number_sums), list(row.number_counts), covers,
-        row.ingested_at, row.erased,
+        row.ingested_at, row.erased, row.memory.rows, row.memory.oldest, pack_blocks(row.memory.blocks),
     ).packed()  # fmt: skip
 
 
 def unpack_summary(value: bytes) -> Summary:
     """Inverse of `pack_summary`. Raises ValueError on another format."""
-    row = decode_summary(_decode, value)
-    vector = np.frombuffer(row.vector, "<f4")
-    return Summary(
-        row.rows,
-        row.oldest,
-        row.newest,
-        vector,
-        tuple(row.sums),
-        tuple(row.counts),
-        row.covers,
-        row.ingested_at,
-        row.erased,
-    )
+    return read_summary(value).freeze()
+
+
+def read_summary(value: bytes) -> SummaryRow:
+    """A summary row without its arrays and blocks being looked at. Raises ValueError on another format."""
+    return decode_summary(_decode, value)
 
 
 def erased_newest(value: bytes | None) -> int:
@@ -241,12 +254,13 @@ def erased_newest(value: bytes | None) -> int:
     Raises:
         StateError: a format that this version does not know.
     """
-    if value is None or value[0] != _ERASED:
+    if value is None or value[0] < _ERASED:
         return 0
     try:
-        return unpack_summary(value).newest
+        row = read_summary(value)
     except ValueError as exc:
         raise newer_log(str(exc)) from exc
+    return row.newest if row.erased else 0
 
 
 def decode_summary(decode: Callable[[bytes], _Row], value: bytes) -> _Row:
@@ -265,7 +279,7 @@ def decode_summary(decode: Callable[[bytes], _Row], value: bytes) -> _Row:
 
 _Row = TypeVar("_Row", bound=SummaryRow)
 _ERASED = 0x9A
-"""First byte of a summary with all ten fields."""
+"""First byte of a summary with ten fields; one with all of them is above."""
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(SummaryRow).decode
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.base.settings import ModalityKind, ModalitySettings
-from store.window.rows import FORMAT, Summary, SummaryRow, Vector16, Vector32, decode_summary, event_parts
+from store.window.rows import FORMAT, SummaryRow, Vector16, Vector32, decode_summary, event_parts
 
 VECTOR_STEP = 2.0**-14
 """Vectors are multiples of this."""
@@ -128,14 +128,6 @@ class Totals(SummaryRow, gc=False):
             self.covers[source] = offset
         if ingested_at > self.ingested_at:
             self.ingested_at = ingested_at
-
-    def freeze(self) -> Summary:
-        """The summary row's value."""
-        vector = np.frombuffer(self.vector, "<f4")
-        return Summary(
-            self.rows, self.oldest, self.newest, vector, tuple(self.sums), tuple(self.counts), self.covers,
-            self.ingested_at, self.erased,
-        )  # fmt: skip
 
     def pack(self) -> bytes:
         """The summary row's bytes: those of store/window/rows.py::pack_summary."""

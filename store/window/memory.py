@@ -1,0 +1,82 @@
+"""What is kept of events that have left a window: how many there are, and sums of their numbers, per 28 days.
+
+Integers and fixed point only: adding and removing rows in whatever order ends in what a scan finds, bit for bit. Blocks
+are counted from the epoch, so that which one a row falls into depends on the row alone.
+
+    blocks = block, …, in the order of their numbers; those without a row are left out
+    block  = u32 number | u32 rows | n × (i64 sum | i128 total | u32 count)
+
+Integers are big-endian; n = numbers of the modality.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from functools import cache
+from typing import NamedTuple
+
+BLOCK_MS = 28 * 86_400_000
+"""Length of a block, ms: event time // BLOCK_MS is its number."""
+TOTAL_SCALE = 1 << 10
+"""Fixed point of totals."""
+TOTAL_LIMIT = 1 << 40
+"""A number beyond counts as this, so that one outlier does not drown the others."""
+
+
+class Block(NamedTuple):
+    """Rows of one block: per number the fixed-point sum of signed logs (`summary.NUMBER_SCALE`), the fixed-point sum of
+    values (TOTAL_SCALE, each within ±TOTAL_LIMIT), and how many rows carried it."""
+
+    rows: int
+    sums: tuple[int, ...]
+    totals: tuple[int, ...]
+    counts: tuple[int, ...]
+
+
+class Memory(NamedTuple):
+    """Of one (user, modality): rows that left the window by age or number. What the window holds is not in it.
+
+    rows: how many. oldest: event time of the oldest, ms; 0 when there is none.
+    blocks: by event time // BLOCK_MS, ascending; only those with rows. Not to be changed.
+    """
+
+    rows: int
+    oldest: int
+    blocks: dict[int, Block]
+
+
+NO_MEMORY = Memory(0, 0, {})
+
+
+@cache
+def _block(width: int) -> struct.Struct:
+    return struct.Struct(">II" + "qqQI" * width)
+
+
+def pack_blocks(blocks: Mapping[int, Block]) -> bytes:
+    """Bytes of blocks; equal blocks give equal bytes."""
+    return b"".join([_pack(number, block) for number, block in sorted(blocks.items())])
+
+
+def unpack_blocks(packed: bytes, width: int) -> dict[int, Block]:
+    """Inverse of `pack_blocks`. width: numbers of a row."""
+    return {
+        number: Block(
+            rows,
+            tuple(values[::4]),
+            tuple([high << 64 | low for high, low in zip(values[1::4], values[2::4], strict=True)]),
+            tuple(values[3::4]),
+        )
+        for number, rows, *values in _block(width).iter_unpack(packed)
+    }
+
+
+def _pack(number: int, block: Block) -> bytes:
+    values: list[int] = []
+    for log, total, count in zip(block.sums, block.totals, block.counts, strict=True):
+        values += log, total >> 64, total & _LOW, count
+    return _block(len(block.sums)).pack(number, block.rows, *values)
+
+
+_LOW = (1 << 64) - 1
