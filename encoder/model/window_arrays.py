@@ -1,0 +1,215 @@
+"""Rows of many users' windows as flat arrays, so that what is counted of them costs a few passes in all.
+
+A *segment* is one (modality, user): number `modality * users + user`. A *series* is one (number of a modality, user):
+`column * users + user`, columns counted over the modalities in their order. Rows stand by segment, then by time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from store.base.settings import ModalitySettings
+from store.window.rows import Summary
+from store.window.summary import number_width
+from store.window.user_window import UserWindow
+
+NEWEST_ROWS = 4
+"""Rows whose mean vector stands for what a user does now."""
+LIMIT = 2.0**40
+"""Raw numbers beyond it, of either sign, are taken as it: totals stay finite."""
+STEP = 2.0**-10
+"""Raw numbers are rounded to multiples of it, as memory keeps them."""
+BLOCK_DAYS = 28
+BLOCK_MS = BLOCK_DAYS * 86_400_000
+"""Memory is kept per block of so many days since 1970."""
+
+Ints = NDArray[np.int64]
+Doubles = NDArray[np.float64]
+
+_TEXT_VALUES = 32
+"""Components of a vector by which texts are told apart."""
+_MIX = np.random.default_rng(0).integers(1 << 62, size=_TEXT_VALUES // 4, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+
+
+class Cells(NamedTuple):
+    """Numbers that are there: those of rows, by segment, row and column, or of memory blocks.
+
+    series: int64 (cells,). at: int64 (cells,), the row or block. values: float64 (cells,), on the grid of `STEP`.
+    """
+
+    series: Ints
+    at: Ints
+    values: Doubles
+
+
+class Blocks(NamedTuple):
+    """What memory holds, an entry per segment and block: segment, block number, rows (all (entries,)), and totals."""
+
+    segment: Ints
+    block: Ints
+    rows: Doubles
+    oldest: Ints
+    totals: Cells
+
+
+class WindowArrays(NamedTuple):
+    """Windows of `users` users over `modalities` modalities.
+
+    as_of: int64 (users,), ms. lengths: int64 (segments,), rows. segment, ts: int64 (rows,). texts: uint64 (rows,),
+    equal for equal vectors. numbers: of the rows. newest: int64 (segments,), newest event time seen, ms, 0 where there
+    is nothing. memory: what lies before the windows. means, recent: float32 (modalities, users, dim), mean vector of
+    all rows and of the newest; zeros where there are none.
+    """
+
+    users: int
+    modalities: int
+    columns: int
+    as_of: Ints
+    lengths: Ints
+    segment: Ints
+    ts: Ints
+    texts: NDArray[np.uint64]
+    numbers: Cells
+    newest: Ints
+    memory: Blocks
+    means: NDArray[np.float32]
+    recent: NDArray[np.float32]
+
+
+def gather(windows: Sequence[UserWindow], modalities: Mapping[str, ModalitySettings], dim: int) -> WindowArrays:
+    """Bring windows together. Modalities that are not named are left out; pure.
+
+    Args:
+        dim: of event vectors.
+    """
+    users, count = len(windows), len(modalities)
+    lengths = np.zeros(count * users, np.int64)
+    newest = np.zeros(count * users, np.int64)
+    sums = np.zeros((count * users, dim), np.float32)
+    ts, texts, recent, recent_of, cells = [], [], [], [], _CellLists()
+    memory = _Memory(users)
+    segment = rows = column = 0
+    for name, settings in modalities.items():
+        width = number_width(settings)
+        for user, window in enumerate(windows):
+            own = window.modalities.get(name)
+            if own is not None:
+                n = len(own.ts)
+                if n:
+                    lengths[segment] = n
+                    sums[segment] = own.summary.vector_sum
+                    ts.append(own.ts)
+                    texts.append(own.vectors[:, :_TEXT_VALUES])
+                    recent.append(own.vectors[-NEWEST_ROWS:])
+                    recent_of.append(segment)
+                    if width:
+                        cells.add(own.numbers[:, :width], column, user, users, rows)
+                    rows += n
+                if memory.add(own.summary, segment, column, width, user) or n:
+                    newest[segment] = own.summary.newest
+            segment += 1
+        column += width
+    all_ts = np.maximum(np.concatenate(ts), 0) if ts else np.zeros(0, np.int64)
+    ends = np.cumsum(lengths)
+    held = lengths > 0
+    # a replica may have read rows and not yet their summary, which follows them in the log
+    newest[held] = np.maximum(newest[held], all_ts[ends[held] - 1])
+    as_of = np.array([window.as_of for window in windows], np.int64)
+    as_of = np.maximum(as_of, newest.reshape(count, users).max(0, initial=0))
+    means = sums / np.maximum(lengths, 1).astype(np.float32)[:, None]
+    return WindowArrays(
+        users=users,
+        modalities=count,
+        columns=column,
+        as_of=as_of,
+        lengths=lengths,
+        segment=np.repeat(np.arange(count * users), lengths),
+        ts=all_ts,
+        texts=_text_keys(texts),
+        numbers=cells.join(),
+        newest=newest,
+        memory=memory.join(),
+        means=means.reshape(count, users, dim),
+        recent=_recent_means(recent, recent_of, count * users, dim).reshape(count, users, dim),
+    )
+
+
+def on_grid(raw: NDArray[np.generic]) -> Doubles:
+    """Finite numbers within `LIMIT` on the grid of `STEP`, as memory counts them."""
+    rounded: Doubles = np.rint(np.clip(raw.astype(np.float64), -LIMIT, LIMIT) / STEP) * STEP
+    return rounded
+
+
+def _recent_means(
+    vectors: Sequence[NDArray[np.float16]], segments: Sequence[int], count: int, dim: int
+) -> NDArray[np.float32]:
+    means = np.zeros((count, dim), np.float32)
+    if segments:
+        sizes = np.array([len(v) for v in vectors])
+        sums = np.add.reduceat(np.concatenate(vectors).astype(np.float32), np.cumsum(sizes) - sizes, axis=0)
+        means[segments] = sums / sizes.astype(np.float32)[:, None]
+    return means
+
+
+def _text_keys(vectors: Sequence[NDArray[np.float16]]) -> NDArray[np.uint64]:
+    if not vectors:
+        return np.zeros(0, np.uint64)
+    first = np.concatenate(vectors)
+    if first.shape[1] < _TEXT_VALUES:
+        first = np.pad(first, ((0, 0), (0, _TEXT_VALUES - first.shape[1])))
+    keys: NDArray[np.uint64] = (first.view(np.uint64) * _MIX).sum(1, dtype=np.uint64)
+    return keys
+
+
+class _CellLists:
+    """Numbers of the rows, gathered window by window."""
+
+    def __init__(self) -> None:
+        self._raw: list[NDArray[np.float32]] = []
+        self._series: list[Ints] = []
+        self._rows: list[Ints] = []
+
+    def add(self, numbers: NDArray[np.float32], column: int, user: int, users: int, row: int) -> None:
+        n, width = numbers.shape
+        self._raw.append(numbers.ravel())
+        self._series.append(np.tile(np.arange(column, column + width) * users + user, n))
+        self._rows.append(np.repeat(np.arange(row, row + n), width))
+
+    def join(self) -> Cells:
+        if not self._raw:
+            return Cells(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+        raw = np.concatenate(self._raw)
+        there = np.isfinite(raw)
+        series, rows = np.concatenate(self._series), np.concatenate(self._rows)
+        return Cells(series[there], rows[there], on_grid(raw[there]))
+
+
+class _Memory:
+    """What lies before the windows, gathered window by window."""
+
+    def __init__(self, users: int) -> None:
+        self._users = users
+        self._entries: list[tuple[int, int, int, int]] = []
+        self._cells: list[tuple[int, int, float]] = []
+
+    def add(self, summary: Summary, segment: int, column: int, width: int, user: int) -> bool:
+        """Whether there is any."""
+        memory = getattr(summary, "memory", None)
+        if memory is None or not memory.rows:
+            return False
+        for block, own in memory.blocks.items():
+            for i, (total, count) in enumerate(zip(own.totals[:width], own.counts, strict=False)):
+                if count:
+                    self._cells.append(((column + i) * self._users + user, len(self._entries), total * STEP))
+            self._entries.append((segment, block, own.rows, memory.oldest))
+        return True
+
+    def join(self) -> Blocks:
+        entries = np.array(self._entries, np.int64).reshape(-1, 4).T
+        cells = np.array([cell[:2] for cell in self._cells], np.int64).reshape(-1, 2).T
+        totals = Cells(cells[0], cells[1], np.array([cell[2] for cell in self._cells], np.float64))
+        return Blocks(entries[0], entries[1], entries[2].astype(np.float64), entries[3], totals)
