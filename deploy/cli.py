@@ -39,6 +39,12 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("lag", "deploy.commands.lag:lag", _OPERATE, "How far each role is behind, in messages and seconds."),
     ("account", "deploy.commands.account:account", _OPERATE, "What became of everything that was published."),
     ("offsets", "deploy.commands.offsets:app", _OPERATE, "Where each group goes on, what is lost to it, and a reset."),
+    (
+        "topics",
+        "deploy.commands.topics:app",
+        _OPERATE,
+        "Our topics on the broker: what is wrong with them, and mending.",
+    ),
     ("doctor", "deploy.commands.doctor:doctor", _OPERATE, "Check configuration, broker, state, device and weights."),
     ("verify", "deploy.commands.verify:verify", _OPERATE, "Recompute embeddings from stored tokens and compare."),
     ("dead-letters", "deploy.commands.dead_letters:app", _OPERATE, "Refused events: list, show, replay."),

@@ -28,10 +28,12 @@ def lag(
 ) -> int:
     """How far each role is behind, in messages and in seconds. Reads the broker; needs no role to run.
 
-    Exit code 1 where a role is stalled, stopped, ahead or rewound, or not everything could be read or found.
+    Exit code 1 where a role is stalled, stopped, ahead or rewound, not everything could be read or found, or topics
+    have settings with which data will be lost.
     """
     from deploy import output
     from deploy.brokers import connect
+    from deploy.kafka.settings_watch import SettingsWatch
     from store.records.scenario import other_query
     from stream.lag.reader import Freshness, LagReader
     from stream.lag.scenarios import LagScenarios
@@ -42,7 +44,8 @@ def lag(
     settings = common.settings()
     raw = {modality.topic for modality in settings.modalities.values()}
     connection = connect(settings, timeout_s=5.0)
-    scenarios = LagScenarios(connection, Topics(settings.kafka), raw, settings.scenarios, settings.candidates)
+    topics = Topics(settings.kafka)
+    scenarios = LagScenarios(connection, topics, raw, settings.scenarios, settings.candidates)
     told: dict[str, Any] = {}
 
     def freshness() -> Freshness | None:
@@ -51,7 +54,9 @@ def lag(
         recent = told["freshness"]["recent"] if told else None
         return None if recent is None else Freshness(recent.get("p50"), recent.get("p99"))
 
-    reader = LagReader(connection, scenarios.plan(), freshness=freshness)
+    reader = LagReader(
+        connection, scenarios.plan(), freshness=freshness, topic_faults=SettingsWatch(connection, topics).faults
+    )
     try:
         while True:
             scenarios.refresh(reader)
@@ -64,7 +69,8 @@ def lag(
                 for name, of in other.items():
                     output.note(other_query(name, of))
             if watch is None:
-                return int(SEVERITY[report.status] >= SEVERITY[Status.STALLED] or not report.whole)
+                bad = SEVERITY[report.status] >= SEVERITY[Status.STALLED]
+                return int(bad or not report.whole or bool(report.topic_faults))
             time.sleep(watch)
     finally:
         reader.close()
@@ -136,6 +142,8 @@ def write_report(report: LagReport, *, partitions: bool) -> None:
         output.write_pairs({"refused by ingest": f"{report.refused:,} (see `anchorstream account`)"})
     if report.missing_topics:
         output.note(f"not on the broker: {', '.join(report.missing_topics)}")
+    for line in report.topic_faults:
+        output.note(f"topic settings: {line}")
     if report.unreadable:
         output.note(f"could not be read: {'; '.join(report.unreadable)}")
     if report.made_anew:

@@ -7,22 +7,24 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import ConfigResource, NewTopic, OffsetSpec
+from confluent_kafka.admin import NewTopic, OffsetSpec
 
-from deploy.kafka.forced_settings import WISHES, mend, tolerated
-from deploy.kafka.topic_settings import EXPIRING, REQUEST_SECONDS, revive
+from deploy.kafka.forced_settings import WISHES
+from deploy.kafka.topic_faults import judge
+from deploy.kafka.topic_settings import REQUEST_SECONDS, revive
 from store.base import logs
 from store.base.errors import BrokerError, TopicError
 from stream.kafka.client import Connection
 from stream.kafka.patience import patiently
-from stream.topics import LEAST_MESSAGE_BYTES, MAX_MESSAGE_BYTES, TopicSpec
+from stream.topics import MAX_MESSAGE_BYTES, TopicSpec
 
 BROKERS_OWN = -1
 """Replication factor: the broker's default."""
 LEADING_SECONDS = 15.0
+MEND = "`anchorstream topics mend` does what no data is lost by; the rest as its line says; then start again"
 _POLICY = frozenset({KafkaError.POLICY_VIOLATION, KafkaError.INVALID_CONFIG})
 log = logs.get(__name__)
 
@@ -55,14 +57,16 @@ def ensure(connection: Connection, specs: Iterable[TopicSpec], *, replication_fa
             log.info(logs.TOPIC_CREATED, topic=name, partitions=wanted[name].partitions)
         there = _wait_until_listed(connection, wanted)
     ours = [spec for spec in wanted.values() if spec.ours]
-    faults = _partition_faults(connection, [spec for spec in ours if spec.name not in created], there)
+    faults = [fault.line for fault in partition_faults(connection, [s for s in ours if s.name not in created], there)]
     if not connection.embedded:
-        wrong, forced = _config_faults(connection, ours)
-        faults += wrong
-        for detail in forced:
+        judged = judge(connection, ours)
+        faults += judged.faults
+        if judged.retired:
+            revive(connection, judged.retired)
+        for detail in judged.forced:
             log.warning(logs.TOPIC_DIFFERS, detail=detail)
     if faults:
-        raise TopicError("\n".join(faults), action="mend each as its line says, then start again")
+        raise TopicError("\n".join(faults), action=MEND)
     return created
 
 
@@ -86,7 +90,7 @@ def _wait_until_listed(connection: Connection, names: Iterable[str]) -> dict[str
 
 def forced_settings(connection: Connection, specs: Iterable[TopicSpec]) -> list[str]:
     """What topics that are there have otherwise than asked, safely: a line each. Raises BrokerError."""
-    return [] if connection.embedded else _config_faults(connection, [spec for spec in specs if spec.ours])[1]
+    return [] if connection.embedded else judge(connection, [spec for spec in specs if spec.ours]).forced
 
 
 def refusal(connection: Connection, specs: Iterable[TopicSpec], *, replication_factor: int) -> BrokerError | None:
@@ -106,18 +110,31 @@ def check_partitions(connection: Connection, specs: Iterable[TopicSpec]) -> None
     Raises:
         TopicError: as `ensure`. BrokerError: no answer.
     """
-    there = _partitions(connection)
-    if faults := _partition_faults(connection, [s for s in specs if s.ours and s.name in there], there):
-        raise TopicError("\n".join(faults), action="mend each as its line says, then start again")
+    if faults := partition_faults(connection, specs):
+        raise TopicError("\n".join(fault.line for fault in faults), action=MEND)
 
 
-def _partition_faults(connection: Connection, specs: Sequence[TopicSpec], there: Mapping[str, int]) -> list[str]:
+class PartitionFault(NamedTuple):
+    """A topic of another number of partitions. unused: nothing was ever written to it: it may be made anew."""
+
+    spec: TopicSpec
+    line: str
+    unused: bool
+
+
+def partition_faults(
+    connection: Connection, specs: Iterable[TopicSpec], there: Mapping[str, int] | None = None
+) -> list[PartitionFault]:
+    """Of those of ours which exist. there: partitions of every topic; None = asked here. Raises BrokerError."""
+    there = _partitions(connection) if there is None else there
+    specs = [spec for spec in specs if spec.ours and spec.name in there]
     wrong = [spec for spec in specs if there[spec.name] != spec.partitions]
     if not wrong:
         return []
     if connection.embedded:
         way = "restart the embedded broker"
-        return [f"{s.name} has {there[s.name]} partitions, kafka.partitions is {s.partitions}: {way}" for s in wrong]
+        has = "{} has {} partitions, kafka.partitions is {}: {}"
+        return [PartitionFault(s, has.format(s.name, there[s.name], s.partitions, way), unused=False) for s in wrong]
     most = max(spec.partitions for spec in specs)
     counts = {there[spec.name] for spec in specs if spec.partitions == most}
     written = _written(connection, wrong, there)
@@ -141,28 +158,30 @@ def _partition_fault(
     *,
     alike: bool,
     given_more: bool,
-) -> str:
-    """A line. What the broker does not tell, whether partitions were added or the topic was made so, is not claimed."""
+) -> PartitionFault:
+    """What the broker does not tell, whether partitions were added or the topic was made so, is not claimed."""
     line = f"{spec.name} has {partitions} partitions, kafka.partitions is {spec.partitions}: "
     if spec.partitions == 1:
         line = f"{spec.name} has {partitions} partitions and must have one: "
     elif alike:
-        return f"{line}all topics have: set kafka.partitions = {partitions}"
+        return PartitionFault(spec, f"{line}all topics have: set kafka.partitions = {partitions}", unused=False)
     if not written and not given_more:
-        return (
-            f"{line}nothing was ever written to it: kafka-topics.sh --bootstrap-server {connection.bootstrap} --delete "
+        line += (
+            f"nothing was ever written to it: kafka-topics.sh --bootstrap-server {connection.bootstrap} --delete "
             f"--topic {spec.name}; it is made anew at the next start"
         )
+        return PartitionFault(spec, line, unused=True)
     if partitions > spec.partitions and max(written, default=0) < spec.partitions:
         why = f"none beyond the first {spec.partitions} has records: the others were added, or never used"
     else:
         why = "it has records, by this number or, if it was changed, by several"
     # no setting mends it: users would map to another partition than their history
-    return (
-        f"{line}{why}. Kafka takes no partition away, and users' histories lie by the number: start over with another "
+    line += (
+        f"{why}. Kafka takes no partition away, and users' histories lie by the number: start over with another "
         "kafka.topic_prefix, which reads the raw topics anew, and without the folders processor, worker and serve of "
         "store.data_dir; replay the source of what the raw topics no longer have"
     )
+    return PartitionFault(spec, line, unused=False)
 
 
 def _written(connection: Connection, specs: Sequence[TopicSpec], there: Mapping[str, int]) -> dict[str, frozenset[int]]:
@@ -186,80 +205,6 @@ def _written(connection: Connection, specs: Sequence[TopicSpec], there: Mapping[
         spec.name: frozenset(tp.partition for tp, end in found.items() if tp.topic == spec.name and end > 0)
         for spec in specs
     }
-
-
-def _config_faults(connection: Connection, specs: Sequence[TopicSpec]) -> tuple[list[str], list[str]]:
-    """A line for each topic whose settings cannot be used, and for each setting that differs safely."""
-    if not specs:
-        return [], []
-    resources = {spec.name: ConfigResource(ConfigResource.Type.TOPIC, spec.name) for spec in specs}
-    admin = connection.admin()
-    answers = admin.describe_configs(list(resources.values()), request_timeout=REQUEST_SECONDS)
-    faults: list[str] = []
-    forced: list[str] = []
-    replicas = _replicas(connection)
-    retired: dict[str, Mapping[str, str]] = {}
-    for spec in specs:
-        try:
-            found = answers[resources[spec.name]].result()
-        except KafkaException as exc:
-            raise BrokerError(
-                f"{spec.name}: the broker does not tell the topic's settings: {exc.args[0].str()}",
-                action="grant DescribeConfigs on the topic to this user",
-            ) from exc
-        expiring = all(key in found and found[key].value == value for key, value in EXPIRING.items())
-        if expiring and ".embeddings." in spec.name:  # of others that is a person's mistake
-            retired[spec.name] = spec.config
-            continue
-        longest = found["max.message.bytes"].value if "max.message.bytes" in found else None
-        if "max.message.bytes" not in spec.config and longest is not None and int(longest) < LEAST_MESSAGE_BYTES:
-            faults.append(
-                f"{spec.name} has max.message.bytes={longest}, and up to {LEAST_MESSAGE_BYTES} bytes are sent to it at "
-                f"once: {_alter(connection, spec)}max.message.bytes={MAX_MESSAGE_BYTES}"
-            )
-        has = {key: found[key].value if key in found else "(unknown)" for key in spec.config}
-        differs = {key: value for key, value in spec.config.items() if not _same(has[key], value)}
-        meaning = {key: tolerated(key, value, has[key]) for key, value in differs.items()}
-        forced += [f"{spec.name} has {key}={has[key]}: {why}" for key, why in meaning.items() if why is not None]
-        if wrong := {key: value for key, value in differs.items() if meaning[key] is None}:
-            have = ", ".join(f"{key}={has[key]}" for key in wrong)
-            need = ",".join(f"{key}={_quoted(value)}" for key, value in wrong.items())
-            ours = " and ".join(way for key in wrong if (way := mend(key, has[key])) is not None)
-            faults.append(
-                f"{spec.name} has {have}: {_alter(connection, spec)}{need}{f'; or set {ours}' if ours else ''}"
-            )
-        in_sync = found["min.insync.replicas"].value if "min.insync.replicas" in found else "1"
-        if int(in_sync) > replicas.get(spec.name, int(in_sync)):
-            faults.append(
-                f"{spec.name} has min.insync.replicas={in_sync} and {replicas[spec.name]} replica(s): nothing can "
-                "be written. Add replicas (kafka-reassign-partitions.sh); or, while nothing is in our topics, delete "
-                f"them and set kafka.replication_factor to {int(in_sync) + 1}"
-            )
-    if retired:
-        revive(connection, retired)
-    return faults, forced
-
-
-def _alter(connection: Connection, spec: TopicSpec) -> str:
-    """The command that changes its settings, up to these."""
-    return f"kafka-configs.sh --bootstrap-server {connection.bootstrap} --alter --topic {spec.name} --add-config "
-
-
-def _replicas(connection: Connection) -> dict[str, int]:
-    """Fewest replicas of a topic's partitions."""
-    return {
-        name: min(len(partition.replicas) for partition in topic.partitions.values())
-        for name, topic in connection.metadata().topics.items()
-        if topic.partitions
-    }
-
-
-def _same(found: str, wanted: str) -> bool:
-    return sorted(part.strip() for part in found.split(",")) == sorted(part.strip() for part in wanted.split(","))
-
-
-def _quoted(value: str) -> str:
-    return f"[{value}]" if "," in value else value
 
 
 def _create(

@@ -171,6 +171,7 @@ def _serve(context: Context) -> None:
 def _serve_alone(context: Context, say: Callable[[str], None]) -> None:
     """say: to be told the URL once it answers."""
     from deploy.kafka import topic_settings
+    from deploy.kafka.settings_watch import SettingsWatch
     from store.http.app import create_app
     from store.http.service import Service
     from store.http.wire.places import ConnectionLimits
@@ -201,7 +202,11 @@ def _serve_alone(context: Context, say: Callable[[str], None]) -> None:
         expire_topics=lambda names: topic_settings.expire(context.connection, map(topics.embeddings, names)),
     )
     raw = {modality.topic for modality in settings.modalities.values()}
-    reader = LagReader(context.connection, plan(topics, raw, settings.scenario_names))
+    reader = LagReader(
+        context.connection,
+        plan(topics, raw, settings.scenario_names),
+        topic_faults=SettingsWatch(context.connection, topics).faults,
+    )
     account = AccountReader(context.connection, topics, raw)
     # `verify` finds the snapshots of the first instance without a broker
     folder = data_dir / "serve" if context.state.name == "0" else context.state
@@ -256,6 +261,7 @@ def _serve_alone(context: Context, say: Callable[[str], None]) -> None:
 
 
 def _monitor(context: Context) -> None:
+    from deploy.kafka.settings_watch import SettingsWatch
     from stream.lag.monitor import Monitor
     from stream.lag.reader import LagReader
     from stream.lag.scenarios import LagScenarios
@@ -265,7 +271,11 @@ def _monitor(context: Context) -> None:
     scenarios = LagScenarios(context.connection, context.topics, raw, settings.scenarios, settings.candidates)
     _export(context, "monitor")
     role = Monitor(
-        LagReader(context.connection, scenarios.plan()),
+        LagReader(
+            context.connection,
+            scenarios.plan(),
+            topic_faults=SettingsWatch(context.connection, context.topics).faults,
+        ),
         scenarios,
         interval_seconds=settings.metrics.lag_interval_seconds,
         on_ready=context.on_ready,

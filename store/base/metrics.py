@@ -127,6 +127,10 @@ LAG_UNREADABLE = Gauge(
     "anchorstream_lag_unreadable",
     "Groups, topics and partitions that the last reading of lag could not see, topics that are not there among them.",
 )
+TOPIC_FAULTS = Gauge(
+    "anchorstream_topic_faults",
+    "Settings of our topics with which data will be lost, and topics that are not there; the monitor's log names them.",
+)
 LAG_READ_SECONDS = Histogram("anchorstream_lag_read_seconds", "Duration of one reading of lag.", buckets=_SECONDS)
 
 WITHOUT_LABELS: dict[str, tuple[MetricWrapperBase, ...]] = {
@@ -137,7 +141,7 @@ WITHOUT_LABELS: dict[str, tuple[MetricWrapperBase, ...]] = {
         REFRESH_SECONDS, RESTORED_ROWS, STATE_SET_ASIDE, TEXTS_ENCODED, TEXT_CACHE_HITS,
     ),
     "serve": (FRESHNESS_SECONDS, HTTP_CONNECTIONS, PENDING_EVENTS, SERVE_BEHIND_SECONDS, SNAPSHOT_FAILURES),
-    "monitor": (LAG_READ_UP, LAG_READ_SECONDS, LAG_UNREADABLE),
+    "monitor": (LAG_READ_UP, LAG_READ_SECONDS, LAG_UNREADABLE, TOPIC_FAULTS),
 }  # fmt: skip
 """{role: those of the metrics without labels that it measures}."""
 

@@ -197,6 +197,7 @@ async def _lag(work: Work) -> str:
     rows = [[group.get(name) for name in names] for group in report.get("groups", [])]
     refused = report.get("refused", 0)
     said = f'<p class="warn">refused: {refused:,}; see below</p>' if refused else ""
+    said += "".join(f'<p class="warn">topic settings: {escape(line)}</p>' for line in report.get("topic_faults", ()))
     return "<h2>Lag</h2>" + _table([name.replace("_", " ") for name in names], rows) + said
 
 

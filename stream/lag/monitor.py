@@ -87,6 +87,7 @@ class Monitor:
         self._exporter = LagExporter()
         self._before: dict[_Labels, Status] = {}
         self._up = True
+        self._topic_faults: tuple[str, ...] = ()
         self._said_ready = False
 
     def run(self, stop: threading.Event) -> None:
@@ -127,6 +128,7 @@ class Monitor:
         metrics.LAG_READ_UP.set(1)
         metrics.LAG_UNREADABLE.set(len(report.unreadable) + len(report.missing_topics))
         self._up = whole
+        self._tell_topic_faults(report.topic_faults)
         for p, old in changes(self._before, report):
             bad = SEVERITY[p.status] > SEVERITY[Status.UNKNOWN]
             (log.warning if bad else log.info)(
@@ -140,6 +142,15 @@ class Monitor:
                 lag_seconds=p.lag_seconds,
             )
         return True
+
+    def _tell_topic_faults(self, now: tuple[str, ...]) -> None:
+        for line in now:
+            if line not in self._topic_faults:
+                log.warning(logs.TOPIC_DIFFERS, detail=line)
+        if self._topic_faults and not now:
+            log.info(logs.TOPICS_AS_CONFIGURED)
+        self._topic_faults = now
+        metrics.TOPIC_FAULTS.set(len(now))
 
     def _say_ready(self) -> None:
         if not self._said_ready:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -80,6 +80,7 @@ class LagReader:
         plan: which groups read which topics, see `plan`.
         freshness: asked at each reading; serve knows it.
         clock: epoch seconds; lag in seconds is measured against it.
+        topic_faults: asked at each reading, with the topics that are read: what is wrong with settings, a line each.
         timeout_seconds: longest wait for each answer of the broker.
         record_seconds: longest wait for step 3; what did not come is `unknown` and asked for again next time.
     """
@@ -91,6 +92,7 @@ class LagReader:
         *,
         policy: LagPolicy | None = None,
         freshness: Callable[[], Freshness | None] = lambda: None,
+        topic_faults: Callable[[Collection[str]], Sequence[str]] = lambda _: (),
         clock: Callable[[], float] = time.time,
         timeout_seconds: float = 5.0,
         record_seconds: float = 2.0,
@@ -99,6 +101,7 @@ class LagReader:
         self._plan = self._next_plan = tuple(plan)
         self._policy = policy or LagPolicy()
         self._freshness = freshness
+        self._topic_faults = topic_faults
         self._clock = clock
         self._timeout = timeout_seconds
         admin = connection.admin()
@@ -234,6 +237,7 @@ class LagReader:
             self._freshness(),
             tuple(sorted(made_anew)),
             sum(commit.refused for of in committed.values() for commit in of.values()),
+            tuple(self._topic_faults({t.topic for t in self._plan if t.role != "ingest"})),
         )
 
     def _look_at_ids(self, ids: Mapping[str, str], now: float) -> set[str]:

@@ -80,6 +80,7 @@ class LagReport:
     made_anew: topics that are others than those of that name were, as seen within the window, or than positions were
     committed of. What was committed of an earlier one counts as never committed.
     refused: messages that ingest has refused (stream/account/ says which).
+    topic_faults: settings of our topics with which data will be lost, a line each; no matter of lag, yet.
     """
 
     at: int
@@ -90,6 +91,7 @@ class LagReport:
     freshness: Freshness | None = None
     made_anew: tuple[str, ...] = ()
     refused: int = 0
+    topic_faults: tuple[str, ...] = ()
 
     @property
     def lag_messages(self) -> int:
@@ -142,6 +144,7 @@ class LagReport:
             "unreadable": list(self.unreadable),
             "made_anew": list(self.made_anew),
             "refused": self.refused,
+            "topic_faults": list(self.topic_faults),
         }
 
 

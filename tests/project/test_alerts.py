@@ -47,6 +47,7 @@ def healthy(*, headroom: str = "", busy: bool = True) -> Values:
             series[f"up{{{at}}}"] = series[f"anchorstream_ready{{{at}}}"] = steady(1)
     series['anchorstream_lag_up{instance="m:9108"}'] = steady(1)
     series['anchorstream_lag_unreadable{instance="m:9108"}'] = steady(0)
+    series['anchorstream_topic_faults{instance="m:9108"}'] = steady(0)
     for name in "ab":
         at = f'role="serve",instance="serve-{name}",job="anchorstream-serve"'
         series[f"anchorstream_serve_behind_seconds{{{at}}}"] = steady(0.1)
@@ -133,6 +134,10 @@ FAULTS = [
           ("LagUnreadable", {})),
     Fault("a raw topic is deleted", changed(changed(healthy(), "anchorstream_lag_unreadable", to=steady(1)),
           'topic="raw"', to=None), ("LagUnreadable", {})),
+    Fault("retention or cleanup policy of a topic of ours is changed", changed(healthy(), "topic_faults", to=steady(1)),
+          ("TopicsMisconfigured", {})),
+    Fault("dead-letters, or another topic that no lag is read of, is deleted",
+          changed(healthy(), "topic_faults", to=steady(1)), ("TopicsMisconfigured", {})),
     Fault("worker alive, not in its group", status("worker", Status.STOPPED),
           ("ConsumerStopped", {"group": "as.worker", "role": "worker"})),
     Fault("worker hangs", both(status("worker", Status.STALLED), status("freshness", Status.STALLED)),

@@ -55,8 +55,8 @@ ROOMS = {
     "deploy/demo": "deploy deploy/settings deploy/run deploy/operate stream store",
     "deploy/benches/live": "deploy/settings deploy/run deploy/operate stream store",
     "deploy/benches": "deploy deploy/settings deploy/brokers deploy/operate deploy/benches/live stream encoder store",
-    "deploy/commands": "deploy deploy/settings deploy/brokers deploy/run deploy/operate deploy/init deploy/demo"
-    " deploy/benches stream encoder store",
+    "deploy/commands": "deploy deploy/settings deploy/kafka deploy/brokers deploy/run deploy/operate deploy/init"
+    " deploy/demo deploy/benches stream encoder store",
 }
 WHOLE = {"deploy/run", "deploy/operate", "deploy/demo", "deploy/benches", "deploy/benches/live", "deploy/commands"}
 """These put everything together: where they name another hall, they mean all its rooms."""

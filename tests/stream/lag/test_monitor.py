@@ -105,6 +105,25 @@ def test_what_cannot_be_read_is_named_and_the_rest_exported() -> None:
     ]
 
 
+def test_wrong_settings_of_topics_are_said_once_and_counted() -> None:
+    line = "as.tokens has cleanup.policy=delete: …"
+    reader = Scripted(
+        LagReport(0, (row(0, 0),)),
+        LagReport(0, (row(0, 0),), topic_faults=(line,)),
+        LagReport(0, (row(0, 0),), topic_faults=(line, "as.events has retention.ms=60000: …")),
+        LagReport(0, (row(0, 0),)),
+    )
+    monitor = Monitor(reader)
+    counted = []
+    with structlog.testing.capture_logs() as said:
+        for _ in range(4):
+            assert monitor.step()
+            counted.append(metrics.TOPIC_FAULTS._value.get())
+    assert counted == [0, 1, 2, 0]
+    assert [line["event"] for line in said] == [logs.TOPIC_DIFFERS, logs.TOPIC_DIFFERS, logs.TOPICS_AS_CONFIGURED]
+    assert said[0]["detail"] == line
+
+
 def test_run_is_ready_after_the_first_reading_and_closes() -> None:
     reader = Scripted(BrokerError("not yet"), LagReport(0, ()), LagReport(0, ()), LagReport(0, ()))
     stop, ready = threading.Event(), []
