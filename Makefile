@@ -49,7 +49,7 @@ crash: setup ## random faults on real Kafka, compared with a reference; SEED=1 R
 
 lock: setup ## recompile requirements/*.txt
 	$(LOCK) requirements/bootstrap.in -o requirements/bootstrap.txt
-	$(LOCK) pyproject.toml --extra cpu --extra weights --extra demo --group dev -o requirements/dev.txt
+	$(LOCK) pyproject.toml --extra cpu --extra weights --extra demo --extra learn --group dev -o requirements/dev.txt
 	$(LOCK) pyproject.toml --extra cpu --extra weights --extra demo -c requirements/dev.txt -o requirements/cpu.txt
 	$(LOCK) pyproject.toml --extra gpu --extra weights -o requirements/gpu.txt
 

