@@ -14,7 +14,7 @@ from encoder.forward import chunks
 from encoder.model import features
 from encoder.model.features import SummaryFeatures, number_count
 from store.base.settings import ModalitySettings
-from store.window.user_window import ModalityWindow, UserWindow
+from store.window.user_window import ModalityWindow, UserWindow, newest_event
 
 ROW_DIGEST_BYTES = 12
 
@@ -83,8 +83,9 @@ def prepare(window: UserWindow, modalities: Mapping[str, ModalitySettings], dim:
         modalities: in the model's order. dim: of event vectors.
     """
     known = [m for name, m in window.modalities.items() if name in modalities]
-    # a replica may have read rows and not yet their summary, which follows them in the log
-    as_of = max((max(m.summary.newest, int(m.ts.max(initial=0))) for m in known), default=0)
+    # rows may come without their summary here; of those that do not, this is `window.as_of`
+    rows_newest = max((int(m.ts.max(initial=0)) for m in known), default=0)
+    as_of = max(newest_event(m.summary for m in known), rows_newest, window.now)
     summaries = [
         features.modality_summary(window.modalities.get(name), as_of, dim, number_count(settings))
         for name, settings in modalities.items()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +32,18 @@ class ModalityWindow:
 
 @dataclass(frozen=True, slots=True)
 class UserWindow:
-    """All modalities of a user that have a summary row, by name."""
+    """All modalities of a user that have a summary row, by name.
+
+    now: the time at which it is looked at, ms, where that is after its newest event (store/window/silence.py).
+    """
 
     user_id: str
     modalities: dict[str, ModalityWindow] = field(default_factory=dict)
+    now: int = 0
+
+    def at(self, now: int) -> Self:
+        """The same rows, looked at from `now`, ms."""
+        return replace(self, now=now)
 
     @property
     def is_known(self) -> bool:
@@ -42,9 +51,14 @@ class UserWindow:
         return any(m.summary.rows or not m.summary.erased for m in self.modalities.values())
 
     @property
+    def newest_event(self) -> int:
+        """Newest event time seen, ms, though its window may be empty by now; 0 where all is erased or nothing came."""
+        return newest_event(m.summary for m in self.modalities.values())
+
+    @property
     def as_of(self) -> int:
-        """Newest event time in the window, ms; 0 when it is empty."""
-        return max((m.summary.newest for m in self.modalities.values() if m.summary.oldest), default=0)
+        """The time at which an embedding of it stands, ms: the newest event, or `now`, if that is later."""
+        return max(self.newest_event, self.now)
 
     @property
     def covers(self) -> dict[str, int]:
@@ -64,6 +78,11 @@ class UserWindow:
     def ingested_at(self) -> int:
         """Newest ingestion time covered, ms; 0 when nothing was."""
         return max((m.summary.ingested_at for m in self.modalities.values()), default=0)
+
+
+def newest_event(summaries: Iterable[Summary]) -> int:
+    """As of `UserWindow`, from a user's summaries."""
+    return max((s.newest for s in summaries if s.newest > s.erased), default=0)
 
 
 def read_user(

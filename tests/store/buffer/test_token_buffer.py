@@ -144,7 +144,9 @@ def test_a_user_with_nothing_left_is_forgotten_one_window_later(opened: Open) ->
     summary = buffer.summary("u", "a")
     assert summary is not None
     assert (summary.rows, summary.oldest, summary.newest) == (0, 0, 1000)
-    assert buffer.window("u").as_of == 0
+    window = buffer.window("u")
+    assert (window.newest_event, window.as_of) == (1000, 1000), "it does not go back"
+    assert (window.at(1500).newest_event, window.at(1500).as_of, window.at(500).as_of) == (1000, 1500, 1000)
     log.write(buffer, events_of(1000 + 2 * WINDOW_MS + GRANULARITY_MS, user="v"), 2)
     assert list(buffer.users()) == ["v"]
     assert log.records[-1] == (summary_key("u", "a"), None, True)
