@@ -49,6 +49,7 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("verify", "deploy.commands.verify:verify", _OPERATE, "Recompute embeddings from stored tokens and compare."),
     ("dead-letters", "deploy.commands.dead_letters:app", _OPERATE, "Refused events: list, show, replay."),
     ("buffer", "deploy.commands.buffer:app", _OPERATE, "What the token buffer holds of a user."),
+    ("evaluate", "deploy.commands.evaluate:evaluate", _OPERATE, "How well what is known of users tells what they do."),
     ("bench", "deploy.commands.bench:bench", _OPERATE, "Measure; prints a table with ratios."),
 )
 """Name, where it lives, group and one line of help."""
@@ -110,10 +111,10 @@ def _usage(error: CycloptsError, *, as_json: bool) -> int:
 
 
 def _wants_json(words: Sequence[str]) -> bool:
-    """Whether errors go out as JSON: `--json` as a flag (`demo` and `bench` take a file there); and where logs are."""
+    """Whether errors go out as JSON: `--json` as a flag (some commands take a file there); and where logs are."""
     if words[:1] == ["run"]:
         return not sys.stderr.isatty()
-    return "--json" in words and words[0] not in ("demo", "bench")
+    return "--json" in words and words[0] not in ("demo", "bench", "evaluate")
 
 
 def _version() -> str:

@@ -41,6 +41,11 @@ TABLES = (
 )
 """Everything but `promotions`, which alone takes over 1 GB of memory."""
 
+HONESTY = (
+    "The households are an anonymised one-year panel (Complete Journey), re-dated to 2017 by its packagers; "
+    "the package's README calls it simulated."
+)
+
 _NOT_GOODS = ("COUPON", "MISCELLANEOUS")
 _CAMPAIGN_CATEGORIES = 3
 """A campaign's text names this many of the categories that its coupons are for."""

@@ -37,10 +37,6 @@ ACCOUNT_SECONDS = 30.0
 _POLL_SECONDS = 0.2
 _PLAIN_LINE_SECONDS = 10.0
 
-HONESTY = (
-    "The households are an anonymised one-year panel (Complete Journey), re-dated to 2017 by its packagers; "
-    "the package's README calls it simulated."
-)
 UNTRAINED = (
     "The embeddings come from a seeded, untrained head: they show that the path works, not that the answers are good."
 )
@@ -82,7 +78,7 @@ def run(options: Options, stop: threading.Event) -> int:
     directory.claim(options.data_dir)
     port = _free_port() if options.port is None else options.port
     settings, config = directory.write_config(options.data_dir, broker=options.broker, port=port)
-    output.note(HONESTY)
+    output.note(journey.HONESTY)
     output.note(f"starting the {options.broker} broker and the roles (data and logs: {options.data_dir}) …")
     with ExitStack() as stack:
         launcher = Launcher(settings, on_event=_tell_failures)

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from encoder.learning.history import History, ModalityHistory
 from store.base.settings import ModalityKind, ModalitySettings
+from store.window.memory import BLOCK_MS, NO_MEMORY, TOTAL_LIMIT, TOTAL_SCALE, Block, Memory
 from store.window.rows import Summary
 from store.window.user_window import ModalityWindow, UserWindow
 
@@ -14,12 +15,19 @@ GRANULARITY_MS = 3_600_000
 """Default of `processor.expiry_granularity_seconds`."""
 
 
+MEMORY_DAYS = 730
+
+
 class Windows:
     """Windows of one history. Equal to the token buffer's, whose stream time is the moment asked for, but for `covers`
     and `ingested_at`, which a history has not."""
 
-    def __init__(self, history: History, granularity_ms: int = GRANULARITY_MS) -> None:
+    def __init__(
+        self, history: History, granularity_ms: int = GRANULARITY_MS, memory_days: float = MEMORY_DAYS
+    ) -> None:
+        """memory_days: how long events are remembered that left their window; 0 = none are."""
         self.history = history
+        self._memory_ms = int(memory_days * 86_400_000)
         self._granularity_ms = granularity_ms
         self._exact = history.vectors.astype(np.float32)
 
@@ -42,8 +50,11 @@ class Windows:
     ) -> ModalityWindow:
         ts = own.ts[start:end]
         first = start + max(int(np.searchsorted(ts, floor)), end - start - settings.max_events)
-        rows = np.arange(first, end)
-        return self._window(own, rows, int(own.ts[first]) if first < end else 0, int(ts[-1]))
+        memory = NO_MEMORY
+        if self._memory_ms:
+            oldest = start + int(np.searchsorted(ts, floor - max(0, self._memory_ms - settings.window_ms)))
+            memory = _memory(own, oldest, first)
+        return self._window(own, np.arange(first, end), int(own.ts[first]) if first < end else 0, int(ts[-1]), memory)
 
     def _fields(
         self, own: ModalityHistory, start: int, end: int, floor: int, settings: ModalitySettings
@@ -53,9 +64,11 @@ class Windows:
         kept = sorted(latest.values())[-settings.max_events :]
         oldest = int(own.ts[kept[0]]) if kept else 0
         shown = sorted((row for row in kept if own.vectors[row] >= 0), key=lambda row: (own.ts[row], own.names[row]))
-        return self._window(own, np.array(shown, np.int64), oldest, int(own.ts[end - 1]))
+        return self._window(own, np.array(shown, np.int64), oldest, int(own.ts[end - 1]), NO_MEMORY)
 
-    def _window(self, own: ModalityHistory, rows: NDArray[np.int64], oldest: int, newest: int) -> ModalityWindow:
+    def _window(
+        self, own: ModalityHistory, rows: NDArray[np.int64], oldest: int, newest: int, memory: Memory
+    ) -> ModalityWindow:
         of = own.vectors[rows]
         summary = Summary(
             len(rows),
@@ -66,6 +79,36 @@ class Windows:
             tuple(own.present[rows].sum(axis=0).tolist()),
             {},
             0,
+            memory=memory,
         )
         names = [name.decode() for name in own.names[rows].tolist()]
         return ModalityWindow(summary, own.ts[rows], names, own.numbers[rows], self.history.vectors[of])
+
+
+def _memory(own: ModalityHistory, start: int, end: int) -> Memory:
+    """Of rows that are in order of time."""
+    if start >= end:
+        return NO_MEMORY
+    numbers = own.ts[start:end] // BLOCK_MS
+    cuts = np.flatnonzero(np.diff(numbers, prepend=-1))
+    raw, present = own.numbers[start:end], own.present[start:end]
+    values = np.where(present, raw, 0).astype(np.float64)
+    totals = np.rint(np.clip(values, -TOTAL_LIMIT, TOTAL_LIMIT) * TOTAL_SCALE).astype(np.int64)
+    # in two parts: 8,192 rows at the limit are beyond 64 bits
+    high, low = (np.add.reduceat(part, cuts).tolist() for part in (totals >> _HALF, totals & (1 << _HALF) - 1))
+    rows = np.diff(np.append(cuts, end - start)).tolist()
+    logs = np.add.reduceat(own.logs[start:end], cuts).tolist()
+    counts = np.add.reduceat(present.astype(np.int64), cuts).tolist()
+    blocks = {
+        number: Block(
+            rows[i],
+            tuple(logs[i]),
+            tuple((up << _HALF) + down for up, down in zip(high[i], low[i], strict=True)),
+            tuple(counts[i]),
+        )
+        for i, number in enumerate(numbers[cuts].tolist())
+    }
+    return Memory(end - start, int(own.ts[start]), blocks)
+
+
+_HALF = 24

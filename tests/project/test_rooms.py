@@ -42,7 +42,7 @@ ROOMS = {
     "encoder/forward": "encoder/model store/base store/records store/window",
     "encoder/worker": "encoder/model encoder/forward stream stream/kafka stream/token_log store/base store/records"
     " store/buffer store/window",
-    "encoder/learning": "stream stream/events stream/processor store/base store/window",
+    "encoder/learning": "encoder/model stream stream/events stream/processor store/base store/window",
     "deploy": "store/base",
     "deploy/settings": "stream encoder/model store/base store/records",
     "deploy/kafka": "stream stream/kafka store/base",
@@ -79,7 +79,7 @@ PURE = (
     *(f"deploy/init/{name}.py" for name in ("words", "columns", "times", "users", "event_ids", "kinds", "content")),
     *(f"deploy/init/{name}.py" for name in ("windows", "table", "proposal", "scenarios", "document")),
     "encoder/forward/chunks.py",
-    *(f"encoder/learning/{name}.py" for name in ("rows", "complete_journey", "scores", "windows")),
+    *(f"encoder/learning/{name}.py" for name in ("rows", "complete_journey", "scores", "windows", "groups")),
     *(f"encoder/worker/{name}.py" for name in ("scheduler", "held_users", "turns")),
     "stream/ingest/behind.py",
     "stream/processor/arrivals.py",

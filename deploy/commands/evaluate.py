@@ -1,0 +1,160 @@
+"""`anchorstream evaluate`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from encoder.learning.evaluate import Table
+    from encoder.learning.history import History
+    from encoder.learning.matrix import Moments
+    from encoder.learning.rows import TaskRows
+
+_PLAIN_LINE_SECONDS = 15.0
+_SILENCE_DAYS = (1, 2, 4, 8, 16, 32, 64)
+
+
+def evaluate(
+    *,
+    data: Annotated[
+        Literal["completejourney"], Parameter(help="Data set with tasks and a split by time.")
+    ] = "completejourney",
+    statistics: Annotated[
+        bool, Parameter(negative="", help="Judge the statistics alone: what users' tokens are told, no model.")
+    ] = False,
+    ablation: Annotated[bool, Parameter(negative="", help="Also without each group of statistics in turn.")] = False,
+    json: Annotated[str | None, Parameter(name="--json", help="Write the table to this file; - = stdout.")] = None,
+) -> None:
+    """How well what the system knows of users tells what they do next: AUC and KS per task.
+
+    Windows are those the token buffer would hold at each moment; answers of test rows lie after all that was fitted.
+    """
+    from deploy import output
+    from deploy.benches.report import commit, machine
+    from deploy.demo.journey import HONESTY
+    from store.base import logs
+    from store.base.errors import ConfigError
+
+    logs.configure("cli", level="ERROR")
+    if not statistics:
+        raise ConfigError("there is nothing to evaluate", action="add --statistics")
+    begun = time.monotonic()
+    output.note(HONESTY)
+    with output.progress("evaluate", lines_seconds=_PLAIN_LINE_SECONDS) as bar:
+        table = _of_statistics(bar.update, ablation=ablation)
+    seconds = time.monotonic() - begun
+    if json != "-":
+        write(table)
+        output.note(f"{data}: in {output.duration(seconds)}")
+    if json is not None:
+        result = {
+            "data": data,
+            "machine": machine(),
+            "commit": commit(),
+            "seconds": round(seconds, 1),
+        } | table.to_dict()
+        if json == "-":
+            output.write_json(result)
+        else:
+            with Path(json).open("w", encoding="utf-8") as file:
+                output.write_json(result, file)
+
+
+def write(table: Table) -> None:
+    """The table, and how sure the differences are."""
+    from deploy import output
+
+    columns = ["method", *table.tasks, "mean", "mean KS"]
+    rows = [
+        [name, *(f"{m.auc[task]:.4f}" for task in table.tasks), f"{m.mean_auc:.4f}", f"{m.mean_ks:.4f}"]
+        for name, m in table.methods.items()
+    ]
+    output.write_table(columns, rows, title="AUC on test rows", right=columns[1:])
+    rows = [
+        [f"{one} - {other}", *(_interval(*found[task]) for task in (*table.tasks, "mean"))]
+        for (one, other), found in table.differences.items()
+    ]
+    output.write_table(["difference", *table.tasks, "mean"], rows, title="95 % of household bootstraps")
+
+
+def _interval(low: float, high: float) -> str:
+    return f"{low:+.4f} … {high:+.4f}"
+
+
+def _of_statistics(show: Callable[[float, str], object], *, ablation: bool) -> Table:
+    from encoder.learning import complete_journey
+    from encoder.learning.evaluate import Evaluation, Table
+    from encoder.learning.groups import GROUPS, groups
+    from encoder.learning.matrix import Stand, statistics_at
+    from encoder.learning.windows import Windows
+    from encoder.model import statistics
+    from store.window.silence import SilenceTicks
+
+    history, tasks, asked = _complete_journey(show)
+    matrices = statistics_at(
+        Windows(history),
+        asked,
+        list(Stand),
+        ticks=SilenceTicks(_SILENCE_DAYS),
+        zone=complete_journey.ZONE,
+        on_progress=lambda done, of: show(0.6 + 0.3 * done / of, f"{done:,} of {of:,} windows"),
+    )
+    evaluation = Evaluation(tasks, asked.place)
+    show(0.9, "fitting probes")
+    now = matrices[Stand.NOW]
+    strength = evaluation.choose(now)
+    table = Table([task.name for task in tasks], strength, {})
+    for i, (stand, matrix) in enumerate(matrices.items()):
+        show(0.95 + i / 100, f"fitting {stand}")
+        table.methods[stand] = evaluation.fit(matrix, strength)
+    for stand in matrices:
+        if stand is not Stand.NOW:
+            pair = (str(Stand.NOW), str(stand))
+            table.differences[pair] = evaluation.difference(*(table.methods[name] for name in pair))
+    if ablation:
+        group = groups(statistics.names(history.settings))
+        for i, name in enumerate(GROUPS):
+            show(0.99, f"without {name}, {i + 1} of {len(GROUPS)}")
+            table.methods[f"without {name}"] = evaluation.fit(now, strength, kept=group != name)
+    return table
+
+
+def _complete_journey(show: Callable[[float, str], object]) -> tuple[History, list[TaskRows], Moments]:
+    """All events of the panel, its tasks, and the moments they ask about."""
+    from dataclasses import replace
+    from importlib.resources import files
+
+    import numpy as np
+
+    from deploy.brokers.kafka_jars import cache_dir
+    from deploy.demo import journey
+    from deploy.settings.config import load
+    from encoder.learning import complete_journey
+    from encoder.learning.history import accepted, collect, encoded
+    from encoder.learning.matrix import moments
+    from encoder.learning.text_vectors import StoredTextVectors
+    from encoder.model.text_encoder import TextEncoder
+
+    show(0.0, "reading tables")
+    settings = load(Path(str(files("deploy") / "examples" / "journey.toml")))
+    tables = journey.load_tables()
+    households, tasks = complete_journey.tasks(tables)
+    panel: Any = journey.whole(tables)
+    lines = len(panel.tables["lines"])
+    encoder = StoredTextVectors(TextEncoder(cache_entries=0), cache_dir())
+    history = collect(
+        encoded(accepted(panel.events(), settings.modalities, settings.mapping), encoder),
+        settings.modalities,
+        encoder.dim,
+        lambda done: show(min(0.6, 0.6 * done / lines / 1.12), f"{done:,} events"),
+    )
+    encoder.save()
+    place = {user: i for i, user in enumerate(history.users)}
+    of = np.array([place[journey.user_of(household)] for household in households])
+    tasks = [replace(task, users=of[task.users]) for task in tasks]
+    return history, tasks, moments(tasks)

