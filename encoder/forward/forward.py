@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from encoder.forward import plan
 from encoder.forward.attention import DenseAttention, FlatKeysValues
@@ -52,14 +52,16 @@ def user_states(
 
 def embed(model: UserModel, users: Sequence[UserTokens], planned: Plan, tail: Tail) -> Tensor:
     """All tokens' embeddings in flat order, (tokens, hidden), in the language model's type."""
-    device = tail.tokens.device
+    device, modalities = tail.tokens.device, len(model.modality)
     tokens = [
         _event_tokens(model, name, rows, device)
         for name, rows in zip(model.modality, planned.events, strict=True)
         if rows.places
     ]
-    tokens.append(_summary_tokens(model, users, device))
-    tokens += [tail.tokens] * len(users)
+    means = [torch.from_numpy(np.stack([user.summaries[i].mean for user in users])) for i in range(modalities + 1)]
+    vectors = torch.stack(means).to(device)
+    tokens.append(_summary_tokens(model, users, vectors))
+    tokens.append(_segment_tokens(model, vectors[:-1], tail))
     return torch.cat(tokens)[planned.order].to(model.dtype)
 
 
@@ -73,12 +75,27 @@ def _event_tokens(model: UserModel, modality: str, rows: EventRows, device: torc
     return adapters.events(vectors, values, present)
 
 
-def _summary_tokens(model: UserModel, users: Sequence[UserTokens], device: torch.device) -> Tensor:
+def _summary_tokens(model: UserModel, users: Sequence[UserTokens], means: Tensor) -> Tensor:
     """(users * (modalities + 1), hidden): per user its modalities in order, then the user token."""
+    device, matched = means.device, model.matched
     adapters = [*(model.adapters(name).summary for name in model.modality), model.user]
     columns = []
     for i, adapter in enumerate(adapters):
-        means = torch.from_numpy(np.stack([user.summaries[i].mean for user in users])).to(device)
         stats = torch.from_numpy(np.stack([user.summaries[i].stats for user in users])).to(device)
-        columns.append(adapter(means, stats))
+        match = torch.from_numpy(np.stack([user.summaries[i].match for user in users])).to(device)
+        columns.append(adapter(means[i], stats, match @ matched))
     return torch.stack(columns, 1).flatten(0, 1)
+
+
+def _segment_tokens(model: UserModel, means: Tensor, tail: Tail) -> Tensor:
+    """(users * segment tokens, hidden): the scenarios' own, and in each <USER_EMB> how far its query meets the user.
+
+    means: (modalities, users, dim).
+    """
+    users = means.shape[1]
+    if tail.queries is None:
+        return tail.tokens.repeat(users, 1)
+    cosines = torch.einsum("mud,sd->usm", nn.functional.normalize(means, dim=-1), tail.queries)
+    tokens = tail.tokens.repeat(users, 1, 1)
+    tokens[:, tail.outputs - tail.lead] += cosines @ model.asked
+    return tokens.flatten(0, 1)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from encoder.forward.prompt_files import PromptFiles
 from encoder.forward.user_encoder import Anchor, UserEncoder
+from encoder.model.query_vectors import QueryVectors
 from encoder.model.settings import ModelSettings
 from store.base.errors import NotFoundError
 from store.base.settings import ModalitySettings, ScenarioSettings
@@ -40,8 +41,9 @@ class ModelSet:
         Raises:
             WeightsError: weights, a checkpoint or a soft prompt is missing or does not fit; the action says what to do.
         """
+        queries = QueryVectors()
         self._models = {
-            name: _Model(UserEncoder(each, modalities, {}, event_dim), each)
+            name: _Model(UserEncoder(each, modalities, {}, event_dim, queries), each)
             for name, each in {"": settings, **candidates}.items()
         }
         for scenario, of in scenarios.items():

@@ -23,11 +23,12 @@ from encoder.forward import tail as tails
 from encoder.forward.forward import user_states
 from encoder.forward.kv_pool import KvPool, Lease
 from encoder.forward.tail import MAX_QUERY_TOKENS, Tail
-from encoder.forward.user_tokens import UserTokens, prepare
+from encoder.forward.user_tokens import UserTokens, prepare_all
 from encoder.model import features, presets
 from encoder.model.allocator import keep_freed_memory
 from encoder.model.answer_tower import embed_texts
 from encoder.model.checkpoint import Card, load_into
+from encoder.model.query_vectors import QueryVectors
 from encoder.model.settings import ModelSettings
 from encoder.model.user_model import UserModel
 from store.base import logs
@@ -44,13 +45,20 @@ VERSION = 1
 CPU_BATCH_TOKENS = 1024
 """Beyond this a forward on the CPU gains nothing and its activations leave the caches."""
 
+PREPARED_TOGETHER = 16
+"""Users whose statistics are computed in one go: beyond it their rows leave the caches."""
+
 
 @dataclass(frozen=True)
 class Anchor:
-    """A scenario as the model sees it. tokens: (n, hidden), [soft prompt][query][<USER_EMB>]. id: model id."""
+    """A scenario as the model sees it. tokens: (n, hidden), [soft prompt][query][<USER_EMB>]. id: model id.
+
+    query: (dim,), unit text vector of the query.
+    """
 
     tokens: Tensor
     id: str
+    query: Tensor
 
 
 class Work(NamedTuple):
@@ -73,12 +81,14 @@ class UserEncoder:
         modalities: Mapping[str, ModalitySettings],
         scenarios: Mapping[str, ScenarioSettings],
         event_dim: int,
+        queries: QueryVectors | None = None,
     ) -> None:
         """Load the model.
 
         Args:
             modalities: rows of others are ignored. scenarios: may be added and removed later.
             event_dim: of event vectors, `TextEncoder.dim`.
+            queries: text vectors of queries; None = of its own.
 
         Raises:
             WeightsError: weights or checkpoint are missing or do not fit; the action says what to do.
@@ -92,6 +102,7 @@ class UserEncoder:
         self._settings = settings
         self._modalities = dict(modalities)
         self._dim = event_dim
+        self._query_vectors = queries or QueryVectors()
         pretrained = presets.load(settings)
         self.model = UserModel(pretrained, modalities, dim=event_dim, seed=settings.seed)
         self.card: Card | None = None
@@ -175,7 +186,8 @@ class UserEncoder:
         """
         model = self.model
         parts = []
-        basis = (self._weights, self._settings.layout, VERSION, chunks.VERSION, features.VERSION, scenario.query, "")
+        versions = VERSION, chunks.VERSION, features.VERSION
+        basis = (self._weights, self._settings.layout, *versions, self._settings.time_zone, scenario.query, "")
         digest = hashlib.blake2b("|".join(map(str, basis)).encode(), digest_size=8)
         if scenario.prompt is not None:
             if scenario.prompt not in model.prompts:
@@ -192,7 +204,8 @@ class UserEncoder:
             log.warning(logs.QUERY_TRUNCATED, tokens=len(ids), kept=MAX_QUERY_TOKENS)
         parts += [model.text_tokens(ids[:MAX_QUERY_TOKENS]), model.user_emb[None]]
         name = self.card.name if self.card else self._settings.preset
-        return Anchor(torch.cat(parts).detach(), f"{name}-{digest.hexdigest()}")
+        vector = torch.from_numpy(self._query_vectors.of(scenario.query)).to(self.device)
+        return Anchor(torch.cat(parts).detach(), f"{name}-{digest.hexdigest()}", vector)
 
     def encode(self, windows: Sequence[UserWindow], scenarios: Sequence[str]) -> NDArray[np.float32]:
         """Embeddings (users, scenarios, 128), unit length, reusing and filling KV pages.
@@ -208,7 +221,7 @@ class UserEncoder:
 
     def encode_anchors(self, windows: Sequence[UserWindow], anchors: Sequence[Anchor]) -> NDArray[np.float32]:
         """Embeddings (users, anchors, 128) for queries that are not registered."""
-        return self._encode(windows, tails.build([a.tokens for a in anchors], self._lead), self.pool)
+        return self._encode(windows, self._build(anchors), self.pool)
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -228,13 +241,16 @@ class UserEncoder:
         """
         names = tuple(scenarios)
         if names and names not in self._tails:
-            self._tails[names] = tails.build([self._anchor(name).tokens for name in names], self._lead)
+            self._tails[names] = self._build([self._anchor(name) for name in names])
         return self._tails.get(names)
 
     def tokens_of(self, scenarios: Sequence[str]) -> int:
         """Tokens of a user's tail: the least that a refresh of these scenarios computes."""
         tail = self.tail(scenarios)
         return 0 if tail is None else tail.length
+
+    def _build(self, anchors: Sequence[Anchor]) -> Tail:
+        return tails.build([a.tokens for a in anchors], self._lead, [a.query for a in anchors])
 
     @property
     def _lead(self) -> int:
@@ -290,8 +306,7 @@ class UserEncoder:
             budget = min(budget, CPU_BATCH_TOKENS)
         lengths = [sum(len(m.ts) for m in window.modalities.values()) for window in windows]
         paged, plain = _ForwardBatch(), _ForwardBatch()
-        for row in sorted(range(len(windows)), key=lengths.__getitem__):
-            user = prepare(windows[row], self._modalities, self._dim)
+        for row, user in self._prepared(windows, sorted(range(len(windows)), key=lengths.__getitem__)):
             if pool is None or user.chunks > pool.pages:
                 if pool is not None:
                     pool.skip(user)
@@ -311,6 +326,13 @@ class UserEncoder:
             paged.leases.append(lease)
             paged.add(row, user, lease.new_tokens + tail.length)
         yield from (batch for batch in (paged, plain) if batch.users)
+
+    def _prepared(self, windows: Sequence[UserWindow], order: Sequence[int]) -> Iterator[tuple[int, UserTokens]]:
+        """Users in this order, each with its row: some at a time, which costs less than one by one."""
+        for start in range(0, len(order), PREPARED_TOGETHER):
+            rows = order[start : start + PREPARED_TOGETHER]
+            own = [windows[row] for row in rows]
+            yield from zip(rows, prepare_all(own, self._modalities, self._dim, self._settings.time_zone), strict=True)
 
 
 class _ForwardBatch:

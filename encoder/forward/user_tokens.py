@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.forward import chunks
-from encoder.model import features
-from encoder.model.features import SummaryFeatures, number_count
+from encoder.model import statistics
+from encoder.model.features import SummaryFeatures
+from encoder.model.statistics import Statistics
 from store.base.settings import ModalitySettings
-from store.window.user_window import ModalityWindow, UserWindow, newest_event
+from store.window.user_window import ModalityWindow, UserWindow
 
 ROW_DIGEST_BYTES = 12
 
@@ -76,20 +77,24 @@ class UserTokens:
         return sum(len(part.cuts) - 1 for part in self.parts)
 
 
-def prepare(window: UserWindow, modalities: Mapping[str, ModalitySettings], dim: int) -> UserTokens:
-    """Describe a user. Modalities the model does not know are left out.
+def prepare(window: UserWindow, modalities: Mapping[str, ModalitySettings], dim: int, zone: str = "UTC") -> UserTokens:
+    """Describe a user; see `prepare_all`."""
+    return prepare_all([window], modalities, dim, zone)[0]
+
+
+def prepare_all(
+    windows: Sequence[UserWindow], modalities: Mapping[str, ModalitySettings], dim: int, zone: str
+) -> list[UserTokens]:
+    """Describe users. Modalities the model does not know are left out.
 
     Args:
-        modalities: in the model's order. dim: of event vectors.
+        modalities: in the model's order. dim: of event vectors. zone: time zone of hours and days.
     """
-    known = [m for name, m in window.modalities.items() if name in modalities]
-    # rows may come without their summary here; of those that do not, this is `window.as_of`
-    rows_newest = max((int(m.ts.max(initial=0)) for m in known), default=0)
-    as_of = max(newest_event(m.summary for m in known), rows_newest, window.now)
-    summaries = [
-        features.modality_summary(window.modalities.get(name), as_of, dim, number_count(settings))
-        for name, settings in modalities.items()
-    ]
+    found = statistics.describe(windows, modalities, dim, zone)
+    return [_tokens(window, u, found, modalities) for u, window in enumerate(windows)]
+
+
+def _tokens(window: UserWindow, u: int, found: Statistics, modalities: Mapping[str, ModalitySettings]) -> UserTokens:
     present = [
         (index, name, rows)
         for index, name in enumerate(modalities)
@@ -97,5 +102,9 @@ def prepare(window: UserWindow, modalities: Mapping[str, ModalitySettings], dim:
     ]
     cuts = chunks.cut_each([rows.names for _, _, rows in present])
     parts = [Part(*own, cut) for own, cut in zip(present, cuts, strict=True)]
-    summaries.append(features.user_summary([part.window.ts for part in parts], as_of, summaries))
-    return UserTokens(window.user_id, as_of, parts, summaries)
+    stats = [*found.modalities, found.user]
+    summaries = [
+        SummaryFeatures(mean[u], own[u], match[:, u])
+        for mean, own, match in zip(found.means, stats, found.match, strict=True)
+    ]
+    return UserTokens(window.user_id, int(found.as_of[u]), parts, summaries)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from encoder.model import lora
+from encoder.model import features, lora
 from encoder.model.user_model import UserModel
 from store.base.errors import WeightsError
 from store.base.files import open_atomic, sweep, write_json
@@ -30,6 +30,7 @@ class Card:
 
     id: hash of its tensors. weights_id: of the frozen weights it was trained on. modalities: {name: numbers per row}.
     config, data, metrics: as the training run recorded them. commit: git commit of the code that trained it.
+    features: version of the statistics that its summary tokens are made of.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Card:
     metrics: dict[str, Any] = field(default_factory=dict)
     commit: str = ""
     format: int = FORMAT
+    features: int = 1
 
 
 def tensors_id(tensors: dict[str, Tensor]) -> str:
@@ -102,6 +104,7 @@ def save(
         data=data or {},
         metrics=metrics or {},
         commit=commit,
+        features=features.VERSION,
     )
     sweep(directory)
     (directory / CARD).unlink(missing_ok=True)
@@ -146,6 +149,13 @@ def load_into(model: UserModel, directory: Path, *, weights_id: str) -> Card:
             action="set model.preset and model.path to what the card names",
             code="weights_unusable",
         )
+    if card.features != features.VERSION:
+        raise WeightsError(
+            f"the checkpoint {directory} was trained on version {card.features} of the statistics, this is "
+            f"{features.VERSION}",
+            action="use the version of anchorstream that trained it, or train again",
+            code="weights_unusable",
+        )
     for name in model.modality:
         ours, theirs = len(model.adapters(name).number_mean), card.modalities.get(name)
         if theirs is not None and theirs != ours:
@@ -165,6 +175,10 @@ def load_into(model: UserModel, directory: Path, *, weights_id: str) -> Card:
             f"{directory}: the tensors are not those of the card", action="restore both files", code="weights_unusable"
         )
     _apply(model, tensors, directory)
+    with torch.no_grad():  # a modality that nothing was learned of enters nobody else's tokens
+        for name in model.modality.keys() - card.modalities.keys():
+            model.adapters(name).matched.zero_()
+            model.adapters(name).asked.zero_()
     return card
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from store.base.settings import Section
 
@@ -24,6 +25,8 @@ class ModelSettings(Section):
     names one that the checkpoint lacks, and again when the scenario is registered again."""
     seed: int = 0
     """Of weights that no checkpoint provides."""
+    time_zone: str = "UTC"
+    """Time zone (`Europe/Paris`) of the hours and days that users' statistics are in: another one is another model."""
     layout: Literal["chunked", "causal"] = "chunked"
     """`chunked`: ours, an update costs what is new. `causal`: the paper's, for comparison."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
@@ -40,3 +43,11 @@ class ModelSettings(Section):
     """A user is refreshed at most once per this interval."""
     max_staleness_ms: Annotated[int, Field(ge=0)] = 1000
     """The scheduler's target bound from a summary's arrival to its refresh."""
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            return ZoneInfo(value).key
+        except (ValueError, KeyError, OSError) as exc:
+            raise ValueError("not a time zone that this machine knows, like Europe/Paris") from exc

@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.model import local_time
+from encoder.model.features import signed_log
 from encoder.model.local_time import DAY_MS, HOUR_MS
-from encoder.model.window_arrays import BLOCK_DAYS, BLOCK_MS, Doubles, Ints, WindowArrays, gather
+from encoder.model.window_arrays import Doubles, Ints, WindowArrays, gather
 from store.base.settings import ModalityKind, ModalitySettings
+from store.window.memory import BLOCK_MS
 from store.window.user_window import UserWindow
 
 Floats = NDArray[np.float32]
@@ -69,6 +71,7 @@ NUMBER = {
     "present": "share of rows that carry the number",
     "mean": "mean of its signed logarithms",
     "deviation": "standard deviation of its signed logarithms",
+    "mean_vs_life": "mean of its signed logarithms against that of window and memory",
     "last": "the newest, as signed logarithm",
     **{f"total_{days}d": f"total of the last {days} days" for days in SPANS},
     "total_28_56d": "total of 28 to 56 days ago",
@@ -82,6 +85,8 @@ NUMBER = {
     "block_total_deviation": "standard deviation of totals per block over their mean",
 }
 """Of each number of each modality."""
+
+BLOCK_DAYS = BLOCK_MS // DAY_MS
 
 _EDGES = np.array(SPANS, np.int64) * DAY_MS
 _AT = {days: i for i, days in enumerate(SPANS)}
@@ -98,8 +103,8 @@ class Statistics(NamedTuple):
 
     means: float32 (modalities + 1, users, dim), the last the user's: mean of the modalities', those without rows
     zeros. modalities: per modality float32 (users, its statistics). user: float32 (users, len(ACTIVITY)).
-    match: float32 (modalities, modalities, users), cosine of the first's newest rows and the second's mean; 0 on the
-    diagonal and where either has no rows. as_of: int64 (users,), ms.
+    match: float32 (modalities + 1, modalities, users), cosine of the first's newest rows and the second's mean; 0 of a
+    modality with itself, where either has no rows, and in the last, the user's. as_of: int64 (users,), ms.
     """
 
     as_of: Ints
@@ -278,8 +283,11 @@ def _numbers(rows: WindowArrays, spans: _Spans) -> Floats:
     own, memory = rows.numbers, rows.memory
     count = _sums(own.series, series)
     one = np.maximum(count, 1)
-    logs = _signed_log(own.values)
-    mean = _sums(own.series, series, logs) / one
+    logs = signed_log(own.values)
+    sums = _sums(own.series, series, logs)
+    mean = sums / one
+    life_count = np.maximum(count + _sums(memory.totals.series, series, memory.counts), 1)
+    life_mean = (sums + _sums(memory.totals.series, series, memory.logs)) / life_count
     deviation = np.sqrt(_sums(own.series, series, np.square(logs - mean[own.series])) / one)
     last = np.zeros(series)
     last[own.series] = logs  # of several, the last is kept
@@ -308,27 +316,30 @@ def _numbers(rows: WindowArrays, spans: _Spans) -> Floats:
         "present": count / np.maximum(rows.lengths[segment] if series else count, 1),
         "mean": mean / 4,
         "deviation": deviation / 2,
+        "mean_vs_life": np.where(count > 0, mean - life_mean, 0.0),
         "last": last / 4,
-        **{f"total_{days}d": _signed_log(within[:, i]) / 4 for days, i in _AT.items()},
-        "total_28_56d": _signed_log(t56 - t28) / 4,
-        "total_56_84d": _signed_log(t84 - t56) / 4,
-        "total": _signed_log(total) / 4,
-        "total_life": _signed_log(life) / 4,
-        "total_before": (_signed_log(t28) - _signed_log(t56 - t28)) / 2,
-        "total_level": (_signed_log(t28) - _signed_log(t84 / 3)) / 2,
-        "total_vs_life": (_signed_log(t28) - _signed_log(per_life)) / 2,
-        "total_84d_life": (_signed_log(t84 / 3) - _signed_log(per_life)) / 2,
+        **{f"total_{days}d": signed_log(within[:, i]) / 4 for days, i in _AT.items()},
+        "total_28_56d": signed_log(t56 - t28) / 4,
+        "total_56_84d": signed_log(t84 - t56) / 4,
+        "total": signed_log(total) / 4,
+        "total_life": signed_log(life) / 4,
+        "total_before": (signed_log(t28) - signed_log(t56 - t28)) / 2,
+        "total_level": (signed_log(t28) - signed_log(t84 / 3)) / 2,
+        "total_vs_life": (signed_log(t28) - signed_log(per_life)) / 2,
+        "total_84d_life": (signed_log(t84 / 3) - signed_log(per_life)) / 2,
         "block_total_deviation": _log(blocks.deviation / (np.abs(blocks.mean) + 1)),
     }
     return np.where(there[:, None], _table(found, NUMBER), np.float32(0))
 
 
 def _match(rows: WindowArrays) -> Floats:
-    """(modalities, modalities, users): cosine of newest rows and means."""
+    """(modalities + 1, modalities, users): cosine of newest rows and means."""
     recent, means = _unit(rows.recent), _unit(rows.means)
-    match = np.stack([(one * means).sum(-1) for one in recent]) if rows.modalities else np.zeros((0, 0, rows.users))
-    match[np.arange(rows.modalities), np.arange(rows.modalities)] = 0.0
-    return match.astype(np.float32)
+    match = np.zeros((rows.modalities + 1, rows.modalities, rows.users), np.float32)
+    for i, own in enumerate(recent):
+        match[i] = (own * means).sum(-1)
+        match[i, i] = 0.0
+    return match
 
 
 def _unit(vectors: Floats) -> Doubles:
@@ -424,10 +435,6 @@ def _sums(owner: Ints, count: int, amount: Doubles | None = None) -> Doubles:
 def _log(x: Doubles) -> Doubles:
     logs: Doubles = np.log1p(np.maximum(x, 0.0))
     return logs
-
-
-def _signed_log(x: Doubles) -> Doubles:
-    return np.sign(x) * np.log1p(np.abs(x))
 
 
 def _table(found: Mapping[str, NDArray[np.generic]], table: Mapping[str, str]) -> Floats:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from encoder.model.backbone import Backbone
-from encoder.model.features import STATS, STATS_PER_NUMBER, number_count
+from encoder.model import statistics
+from encoder.model.features import number_count
 from encoder.model.presets import Pretrained
 from store.base.settings import ModalitySettings
 from store.records.embedding import DIM
@@ -32,22 +33,45 @@ class Adapter(nn.Module):
         self.inner = nn.Linear(dim + extra, dim)
         self.outer = nn.Linear(dim, hidden)
 
-    def forward(self, vectors: Tensor, extra: Tensor) -> Tensor:
-        """vectors (n, dim), extra (n, extra) → (n, hidden)."""
-        joined = torch.cat([self.norm(vectors), extra], -1)
-        return cast(Tensor, self.outer(nn.functional.gelu(self.inner(joined))))
+    def forward(self, vectors: Tensor, extra: Tensor, added: Tensor | None = None) -> Tensor:
+        """vectors (n, dim), extra (n, extra), added (n, dim), to what comes before the GELU → (n, hidden)."""
+        inner = self.inner(torch.cat([self.norm(vectors), extra], -1))
+        return cast(Tensor, self.outer(nn.functional.gelu(inner if added is None else inner + added)))
+
+
+class SummaryAdapter(Adapter):
+    """Of a summary token: statistics beside the mean vector, standardised by what a checkpoint has fitted."""
+
+    stats_mean: Tensor
+    stats_scale: Tensor
+
+    def __init__(self, dim: int, stats: int, hidden: int) -> None:
+        super().__init__(dim, stats, hidden)
+        self.register_buffer("stats_mean", torch.zeros(stats))
+        self.register_buffer("stats_scale", torch.ones(stats))
+
+    def forward(self, vectors: Tensor, extra: Tensor, added: Tensor | None = None) -> Tensor:
+        """As an adapter's."""
+        return super().forward(vectors, (extra - self.stats_mean) / self.stats_scale, added)
 
 
 class ModalityAdapters(nn.Module):
-    """One modality: its event tokens and its summary token."""
+    """One modality: its event tokens, its summary token, and what it means that others, or a query, match it.
+
+    matched: (dim,), enters other modalities' summary tokens by the cosine of their newest events and this one's mean.
+    asked: (hidden,), enters a scenario's <USER_EMB> by the cosine of its query and this one's mean. A vector of each
+    modality, not of each pair, so that one more leaves all parameters as they are.
+    """
 
     number_mean: Tensor
     number_scale: Tensor
 
-    def __init__(self, dim: int, numbers: int, hidden: int) -> None:
+    def __init__(self, dim: int, numbers: int, stats: int, hidden: int) -> None:
         super().__init__()
         self.event = Adapter(dim, 2 * numbers, hidden)
-        self.summary = Adapter(dim, STATS + STATS_PER_NUMBER * numbers, hidden)
+        self.summary = SummaryAdapter(dim, stats, hidden)
+        self.matched = nn.Parameter(torch.empty(dim))
+        self.asked = nn.Parameter(torch.empty(hidden))
         self.register_buffer("number_mean", torch.full((numbers,), NUMBER_MEAN))
         self.register_buffer("number_scale", torch.full((numbers,), NUMBER_SCALE))
 
@@ -77,9 +101,12 @@ class UserModel(nn.Module):
         self.register_buffer("embedding", pretrained.embedding, persistent=False)
         self.project = nn.Linear(width, hidden, bias=False) if pretrained.seeded else nn.Identity()
         self.modality = nn.ModuleDict(
-            {name: ModalityAdapters(dim, number_count(m), hidden) for name, m in modalities.items()}
+            {
+                name: ModalityAdapters(dim, number_count(m), len(statistics.modality_names(m)), hidden)
+                for name, m in modalities.items()
+            }
         )
-        self.user = Adapter(dim, STATS, hidden)
+        self.user = SummaryAdapter(dim, len(statistics.ACTIVITY), hidden)
         self.user_emb = nn.Parameter(torch.empty(hidden))
         self.prompts = nn.ParameterDict()
         self.head = nn.Sequential(nn.Linear(hidden, HEAD_WIDTH), nn.ReLU(), nn.Linear(HEAD_WIDTH, DIM))
@@ -88,8 +115,10 @@ class UserModel(nn.Module):
         scale = 1.0 if pretrained.seeded else float(pretrained.embedding.std())
         with torch.no_grad():
             for name, parameter in self.named_parameters():
-                if name == "user_emb" or ".outer." in name or name.startswith("user.outer"):
+                if name == "user_emb" or ".outer." in name or name.endswith(".asked"):
                     parameter.mul_(scale)
+                elif name.endswith(".matched"):  # beside the columns of `inner`, and of their size
+                    parameter.mul_(dim**-0.5)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -99,6 +128,16 @@ class UserModel(nn.Module):
     def adapters(self, modality: str) -> ModalityAdapters:
         """Adapters of a modality."""
         return cast(ModalityAdapters, self.modality[modality])
+
+    @property
+    def matched(self) -> Tensor:
+        """(modalities, dim), see `ModalityAdapters`."""
+        return torch.stack([self.adapters(name).matched for name in self.modality])
+
+    @property
+    def asked(self) -> Tensor:
+        """(modalities, hidden), see `ModalityAdapters`."""
+        return torch.stack([self.adapters(name).asked for name in self.modality])
 
     def text_tokens(self, ids: Sequence[int]) -> Tensor:
         """Token embeddings of text: (len(ids), hidden)."""

@@ -13,24 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.base.settings import ModalitySettings
+from store.window.memory import TOTAL_LIMIT, TOTAL_SCALE
 from store.window.rows import Summary
-from store.window.summary import number_width
-from store.window.user_window import UserWindow
+from store.window.summary import NUMBER_SCALE, number_width
+from store.window.user_window import UserWindow, newest_event
 
 NEWEST_ROWS = 4
 """Rows whose mean vector stands for what a user does now."""
-LIMIT = 2.0**40
-"""Raw numbers beyond it, of either sign, are taken as it: totals stay finite."""
-STEP = 2.0**-10
-"""Raw numbers are rounded to multiples of it, as memory keeps them."""
-BLOCK_DAYS = 28
-BLOCK_MS = BLOCK_DAYS * 86_400_000
-"""Memory is kept per block of so many days since 1970."""
+STEP = 1 / TOTAL_SCALE
+"""Raw numbers are rounded to multiples of it, and limited, as memory keeps them: totals stay finite."""
 
 Ints = NDArray[np.int64]
 Doubles = NDArray[np.float64]
 
-_TEXT_VALUES = 32
+_TEXT_VALUES = 16
 """Components of a vector by which texts are told apart."""
 _MIX = np.random.default_rng(0).integers(1 << 62, size=_TEXT_VALUES // 4, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 
@@ -47,13 +43,19 @@ class Cells(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """What memory holds, an entry per segment and block: segment, block number, rows (all (entries,)), and totals."""
+    """What memory holds, an entry per segment and block.
+
+    segment, block, rows: (entries,). oldest: int64 (entries,), ms, the oldest row of the segment's memory.
+    totals: of each number that the block has. logs, counts: float64 (cells,), sums of signed logs, and how many.
+    """
 
     segment: Ints
     block: Ints
     rows: Doubles
     oldest: Ints
     totals: Cells
+    logs: Doubles
+    counts: Doubles
 
 
 class WindowArrays(NamedTuple):
@@ -88,7 +90,7 @@ def gather(windows: Sequence[UserWindow], modalities: Mapping[str, ModalitySetti
     """
     users, count = len(windows), len(modalities)
     lengths = np.zeros(count * users, np.int64)
-    newest = np.zeros(count * users, np.int64)
+    newest, seen = np.zeros((2, count * users), np.int64)
     sums = np.zeros((count * users, dim), np.float32)
     ts, texts, recent, recent_of, cells = [], [], [], [], _CellLists()
     memory = _Memory(users)
@@ -109,6 +111,7 @@ def gather(windows: Sequence[UserWindow], modalities: Mapping[str, ModalitySetti
                     if width:
                         cells.add(own.numbers[:, :width], column, user, users, rows)
                     rows += n
+                seen[segment] = newest_event((own.summary,))
                 if memory.add(own.summary, segment, column, width, user) or n:
                     newest[segment] = own.summary.newest
             segment += 1
@@ -118,8 +121,8 @@ def gather(windows: Sequence[UserWindow], modalities: Mapping[str, ModalitySetti
     held = lengths > 0
     # a replica may have read rows and not yet their summary, which follows them in the log
     newest[held] = np.maximum(newest[held], all_ts[ends[held] - 1])
-    as_of = np.array([window.as_of for window in windows], np.int64)
-    as_of = np.maximum(as_of, newest.reshape(count, users).max(0, initial=0))
+    as_of = np.array([window.now for window in windows], np.int64)
+    as_of = np.maximum(as_of, np.maximum(newest, seen).reshape(count, users).max(0, initial=0))
     means = sums / np.maximum(lengths, 1).astype(np.float32)[:, None]
     return WindowArrays(
         users=users,
@@ -139,8 +142,8 @@ def gather(windows: Sequence[UserWindow], modalities: Mapping[str, ModalitySetti
 
 
 def on_grid(raw: NDArray[np.generic]) -> Doubles:
-    """Finite numbers within `LIMIT` on the grid of `STEP`, as memory counts them."""
-    rounded: Doubles = np.rint(np.clip(raw.astype(np.float64), -LIMIT, LIMIT) / STEP) * STEP
+    """Finite numbers on the grid of `STEP`, within memory's limit."""
+    rounded: Doubles = np.rint(np.clip(raw.astype(np.float64), -TOTAL_LIMIT, TOTAL_LIMIT) / STEP) * STEP
     return rounded
 
 
@@ -161,7 +164,7 @@ def _text_keys(vectors: Sequence[NDArray[np.float16]]) -> NDArray[np.uint64]:
     first = np.concatenate(vectors)
     if first.shape[1] < _TEXT_VALUES:
         first = np.pad(first, ((0, 0), (0, _TEXT_VALUES - first.shape[1])))
-    keys: NDArray[np.uint64] = (first.view(np.uint64) * _MIX).sum(1, dtype=np.uint64)
+    keys: NDArray[np.uint64] = first.view(np.uint64) @ _MIX
     return keys
 
 
@@ -194,22 +197,25 @@ class _Memory:
     def __init__(self, users: int) -> None:
         self._users = users
         self._entries: list[tuple[int, int, int, int]] = []
-        self._cells: list[tuple[int, int, float]] = []
+        self._cells: list[tuple[int, int]] = []
+        self._sums: list[tuple[float, float, int]] = []
 
     def add(self, summary: Summary, segment: int, column: int, width: int, user: int) -> bool:
         """Whether there is any."""
-        memory = getattr(summary, "memory", None)
-        if memory is None or not memory.rows:
+        memory = summary.memory
+        if not memory.rows:
             return False
         for block, own in memory.blocks.items():
-            for i, (total, count) in enumerate(zip(own.totals[:width], own.counts, strict=False)):
+            for i, count in enumerate(own.counts[:width]):
                 if count:
-                    self._cells.append(((column + i) * self._users + user, len(self._entries), total * STEP))
+                    self._cells.append(((column + i) * self._users + user, len(self._entries)))
+                    self._sums.append((own.totals[i] * STEP, own.sums[i] / NUMBER_SCALE, count))
             self._entries.append((segment, block, own.rows, memory.oldest))
         return True
 
     def join(self) -> Blocks:
         entries = np.array(self._entries, np.int64).reshape(-1, 4).T
-        cells = np.array([cell[:2] for cell in self._cells], np.int64).reshape(-1, 2).T
-        totals = Cells(cells[0], cells[1], np.array([cell[2] for cell in self._cells], np.float64))
-        return Blocks(entries[0], entries[1], entries[2].astype(np.float64), entries[3], totals)
+        cells = np.array(self._cells, np.int64).reshape(-1, 2).T
+        totals, logs, counts = np.array(self._sums, np.float64).reshape(-1, 3).T
+        rows = entries[2].astype(np.float64)
+        return Blocks(entries[0], entries[1], rows, entries[3], Cells(cells[0], cells[1], totals), logs, counts)

@@ -27,14 +27,28 @@ def event_tokens(encoder: UserEncoder, window: UserWindow, name: str, settings: 
 
 
 def summary_tokens(encoder: UserEncoder, window: UserWindow, modalities: dict[str, ModalitySettings]) -> Tensor:
+    model = encoder.model
     user = prepare(window, modalities, encoder._dim)
-    adapters = [*(encoder.model.adapters(name).summary for name in modalities), encoder.model.user]
-    return torch.cat(
-        [
-            adapter(torch.from_numpy(s.mean)[None], torch.from_numpy(s.stats)[None])
-            for adapter, s in zip(adapters, user.summaries, strict=True)
-        ]
-    )
+    adapters = [*(model.adapters(name).summary for name in modalities), model.user]
+    tokens = []
+    for adapter, s in zip(adapters, user.summaries, strict=True):
+        joined = torch.cat([adapter.norm(torch.from_numpy(s.mean)), torch.from_numpy(s.stats)])
+        inner = adapter.inner(joined)
+        for cosine, name in zip(s.match.tolist(), modalities, strict=True):
+            inner = inner + cosine * model.adapters(name).matched
+        tokens.append(adapter.outer(torch.nn.functional.gelu(inner)))
+    return torch.stack(tokens)
+
+
+def segment(encoder: UserEncoder, window: UserWindow, scenario: str, modalities: dict[str, ModalitySettings]) -> Tensor:
+    anchor = encoder._anchors[scenario]
+    tokens = anchor.tokens.clone()
+    for name in modalities:
+        own = window.modalities.get(name)
+        if own is not None and len(own.ts):
+            mean = torch.from_numpy(own.vectors.astype(np.float32)).mean(0)
+            tokens[-1] += mean @ anchor.query / mean.norm() * encoder.model.adapters(name).asked
+    return tokens
 
 
 @torch.no_grad()
@@ -61,8 +75,7 @@ def chunked(
     summaries = summary_tokens(encoder, window, modalities)
     out = []
     for scenario in scenarios:
-        segment = encoder._anchors[scenario].tokens
-        x = torch.cat([summaries, segment])
+        x = torch.cat([summaries, segment(encoder, window, scenario, modalities)])
         past = DynamicCache(config=lm.config)
         for i in range(lm.config.num_hidden_layers) if caches else ():
             past.update(
@@ -88,6 +101,6 @@ def causal(
     prefix = torch.cat([summaries[-1:], summaries[:-1], *events])
     out = []
     for scenario in scenarios:
-        x = torch.cat([prefix, encoder._anchors[scenario].tokens])
+        x = torch.cat([prefix, segment(encoder, window, scenario, modalities)])
         out.append(encoder.model.embed(encoder.model.lm(inputs_embeds=x[None]).last_hidden_state[0, -1]))
     return torch.stack(out).numpy()
