@@ -93,8 +93,6 @@ def _segment_tokens(model: UserModel, means: Tensor, tail: Tail) -> Tensor:
     means: (modalities, users, dim).
     """
     users = means.shape[1]
-    if tail.queries is None:
-        return tail.tokens.repeat(users, 1)
     cosines = torch.einsum("mud,sd->usm", nn.functional.normalize(means, dim=-1), tail.queries)
     tokens = tail.tokens.repeat(users, 1, 1)
     tokens[:, tail.outputs - tail.lead] += cosines @ model.asked

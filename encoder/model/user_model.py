@@ -12,8 +12,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from encoder.model.backbone import Backbone
 from encoder.model import statistics
+from encoder.model.backbone import Backbone
 from encoder.model.features import number_count
 from encoder.model.presets import Pretrained
 from store.base.settings import ModalitySettings

@@ -367,7 +367,8 @@ def test_gradients_reach_every_part(tiny: UserEncoder) -> None:
     trainable.requires_grad_(True)
     users = [prepare(window(f"u{i}", random_rows(i, 40)), MODALITIES, DIM) for i in range(2)]
     segment = torch.cat([trainable.text_tokens(trainable.tokenize("Churn?")), trainable.user_emb[None]])
-    states = user_states(trainable, users, None, tails.build([segment], len(MODALITIES) + 1), None).states
+    query = tiny.anchor(SCENARIOS["churn"]).query
+    states = user_states(trainable, users, None, tails.build([segment], len(MODALITIES) + 1, [query]), None).states
     trainable.embed(states).square().sum(-1).sub(states.mean(-1)).sum().backward()
     idle = [n for n, p in trainable.named_parameters() if p.grad is None or not p.grad.abs().sum()]
     assert idle == ["lm.embed_tokens.weight", "head.0.weight", "head.0.bias", "head.2.weight", "head.2.bias"] or all(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from datetime import UTC, datetime
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -15,7 +16,9 @@ from hypothesis import strategies as st
 from encoder.model import local_time, statistics
 from encoder.model.statistics import ACTIVITY, BOUND, NUMBER, SPANS, TEXTS
 from store.base.settings import ModalitySettings
+from store.window.memory import BLOCK_MS, NO_MEMORY, TOTAL_LIMIT, TOTAL_SCALE, Block, Memory
 from store.window.rows import Summary
+from store.window.summary import signed_log
 from store.window.user_window import ModalityWindow, UserWindow
 from tests.support.windows import DIM, MODALITIES, START_MS, Row, random_rows, window
 
@@ -55,6 +58,12 @@ def test_names_are_those_of_the_columns() -> None:
     assert {"bill.recency", "bill.fee.total_28d", "profile.value.last", "user.tenure", "bill.match.search"} <= {*names}
     assert len(statistics.modality_names(MODALITIES["search"])) == len(ACTIVITY) + len(TEXTS)
     assert len(statistics.modality_names(MODALITIES["profile"])) == len(ACTIVITY) + len(TEXTS) + len(NUMBER)
+
+
+def test_the_page_has_every_statistic_as_the_table_says_it() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "model.md").read_text(encoding="utf-8")
+    for table in (ACTIVITY, TEXTS, NUMBER):
+        assert "\n".join(f"| `{name}` | {meaning} |" for name, meaning in table.items()) in page
 
 
 def test_a_user_of_whom_nothing_is_known_is_all_zeros() -> None:
@@ -185,3 +194,79 @@ def test_local_times_are_those_of_the_zone(ms: int, zone: str) -> None:
     day = local_time.days(local)
     assert int(day[0]) == moment.toordinal() - datetime(1970, 1, 1).toordinal()
     assert int(local_time.weekdays(day)[0]) == moment.weekday()
+
+
+def remembering(user: UserWindow, cut: int) -> UserWindow:
+    """The same bills, the first `cut` of them in memory."""
+    own = user.modalities["bill"]
+    blocks: dict[int, Block] = {}
+    for ts, number in zip(own.ts[:cut].tolist(), own.numbers[:cut, 0].tolist(), strict=True):
+        held = blocks.get(ts // BLOCK_MS, Block(0, (0,), (0,), (0,)))
+        step = signed_log(number)
+        limited = max(-TOTAL_LIMIT, min(TOTAL_LIMIT, number)) if step is not None else 0.0
+        blocks[ts // BLOCK_MS] = Block(
+            held.rows + 1,
+            (held.sums[0] + (step or 0),),
+            (held.totals[0] + round(limited * TOTAL_SCALE),),
+            (held.counts[0] + (step is not None),),
+        )
+    memory = Memory(cut, int(own.ts[0]), blocks) if cut else NO_MEMORY
+    rest = own.vectors[cut:]
+    summary = own.summary._replace(
+        rows=len(rest),
+        oldest=int(own.ts[cut]) if len(rest) else 0,
+        vector_sum=rest.sum(0, dtype=np.float32),
+        memory=memory,
+    )
+    return UserWindow("u", {"bill": ModalityWindow(summary, own.ts[cut:], own.names[cut:], own.numbers[cut:], rest)})
+
+
+LIFETIME = (
+    "count_life", "tenure", "recency", "empty_blocks", "block_deviation", "amount.total_life",
+    "amount.block_total_deviation",
+)  # fmt: skip
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 700), NUMBERS), min_size=1, max_size=40), st.integers(0, 40), st.integers(0, 100)
+)
+def test_lifetime_is_that_of_all_events_wherever_the_window_begins(
+    rows: list[tuple[float, float]], cut: int, silent: int
+) -> None:
+    rows.sort(key=lambda row: row[0])
+    whole = bills([day for day, _ in rows], [number for _, number in rows])
+    now = whole.as_of + silent * DAY_MS
+    all_rows, split = (of_bills(user.at(now)) for user in (whole, remembering(whole, min(cut, len(rows)))))
+    for name in LIFETIME:
+        assert split[name] == pytest.approx(all_rows[name], abs=1e-5), name
+    assert all(math.isfinite(value) and abs(value) <= BOUND for value in split.values())
+    if cut < len(rows):
+        assert split["span"] <= split["tenure"]
+
+
+def test_of_a_span_beyond_the_window_a_block_counts_by_its_share() -> None:
+    """Ten rows spread over 28 days in memory, a window of the last day."""
+    block = START_MS // BLOCK_MS * BLOCK_MS
+    first = (block - START_MS) / DAY_MS
+    days = [first + 2.8 * i for i in range(10)]
+    user = remembering(bills([*days, first + 28 + 27], [1.0] * 11), 10)
+    got = of_bills(user.at(block + 56 * DAY_MS))
+    assert got["count_28d"] == pytest.approx(log(1) / 3)
+    assert got["count_56d"] == pytest.approx(log(11) / 3)
+    assert got["amount.total_56d"] == pytest.approx(log(11) / 4)
+    half = of_bills(user.at(block + 70 * DAY_MS))  # the span begins in the middle of the block
+    assert half["count_56d"] == pytest.approx(log(1 + 5) / 3)
+    assert half["amount.total_56d"] == pytest.approx(log(1 + 5) / 4)
+    assert half["count_life"] == pytest.approx(log(11) / 3)
+
+
+def test_time_that_passes_without_events_is_heard() -> None:
+    user = window("u", random_rows(1, 60))
+    before, after = of(user), of(user.at(user.as_of + 21 * DAY_MS))
+    assert after["user.recency"] == pytest.approx(log(21 * 24) / 4)
+    assert after["bill.count_28d"] < before["bill.count_28d"]
+    assert after["bill.amount.total_7d"] == 0
+    assert after["bill.recency_per_gap_mean"] > before["bill.recency_per_gap_mean"]
+    assert all(
+        after[name] == before[name] for name in before if ".match." in name or name.endswith((".texts", ".gap_mean"))
+    )
