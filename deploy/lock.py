@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TextIO
 
+from store.base import open_files
 from store.base.errors import DataDirLocked, StateError
 from store.base.file_lock import is_locked, lock
 
@@ -43,11 +44,15 @@ class DataDirLock:
             StateError: the directory cannot be created or written.
         """
         path = data_dir / LOCK_FILE
+        if (dangling := dangling_link(data_dir)) is not None:
+            raise dangling
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # `holder` takes a shared lock for an instant: one refusal does not mean that somebody runs here
             file = lock(path, wait_seconds=0.1)
         except OSError as exc:
+            if (too_many := open_files.exhausted(exc)) is not None:
+                raise too_many from exc
             raise StateError(
                 f"cannot write to the data directory {data_dir}: {exc.strerror or exc}",
                 action="make it writable, or set store.data_dir (--data-dir) to another place",
@@ -77,6 +82,18 @@ def holder(data_dir: Path) -> LockOwner | None:
     """Who holds `data_dir` now, None if nobody. Never blocks and takes nothing."""
     path = data_dir / LOCK_FILE
     return read_owner(path) if is_locked(path) else None
+
+
+def dangling_link(data_dir: Path) -> StateError | None:
+    """The error of a directory that is, or lies beneath, a link to nothing: a disk that is not mounted. Else None."""
+    for path in (data_dir, *data_dir.parents):
+        if path.is_symlink() and not path.exists():
+            return StateError(
+                f"{path} is a link to {path.readlink()}, which is not there",
+                action="mount or make what it points to, or set store.data_dir to another place",
+                code="data_dir_unwritable",
+            )
+    return None
 
 
 def read_owner(path: Path) -> LockOwner:

@@ -22,8 +22,11 @@ def serve_path(data_dir: Path, instance: str = "0") -> Path:
 
 
 @contextmanager
-def claimed(data_dir: Path, instance: str) -> Iterator[Callable[[str], None]]:
+def claimed(data_dir: Path, instance: str, prefix: str) -> Iterator[Callable[[str], None]]:
     """For the life of a serve process: call what it gives with the URL once it answers; the file goes at the end.
+
+    Args:
+        prefix: `kafka.topic_prefix` of what it serves.
 
     Raises:
         DataDirLocked: another process is this instance; their snapshots and files would be each other's.
@@ -38,13 +41,13 @@ def claimed(data_dir: Path, instance: str) -> Iterator[Callable[[str], None]]:
     with held:
         path.unlink(missing_ok=True)  # of one that was killed
         try:
-            yield lambda url: write_json(path, {"url": url, "pid": os.getpid()})
+            yield lambda url: write_json(path, {"url": url, "pid": os.getpid(), "topic_prefix": prefix})
         finally:
             path.unlink(missing_ok=True)
 
 
 def find(data_dir: Path) -> dict[str, Any] | None:
-    """{url, pid} of a serve of this data directory: one that runs, else what one that was killed left; or None.
+    """{url, pid, topic_prefix} of a serve of this data directory: of one that runs, else of one that was killed.
 
     Raises ValueError: the file is no JSON.
     """

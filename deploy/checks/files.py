@@ -8,7 +8,7 @@ import socket
 import tempfile
 
 from deploy.checks.finding import Finding, Level
-from deploy.lock import holder
+from deploy.lock import dangling_link, holder
 from deploy.serve_file import find
 from deploy.settings.config import Settings
 from store.base.errors import StateError
@@ -40,6 +40,8 @@ def check_config(settings: Settings) -> Finding:
 def check_data_dir(settings: Settings) -> Finding:
     """Writable, with room; and who runs on it."""
     data_dir = settings.store.data_dir.absolute()
+    if (dangling := dangling_link(data_dir)) is not None:
+        raise dangling
     existing = next(path for path in (data_dir, *data_dir.parents) if path.exists())
     try:
         with tempfile.TemporaryFile(dir=existing):

@@ -11,6 +11,11 @@ from deploy.checks.finding import Finding, Level
 from deploy.settings.config import Settings
 
 PYTHON_MINIMUM = (3, 11)
+BASE_FILES = 96
+"""Of a role: libraries, Kafka's sockets, logs."""
+FILES_PER_PARTITION = 16
+"""Of an open token buffer: its log, manifest, lock and tables."""
+LEAST_CONNECTIONS = 16
 _FAISS = ("faiss-cpu", "faiss-gpu")
 
 
@@ -45,6 +50,22 @@ def check_packages() -> Finding:
         return Finding("packages", Level.FAIL, "; ".join(faults), "run `make setup`, or install requirements/*.txt")
     shown = ("torch", "transformers", "confluent-kafka", "faust-streaming", "rocksdict", faiss[0])
     return Finding("packages", Level.OK, ", ".join(f"{name} {_version(name)}" for name in shown))
+
+
+def check_open_files(settings: Settings) -> Finding:
+    """So many files and connections may be open as serve and the token buffers take."""
+    from store.base.open_files import RESERVED_BY_SERVE, allowed
+
+    may, wanted = allowed(), RESERVED_BY_SERVE + settings.serve.max_connections
+    buffers = BASE_FILES + FILES_PER_PARTITION * settings.kafka.partitions
+    detail = f"{may} may be open; serve takes up to {wanted}, a processor or worker of all partitions about {buffers}"
+    action = "raise `ulimit -n` where the roles are started (LimitNOFILE= of a systemd unit)"
+    if may < max(buffers, RESERVED_BY_SERVE + LEAST_CONNECTIONS):
+        return Finding("open files", Level.FAIL, detail, action)
+    if may < wanted:
+        fewer = f"{action}, or lower serve.max_connections: serve takes {may - RESERVED_BY_SERVE} as it is"
+        return Finding("open files", Level.WARN, detail, fewer)
+    return Finding("open files", Level.OK, detail)
 
 
 def check_device(settings: Settings) -> Finding:

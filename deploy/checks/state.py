@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from deploy.checks.broker import BROKER_SECONDS, opened
 from deploy.checks.finding import Finding, Level
 from deploy.settings.config import Settings
+from deploy.state_prefix import check_prefix
 from store.base.errors import BrokerError, StateError, WeightsError
 from store.base.files import read_json
 
@@ -25,7 +26,8 @@ LOG_SECONDS = 5.0
 
 
 def check_state(settings: Settings) -> Finding:
-    """It was made from this broker, with this text encoder and these modalities."""
+    """It was made from this broker, of these topics, with this text encoder and these modalities."""
+    check_prefix(settings.store.data_dir.absolute(), settings.kafka.topic_prefix)
     try:
         connection = opened(settings)
     except BrokerError:

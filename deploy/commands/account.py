@@ -50,6 +50,11 @@ def account(
         output.write_json(report.to_dict())
     else:
         write_report(report)
+        if own := [name for name in report.missing_topics if name not in raw]:
+            output.note(
+                f"{', '.join(own)}: of kafka.topic_prefix = {settings.kafka.topic_prefix!r}; "
+                "is that the one that the roles run with?"
+            )
     return int(not report.adds_up or bool(report.missing_topics))
 
 

@@ -32,7 +32,9 @@ def inspect(
     common = common or Common()
     settings = common.settings()
     with ExitStack() as stack:
-        for view in open_views(stack, settings.store.data_dir.absolute(), settings.modalities):
+        for view in open_views(
+            stack, settings.store.data_dir.absolute(), settings.modalities, settings.kafka.topic_prefix
+        ):
             window = view.window(user)
             if window.modalities:
                 break

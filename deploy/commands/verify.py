@@ -59,7 +59,7 @@ def _once(settings: Settings, scenario: str | None, url: str | None, *, quiet: b
 
     data_dir = settings.store.data_dir.absolute()
     with ExitStack() as stack:
-        views = open_views(stack, data_dir, settings.modalities)
+        views = open_views(stack, data_dir, settings.modalities, settings.kafka.topic_prefix)
         records, scenarios, source = served.load(settings, scenario, url=url)
         users = sum(1 for view in views for _ in view.users())
         from encoder.forward.model_set import ModelSet  # last: importing torch takes seconds

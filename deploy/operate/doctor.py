@@ -19,6 +19,7 @@ CHECK_SECONDS = 120.0
 CHECKS: tuple[tuple[str, Callable[[Settings], Finding]], ...] = (
     ("config", files.check_config),
     ("data directory", files.check_data_dir),
+    ("open files", machine.check_open_files),
     ("in force", in_force.check_in_force),
     ("broker parts", broker.check_broker_parts),
     ("broker", broker.check_broker),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from deploy.operate.service_client import Service, ServiceError
 from deploy.operate.verify import Records, Served
+from deploy.state_prefix import check_prefix
 from store.base.errors import NotFoundError
 from store.base.settings import ScenarioSettings
 from store.records.scenario_name import split
@@ -43,8 +44,8 @@ def load(settings: Settings, scenario: str | None = None, *, url: str | None = N
     try:
         service = Service.find(settings, url)
         service.get("/livez")
-    except ServiceError:
-        if url is not None:
+    except ServiceError as exc:
+        if url is not None or exc.code == "other_topic_prefix":
             raise
         scenarios = _chosen(configured, scenario, "no service runs; of the configuration")
         return Everything(from_snapshot(settings, scenarios), scenarios, "the last snapshot on disk")
@@ -86,6 +87,7 @@ def from_snapshot(settings: Settings, scenarios: Iterable[str]) -> Records:
     from store.index.snapshot import SnapshotStore, Wanted
 
     data_dir = settings.store.data_dir.absolute()
+    check_prefix(data_dir, settings.kafka.topic_prefix)
     state = read_json(data_dir / IDENTITY_FILE)
     store = SnapshotStore(data_dir / "serve", identity="" if state is None else str(state["identity"]))
     names = list(scenarios)

@@ -50,12 +50,12 @@ class Service:
         admin: for calls that change something.
 
         Raises:
-            ServiceError: there is none.
+            ServiceError: there is none, or it serves another `kafka.topic_prefix`.
         """
         read, change = settings.serve.read_token, settings.serve.admin_token
         secret = (change or read) if admin else (read or change)
         token = secret.get_secret_value() if secret else None
-        return cls(url or running_url(settings.store.data_dir), token)
+        return cls(url or running_url(settings.store.data_dir, settings.kafka.topic_prefix), token)
 
     def get(self, path: str, query: Mapping[str, str | int] | None = None) -> Any:
         """GET, decoded.
@@ -114,12 +114,20 @@ class Service:
                 return
 
 
-def running_url(data_dir: Path) -> str:
-    """Address of the service that runs on a data directory. Raises ServiceError."""
+def running_url(data_dir: Path, prefix: str) -> str:
+    """Address of the service that runs on a data directory, with these topics. Raises ServiceError."""
     try:
         found = find(data_dir)
         if found is not None:
-            return str(found["url"])
+            url, serves = str(found["url"]), str(found.get("topic_prefix", prefix))
+            if serves == prefix:
+                return url
+            raise ServiceError(
+                f"the service on {data_dir} serves kafka.topic_prefix = {serves!r}, this configuration has {prefix!r}",
+                action=f"take the configuration that it was started with ({data_dir / 'run' / 'config.toml'} where "
+                "`anchorstream up` did), give this one a store.data_dir of its own, or name its service with --url",
+                code="other_topic_prefix",
+            )
     except (OSError, ValueError, KeyError, TypeError):
         pass  # half a file is none
     raise ServiceError(

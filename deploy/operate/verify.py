@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy.state_prefix import check_prefix
 from store.base.errors import NotFoundError
 from store.base.settings import ModalitySettings
 from store.buffer.view import BufferView, find
@@ -118,12 +119,15 @@ def compare(
     return found
 
 
-def open_views(stack: ExitStack, data_dir: Path, modalities: Mapping[str, ModalitySettings]) -> list[BufferView]:
+def open_views(
+    stack: ExitStack, data_dir: Path, modalities: Mapping[str, ModalitySettings], prefix: str
+) -> list[BufferView]:
     """The processors' buffers on this machine, closed with `stack`.
 
     Raises:
-        NotFoundError: there are none, so there is nothing to compare yet.
+        NotFoundError: there are none, so there is nothing to compare yet. StateError: they are of another prefix.
     """
+    check_prefix(data_dir, prefix)
     state = data_dir / "processor"
     paths = find(state, _identity(data_dir))
     if not paths:

@@ -19,6 +19,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from deploy.run.ready import of_another
+from store.base import open_files
 from store.base.errors import AnchorstreamError
 from store.base.files import write_atomic
 from store.base.pulse import SILENT_SECONDS
@@ -61,6 +62,8 @@ def listen(app: WSGIApplication, host: str, port: int) -> int:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         server = make_server(host, port, app, _server_of(family), _Silent)
     except OSError as exc:
+        if (too_many := open_files.exhausted(exc)) is not None:
+            raise too_many from exc
         raise AnchorstreamError(
             f"cannot listen on {host}:{port} for metrics: {exc.strerror or exc}",
             action="set metrics.port to another, or to 0 for any free one; metrics.host to an address of this machine",

@@ -27,6 +27,7 @@ from deploy.run.supervision import RestartPolicy
 from deploy.run.supervisor import Child, ChildEvent, EventKind, Supervisor
 from deploy.settings.config import Settings
 from deploy.settings.variables import ENV_PREFIX
+from deploy.state_prefix import check_prefix
 from store.base.errors import ConfigError, RoleError
 from store.base.exposure import check_exposure
 from store.base.files import read_json, sweep
@@ -103,6 +104,7 @@ class Launcher:
             clear_targets(self.data_dir)
             self._broker = brokers.start(self.settings, keep=self._keep)
             claim_state(self.data_dir, self.connection)
+            check_prefix(self.data_dir, self.settings.kafka.topic_prefix)
             kafka = self.settings.kafka
             topics.ensure(self.connection, brokers.specs(self.settings), replication_factor=kafka.replication_factor)
             self._settings_env = write_child_settings(self.settings, self._settings_path)

@@ -15,7 +15,8 @@ from deploy.kafka.topics import check_partitions
 from deploy.run.endpoint import application, listen, remove_target, write_target
 from deploy.run.ready import clear_ready, ready_path, write_ready
 from deploy.settings.config import Settings
-from store.base import logs, metrics, pulse
+from deploy.state_prefix import claim_prefix
+from store.base import logs, metrics, open_files, pulse
 from store.base.errors import BrokerError, ConfigError, TopicError
 from store.base.exposure import check_exposure, netloc
 from stream.kafka.client import Connection
@@ -24,6 +25,7 @@ from stream.topics import Topics
 if TYPE_CHECKING:
     from store.buffer.partition_buffers import PartitionBuffers
 
+STATEFUL = ("processor", "worker", "serve")
 log = logs.get(__name__)
 
 
@@ -48,6 +50,7 @@ def run_role(role: str, settings: Settings, *, instance: str, stop: threading.Ev
 
     Raises:
         ConfigError: no such role, or it would let others in without a token.
+        StateError: the state here is of another prefix.
         TopicError: somebody has changed the partitions of our topics.
         AnchorstreamError: what the role cannot go on with.
     """
@@ -55,6 +58,7 @@ def run_role(role: str, settings: Settings, *, instance: str, stop: threading.Ev
         raise ConfigError(f"no role {role!r}", action=f"one of: {', '.join(ROLES)}")
     if role == "serve":
         check_exposure(settings.serve)
+    open_files.raise_limit()
     os.umask(0o077)  # state, snapshots and logs tell of users: they are this user's alone
     data_dir = settings.store.data_dir.absolute()
     ready = ready_path(data_dir, role, instance)
@@ -80,7 +84,10 @@ def run_role(role: str, settings: Settings, *, instance: str, stop: threading.Ev
         connection = brokers.connect(settings, waiting=waiting).named(f"anchorstream-{role}-{instance}")
         topics = Topics(settings.kafka)
         check_partitions(connection, topics.specs(settings.modalities, settings.scenarios))
-        ROLES[role](Context(settings, connection, topics, data_dir / role / instance, stop, on_ready, works))
+        state = data_dir / role / instance
+        if role in STATEFUL:
+            claim_prefix(state, topics.prefix)
+        ROLES[role](Context(settings, connection, topics, state, stop, on_ready, works))
     finally:
         clear_ready(ready)
         works.clear()
@@ -164,7 +171,8 @@ def _worker(context: Context) -> None:
 def _serve(context: Context) -> None:
     from deploy.serve_file import claimed
 
-    with claimed(context.settings.store.data_dir.absolute(), context.state.name) as say:
+    data_dir, prefix = context.settings.store.data_dir.absolute(), context.topics.prefix
+    with claimed(data_dir, context.state.name, prefix) as say:
         _serve_alone(context, say)
 
 

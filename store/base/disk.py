@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+from store.base import open_files
 from store.base.errors import StateError
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _DENIED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 _PATH = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG})
-_HANDLES = frozenset({errno.EMFILE, errno.ENFILE})
 _ROCKSDB = "IO error: "
 """How RocksDB's exceptions of this kind begin; rocksdict raises plain Exception."""
 
@@ -20,6 +20,8 @@ def refused(exc: BaseException, where: Path | None = None) -> StateError | None:
 
     where: what was written, if the exception does not say.
     """
+    if (too_many := open_files.exhausted(exc)) is not None:
+        return too_many
     if type(exc) is Exception and str(exc).startswith(_ROCKSDB):
         return _error(where, str(exc).removeprefix(_ROCKSDB), "free space, or make it writable, or mend the disk")
     if not isinstance(exc, OSError) or isinstance(exc, ConnectionError):
@@ -31,8 +33,6 @@ def refused(exc: BaseException, where: Path | None = None) -> StateError | None:
         return _error(where, why, "free space, or raise the quota")
     if exc.errno == errno.EIO:
         return _error(where, why, "look after the disk: the kernel's log says more")
-    if exc.errno in _HANDLES:
-        return _error(where, why, "raise the limit of open files (`ulimit -n`)")
     # without a file it is something else that is denied: a port, a signal
     if where is not None and exc.errno in _DENIED:
         return _error(where, why, "mount it writable, and let this user read and write it")

@@ -13,6 +13,8 @@ from store.index.row_table import StoredRecord
 from store.records.embedding import DIM
 
 MAX_QUERIES = 256
+MAX_NEIGHBORS = 50_000
+"""Of all inputs of one request together: an answer of some 5 MB."""
 MAX_LISTED = 100_000
 SCHEMAS: dict[str, dict[str, Any]] = {}
 """Of bodies that FastAPI does not parse, by name."""
@@ -72,7 +74,7 @@ class NeighborsRequest(BaseModel):
     user_ids: Annotated[list[UserId], Field(min_length=1, max_length=MAX_QUERIES, fail_fast=True)] | None = None
     vector: Vector | None = None
     vectors: Annotated[list[Vector], Field(min_length=1, max_length=MAX_QUERIES, fail_fast=True)] | None = None
-    k: int = Field(default=10, ge=1, description="at most serve.max_k")
+    k: int = Field(default=10, ge=1, description=f"at most serve.max_k; times the inputs, at most {MAX_NEIGHBORS}")
     exclude_self: bool = Field(default=True, description="leave a user out of their own answer")
     allow: Annotated[list[UserId], Field(max_length=MAX_LISTED, fail_fast=True)] | None = Field(
         default=None, description="only these users"
@@ -89,6 +91,9 @@ class NeighborsRequest(BaseModel):
         given = [name for name in _INPUTS if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of user_id, user_ids, vector and vectors; got {given or 'none'}")
+        inputs = len(self.user_ids or self.vectors or [""])
+        if self.k * inputs > MAX_NEIGHBORS:
+            raise ValueError(f"k = {self.k} of {inputs} inputs are more than {MAX_NEIGHBORS} neighbours in all")
         if self.model is not None and (self.user_id is not None or self.user_ids is not None):
             raise ValueError("model goes with vectors; a user is compared within the model of their own embedding")
         return self

@@ -111,7 +111,7 @@ class AccountReader:
                 raise KafkaException(_no_leader(place))
             raw[place] = _raw_partition(tp, found.ids, ends[place])
         processed = [self._processed(n, told[n], accounts.get(n), ends) for n in numbers]
-        missing = set(self._raw) - found.partitions.keys()
+        missing = {*self._raw, tokens, events, letters} - found.partitions.keys()
         unseen = self._look_at_letters({n: marks for (topic, n), marks in ends.items() if topic == letters})
         return account(
             raw,

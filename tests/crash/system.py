@@ -341,7 +341,7 @@ class System:
 
     def metrics_urls(self) -> dict[str, str]:
         """Of every process; serve's are beside its answers."""
-        serve = running_url(self.settings.store.data_dir)
+        serve = running_url(self.settings.store.data_dir, self.settings.kafka.topic_prefix)
         return {
             name: serve if name.startswith("serve-") else f"http://127.0.0.1:{self.networks.metrics_ports[name]}"
             for name in self.names

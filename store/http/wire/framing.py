@@ -5,6 +5,7 @@ RFC 9112 §6.3: a request with two lengths is refused, since what stands before 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import h11
@@ -15,6 +16,8 @@ MAX_CHUNKS = 4096
 """Of one body; each costs as much as a small header, whatever it carries."""
 CHUNKS_A_TURN = 128
 """Looked at before the event loop does something else: 2 ms."""
+_BLANK_LINES = re.compile(rb"(?:\r?\n)*")
+_ABSOLUTE = re.compile(rb"https?://([^/?#]+)(.*)", re.IGNORECASE | re.DOTALL)
 
 
 class Framing(h11.Connection):
@@ -65,6 +68,8 @@ class Framing(h11.Connection):
         # what comes behind a last request is no matter
         if self.paused or self.their_state is h11.MUST_CLOSE:
             return h11.NEED_DATA
+        if self.their_state is h11.IDLE and not self._pass_blank_lines():
+            return h11.NEED_DATA
         try:
             event = super().next_event()
         except h11.RemoteProtocolError as exc:
@@ -73,6 +78,7 @@ class Framing(h11.Connection):
             raise
         if isinstance(event, h11.Request):
             self._begin(event)
+            event = _in_origin_form(event)
         elif isinstance(event, h11.Data) and self._chunked and event.chunk_start:
             self._chunks += 1
             self._this_turn += 1
@@ -90,6 +96,31 @@ class Framing(h11.Connection):
         if self._chunked and request.http_version != b"1.1":
             self._refuse("HTTP/1.0 has no Transfer-Encoding")
 
+    def _pass_blank_lines(self) -> bool:
+        """RFC 9112 §2.2: those before a request are no part of it. False = perhaps one more has half come."""
+        data, ended = self.trailing_data
+        blank = _BLANK_LINES.match(data)
+        if blank is not None and blank.end():
+            self._receive_buffer.maybe_extract_at_most(blank.end())
+            data = data[blank.end() :]
+        return data != b"\r" or ended
+
     def _refuse(self, fault: str) -> None:
         self.fault = fault
         raise h11.RemoteProtocolError(fault)
+
+
+def _in_origin_form(request: h11.Request) -> h11.Request:
+    """RFC 9112 §3.2.2: a target may name the server too, as proxies' clients do; it then counts instead of Host."""
+    absolute = _ABSOLUTE.fullmatch(request.target)
+    if absolute is None:
+        return request
+    authority, rest = absolute.groups()
+    target = rest if rest.startswith(b"/") else b"/" + rest
+    headers = [(name, value) for name, value in request.headers if name != b"host"]
+    return h11.Request(
+        method=request.method,
+        headers=[(b"host", authority), *headers],
+        target=target,
+        http_version=request.http_version,
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import socket
 import sys
 import threading
@@ -16,7 +15,7 @@ from typing import Protocol
 import uvicorn
 from fastapi import FastAPI
 
-from store.base import logs
+from store.base import logs, open_files
 from store.base.errors import AnchorstreamError
 from store.base.exposure import netloc
 from store.http.service import Readiness
@@ -35,7 +34,6 @@ GRACE_SECONDS = 3
 """How long requests under way may take to end when the role stops."""
 RESERVED_FILES = 64 + ACCEPTED_AT_ONCE + LOBBY_CONNECTIONS + LINGERING_CONNECTIONS
 """Kept from connections: Kafka's sockets, snapshots, logs, and what was accepted but not yet counted."""
-MAX_OPEN_FILES = 65_536
 _POLL_SECONDS = 0.05
 _SWITCH_SECONDS = 0.0005
 """Until a thread that works lets the event loop go on: with Python's 5 ms each of its calls waits so long."""
@@ -65,7 +63,7 @@ class Serve:
         on_ready: called once, with the URL, when HTTP answers and the tail is ready.
 
     Raises:
-        AnchorstreamError: the address cannot be used.
+        AnchorstreamError: the address cannot be used, or too few files may be open.
     """
 
     def __init__(
@@ -82,9 +80,10 @@ class Serve:
         self._tail = tail
         self._parts = {"tail": tail.run, "http": self._http, **(beside or {})}
         self._on_ready = on_ready
+        may_open = open_files.raise_limit()
         self._socket = _bind(host, port)
         self.url = f"http://{netloc(host, self._socket.getsockname()[1])}"
-        allowed = max(16, min(limits.connections, raise_open_files() - RESERVED_FILES))
+        allowed = max(16, min(limits.connections, may_open - RESERVED_FILES))
         shared = Connections(replace(limits, connections=allowed))
         app.state.work.waits.fit(allowed)
         config = uvicorn.Config(
@@ -156,16 +155,6 @@ class Serve:
             self._failures.append(exc)
 
 
-def raise_open_files() -> int:
-    """Raise the number of files that this process may open as far as it may (up to MAX_OPEN_FILES); returns it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return MAX_OPEN_FILES if soft == resource.RLIM_INFINITY else soft
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return wanted
-
-
 def _bind(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -181,6 +170,8 @@ def _bind(host: str, port: int) -> socket.socket:
             bound.close()
             raise
     except OSError as exc:
+        if (too_many := open_files.exhausted(exc)) is not None:
+            raise too_many from exc
         if exc.errno == errno.EADDRINUSE:
             raise AnchorstreamError(
                 f"port {port} of {host} is in use",

@@ -112,3 +112,16 @@ def test_what_does_not_add_up_is_said(connection: Connection, capsys: pytest.Cap
     counted(connection, accepted=9)
     assert cli.run(["account"]) == 1
     assert "does NOT add up" in capsys.readouterr().out
+
+
+def test_a_prefix_that_is_not_there_is_said(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Misspelt, or another system's: zeros looked like a young system."""
+    counted(connection)
+    monkeypatch.setenv("ANCHORSTREAM_KAFKA__TOPIC_PREFIX", "anchorsteam")
+    assert cli.run(["account"]) == 1
+    said = capsys.readouterr()
+    for name in ("events", "tokens", "dead-letters"):
+        assert f"anchorsteam.{name}" in said.err
+    assert "kafka.topic_prefix = 'anchorsteam'" in said.err

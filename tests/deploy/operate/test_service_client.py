@@ -124,3 +124,10 @@ def test_the_service_of_a_data_directory_is_found(url: str, tmp_path: Path) -> N
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "serve.json").write_text(json.dumps({"url": url, "pid": 1}))
     assert Service.find(settings).get("/v1/users/a/embeddings/churn") == {"user_id": "a"}
+    for prefix in ("other", settings.kafka.topic_prefix):
+        (tmp_path / "run" / "serve.json").write_text(json.dumps({"url": url, "pid": 1, "topic_prefix": prefix}))
+        if prefix == "other":
+            with pytest.raises(ServiceError, match="topic_prefix = 'other'") as caught:
+                Service.find(settings)
+            assert caught.value.code == "other_topic_prefix"
+    assert Service.find(settings).get("/v1/users/a/embeddings/churn") == {"user_id": "a"}

@@ -174,5 +174,5 @@ def test_before_anything_ran_there_is_nothing_yet(tmp_path: Path, made: Sequence
     for name in made:
         (tmp_path / name).mkdir(parents=True)
     with ExitStack() as stack, pytest.raises(NotFoundError, match="there is nothing yet") as caught:
-        open_views(stack, tmp_path, MODALITIES)
+        open_views(stack, tmp_path, MODALITIES, "anchorstream")
     assert caught.value.code == "not_found"

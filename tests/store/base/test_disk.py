@@ -13,7 +13,7 @@ from store.base.disk import refused
 FULL = "IO error: No space left on device: While appending to file: /state/7.sst: No space left on device"
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EMFILE])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO])
 def test_what_a_disk_refuses(number: int) -> None:
     error = refused(OSError(number, "words", "/state/x"))
     assert error is not None

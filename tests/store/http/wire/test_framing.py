@@ -83,6 +83,52 @@ def one(file: Any, is_head: bool = False) -> int:
     return status
 
 
+@pytest.mark.parametrize("blank", [b"\r\n", b"\n", b"\r\n\r\n\n"])
+@pytest.mark.parametrize("pieces", [False, True])
+def test_blank_lines_before_a_request_are_no_part_of_it(url: str, blank: bytes, pieces: bool) -> None:
+    """RFC 9112 §2.2; older clients end the body before with one."""
+    with Raw(url) as raw, raw.socket.makefile("rb") as file:
+        for request in (LIVEZ, post(NEIGHBORS, BODY, token="reader"), LIVEZ):
+            for part in [bytes([byte]) for byte in blank] if pieces else [blank]:
+                raw.send(part)
+                time.sleep(0.01 if pieces else 0)
+            raw.send(request)
+            assert one(file) == 200
+        raw.send(blank + LIVEZ + blank + LIVEZ)
+        assert [one(file), one(file)] == [200, 200]
+
+
+def test_a_lone_carriage_return_is_no_line(url: str) -> None:
+    with Raw(url, b"\r" + LIVEZ) as raw:
+        invalid(raw)
+    with Raw(url, b"\r\n\r") as raw:
+        raw.socket.shutdown(socket.SHUT_WR)
+        assert raw.ended()
+
+
+@pytest.mark.parametrize(
+    "target", [b"http://localhost/livez", b"HTTP://localhost:8080/livez?x=1", b"https://127.0.0.1/livez"]
+)
+def test_a_target_may_name_the_server(url: str, target: bytes) -> None:
+    """RFC 9112 §3.2.2: absolute-form, as sent to proxies, was 404."""
+    with Raw(url, LIVEZ.replace(b"/livez", target)) as raw:
+        assert raw.answer()[0] == 200
+    with Raw(url, LIVEZ.replace(b"/livez", b"http://localhost")) as raw:
+        assert raw.answer()[0] == 401  # the console, at /
+
+
+def test_of_the_two_hosts_the_targets_counts() -> None:
+    serving = Serving()  # no token: others than this machine's names are refused
+    with listening(serving.app) as url:
+        for target, host, status in (
+            (b"http://evil.example/v1/scenarios", b"localhost", 421),
+            (b"http://localhost/v1/scenarios", b"evil.example", 200),
+        ):
+            head = b"GET " + target + b" HTTP/1.1\r\nhost: " + host + b"\r\n\r\n"
+            with Raw(url, head) as raw:
+                assert raw.answer()[0] == status
+
+
 # lengths
 
 
