@@ -11,7 +11,7 @@ from typing import Self, TextIO
 
 from store.base import open_files
 from store.base.errors import DataDirLocked, StateError
-from store.base.file_lock import is_locked, lock
+from store.base.file_lock import is_in_place, is_locked, lock
 
 LOCK_FILE = "run/up.lock"
 
@@ -64,6 +64,10 @@ class DataDirLock:
         json.dump({"pid": os.getpid(), "since": time.time()}, file)
         file.flush()
         return cls(path, file)
+
+    def in_place(self) -> bool:
+        """Whether the file that is locked is still the one at its path: else another may lock the directory too."""
+        return self._file is not None and is_in_place(self._file, self.path)
 
     def release(self) -> None:
         """Give the directory free. Idempotent."""

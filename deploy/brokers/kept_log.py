@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Self
 import msgpack
 
 from store.base.errors import StateError
+from store.base.file_lock import is_in_place
 from store.base.files import read_json, write_json
 
 MAGIC = b"ANCHKEPT1\n"
@@ -90,8 +91,14 @@ class KeptLog:
         self._file.flush()
 
     def sync(self) -> None:
-        """What was appended survives this machine."""
+        """What was appended survives this machine. Raises StateError: the file was removed or replaced meanwhile."""
         self._file.flush()
+        if not is_in_place(self._file, self.path):
+            raise StateError(
+                f"{self.path} was removed, moved or replaced while the broker wrote it",
+                action="what came since is not kept: start `anchorstream up` again and replay its source",
+                code="state_removed",
+            )
         os.fsync(self._file.fileno())
 
     def close(self) -> None:

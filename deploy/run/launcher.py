@@ -23,6 +23,7 @@ from deploy.run.child_settings import write_child_settings
 from deploy.run.endpoint import clear_targets
 from deploy.run.ready import ready_path
 from deploy.run.spawn import Spawn, execute
+from deploy.run.state_watch import removed
 from deploy.run.supervision import RestartPolicy
 from deploy.run.supervisor import Child, ChildEvent, EventKind, Supervisor
 from deploy.settings.config import Settings
@@ -141,9 +142,12 @@ class Launcher:
 
         Raises:
             RoleError: a role was given up.
+        StateError: the data directory was removed or replaced.
             BrokerError: the embedded broker died, or the local one did not come up again.
         """
         self._supervisor.check()
+        if self._lock is not None and not self._lock.in_place():
+            raise removed(self._lock.path)
         broker = self.broker
         if broker.alive() or broker.process is None:
             return

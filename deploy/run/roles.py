@@ -14,6 +14,7 @@ from deploy import brokers
 from deploy.kafka.topics import check_partitions
 from deploy.run.endpoint import application, listen, remove_target, write_target
 from deploy.run.ready import clear_ready, ready_path, write_ready
+from deploy.run.state_watch import watching
 from deploy.settings.config import Settings
 from deploy.state_prefix import claim_prefix
 from store.base import logs, metrics, open_files, pulse
@@ -50,7 +51,7 @@ def run_role(role: str, settings: Settings, *, instance: str, stop: threading.Ev
 
     Raises:
         ConfigError: no such role, or it would let others in without a token.
-        StateError: the state here is of another prefix.
+        StateError: the state here is of another prefix, or was removed while the role ran.
         TopicError: somebody has changed the partitions of our topics.
         AnchorstreamError: what the role cannot go on with.
     """
@@ -87,7 +88,8 @@ def run_role(role: str, settings: Settings, *, instance: str, stop: threading.Ev
         state = data_dir / role / instance
         if role in STATEFUL:
             claim_prefix(state, topics.prefix)
-        ROLES[role](Context(settings, connection, topics, state, stop, on_ready, works))
+        with watching(data_dir, stop):
+            ROLES[role](Context(settings, connection, topics, state, stop, on_ready, works))
     finally:
         clear_ready(ready)
         works.clear()

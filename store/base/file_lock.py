@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import time
 from pathlib import Path
-from typing import TextIO
+from typing import IO, Any, TextIO
 
 POLL_SECONDS = 0.02
 
@@ -32,6 +33,16 @@ def lock(path: Path, *, wait_seconds: float = 0.0) -> TextIO | None:
             time.sleep(POLL_SECONDS)
         else:
             return file
+
+
+def is_in_place(file: IO[Any], path: Path) -> bool:
+    """Whether an open file is the one that is found at `path`: not deleted, moved or replaced."""
+    here = os.fstat(file.fileno())
+    try:
+        there = path.stat()
+    except OSError:
+        return False
+    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
 
 
 def is_locked(path: Path) -> bool:

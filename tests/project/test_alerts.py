@@ -187,6 +187,7 @@ FAULTS = [
           'anchorstream_state_set_aside_total{role="worker",instance="worker-a",job="anchorstream"}':
           f"0x{STEPS - 20} 1x20"}, ("StateDamaged", {
           "role": "worker", "instance": "worker-a", "job": "anchorstream"})),
+    Fault("a state folder is deleted under a running role", healthy(), None),
     Fault("every event is refused, none was ever accepted", {
           name: value for name, value in healthy().items() if "accepted" not in name}, ("DeadLetters", {
           "code": "invalid_field"})),

@@ -59,8 +59,8 @@ def free_port() -> int:
 def test_a_sound_machine_has_no_failure(tmp_path: Path, free_port: int) -> None:
     found = list(diagnose(lambda: settings_in(tmp_path / "new", serve={"port": free_port})))
     assert [f.name for f in found] == [
-        "python", "packages", "config", "data directory", "open files", "in force", "broker parts", "broker", "topics", "state",
-        "scenarios", "events", "time stamps", "port", "device", "text encoder", "model",
+        "python", "packages", "config", "data directory", "open files", "in force", "broker parts", "broker", "topics",
+        "state", "scenarios", "events", "time stamps", "port", "device", "text encoder", "model",
     ]  # fmt: skip
     assert not [f for f in found if f.level is Level.FAIL]
     assert not (tmp_path / "new").exists()  # looking changes nothing
