@@ -34,6 +34,7 @@ from deploy.run.spawn import Spawn
 from deploy.run.supervision import RestartPolicy
 from deploy.run.supervisor import ChildEvent
 from deploy.settings.config import Settings, load
+from store.base import logs
 from stream.topics import Topics
 from tests.conftest import need_kafka
 from tests.support import fault_table
@@ -63,6 +64,7 @@ data_dir = "{data_dir}"
 [serve]
 port = 0
 """
+LAG_SEEN = {logs.LAG_READABLE, logs.LAG_UNREADABLE}
 LIBRARIES = {"librdkafka", "aiokafka"}
 WORKER = "anchorstream.worker"
 UNSEEN = AclBinding(
@@ -133,6 +135,11 @@ class System:
     def healthy(self) -> None:
         """Everything that was produced has travelled the whole way, and nothing is wrong any more."""
         until(lambda: self._all_ok(self.lag()), lambda: f"healthy: {self.lag()}")
+        until(self._monitor_sees_all, "monitor: lag_readable")  # it says a fault once
+
+    def _monitor_sees_all(self) -> bool:
+        said = [line["event"] for line in json_lines((self.up.log_dir / "monitor.log").read_text())]
+        return next((event == logs.LAG_READABLE for event in reversed(said) if event in LAG_SEEN), True)
 
     def _all_ok(self, report: dict[str, Any]) -> bool:
         whole = not (report.get("missing_topics") or report.get("unreadable"))
@@ -161,7 +168,7 @@ class System:
         return data[since if since <= len(data) else 0 :].decode()
 
     def logged(self, role: str) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.written(role).splitlines() if line.startswith("{")]
+        return json_lines(self.written(role))
 
     def findings(self) -> dict[str, str]:
         """Of doctor, those that are not ok."""
@@ -176,8 +183,7 @@ class System:
         cli.run(["lag", "--json", "--config", str(self.config)])
         told = capsys.readouterr()
         # beside an error there may be lines of the client's
-        errors = [json.loads(line) for line in told.err.splitlines() if line.startswith("{")]
-        by_command = json.loads(told.out) if told.out else next(found for found in errors if "event" not in found)
+        by_command = json.loads(told.out) if told.out else next(e for e in json_lines(told.err) if "event" not in e)
         if "error" in row.statuses:
             assert by_command["error"] == row.statuses["error"]
         elif row.statuses[""] not in ("stalled", "slow"):  # which take longer than one reading
@@ -216,6 +222,10 @@ class System:
         if event == "lag_status_changed":
             found = [line for line in found if line["group"].endswith(f".{role}") and line["now"] != "ok"]
         return bool(found)
+
+
+def json_lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
 
 def until(condition: Callable[[], object], what: str | Callable[[], str]) -> None:
