@@ -78,10 +78,10 @@ class EventClock:
             lenient=lenient,
         )
 
-    def place(self, source: Source, ts: int, window_ms: int, wall_ms: int) -> Place:
-        """Judge an event's time and, if it lies ahead, remember it."""
+    def place(self, source: Source, ts: int, kept_ms: int, wall_ms: int) -> Place:
+        """Judge an event's time and, if it lies ahead, remember it. kept_ms: age from which on it leaves nothing."""
         if self._by_wall:
-            return Place.TOO_OLD if ts < wall_ms - window_ms else _FITS
+            return Place.TOO_OLD if ts < wall_ms - kept_ms else _FITS
         newest = self._newest.get(source)
         if newest is None:
             if ts < wall_ms - self._max_age_ms:
@@ -91,15 +91,15 @@ class EventClock:
         elif ts <= newest + self.max_ahead_ms or ts <= self._up_to.get(source, -1):
             if self._ahead:
                 self._ahead.pop(source, None)
-            return Place.TOO_OLD if ts < newest - window_ms or ts < wall_ms - self._max_age_ms else _FITS
+            return Place.TOO_OLD if ts < newest - kept_ms or ts < wall_ms - self._max_age_ms else _FITS
         self._ahead.setdefault(source, []).append(ts)
         return Place.AHEAD
 
-    def oldest(self, source: Source, window_ms: int, wall_ms: int) -> int:
+    def oldest(self, source: Source, kept_ms: int, wall_ms: int) -> int:
         """Smallest event time that is not too old."""
         if self.mode is Clock.WALL:
-            return wall_ms - window_ms
-        return max(self._newest.get(source, 0) - window_ms, wall_ms - self._max_age_ms)
+            return wall_ms - kept_ms
+        return max(self._newest.get(source, 0) - kept_ms, wall_ms - self._max_age_ms)
 
     def now(self, wall_ms: int) -> int:
         """The wall, or the newest accepted time of all sources; what a pack is stamped with."""

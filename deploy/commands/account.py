@@ -20,6 +20,7 @@ _OUTCOMES = {
     "conflicting": "conflicting",
     "expired": "expired",
     "evicted": "evicted",
+    "remembered": "remembered",
 }
 
 

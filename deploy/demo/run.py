@@ -203,7 +203,7 @@ def _summary(
 
 
 def _taken(total: Mapping[str, int]) -> int:
-    return total["applied"] + total["expired"] + total["evicted"]
+    return total["applied"] + total["expired"] + total["evicted"] + total["remembered"]
 
 
 def _check(account: AccountReport, sent: int, planted: Planted) -> None:

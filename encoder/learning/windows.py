@@ -15,19 +15,12 @@ GRANULARITY_MS = 3_600_000
 """Default of `processor.expiry_granularity_seconds`."""
 
 
-MEMORY_DAYS = 730
-
-
 class Windows:
     """Windows of one history. Equal to the token buffer's, whose stream time is the moment asked for, but for `covers`
     and `ingested_at`, which a history has not."""
 
-    def __init__(
-        self, history: History, granularity_ms: int = GRANULARITY_MS, memory_days: float = MEMORY_DAYS
-    ) -> None:
-        """memory_days: how long events are remembered that left their window; 0 = none are."""
+    def __init__(self, history: History, granularity_ms: int = GRANULARITY_MS) -> None:
         self.history = history
-        self._memory_ms = int(memory_days * 86_400_000)
         self._granularity_ms = granularity_ms
         self._exact = history.vectors.astype(np.float32)
 
@@ -51,8 +44,8 @@ class Windows:
         ts = own.ts[start:end]
         first = start + max(int(np.searchsorted(ts, floor)), end - start - settings.max_events)
         memory = NO_MEMORY
-        if self._memory_ms:
-            oldest = start + int(np.searchsorted(ts, floor - max(0, self._memory_ms - settings.window_ms)))
+        if settings.memory_ms:
+            oldest = start + int(np.searchsorted(ts, floor + settings.window_ms - settings.memory_ms))
             memory = _memory(own, oldest, first)
         return self._window(own, np.arange(first, end), int(own.ts[first]) if first < end else 0, int(ts[-1]), memory)
 

@@ -15,9 +15,11 @@ class Outcome(StrEnum):
     CONFLICTING = "conflicting"
     """The window holds another event with this id; the first is kept."""
     EXPIRED = "expired"
-    """Older than the window."""
+    """Older than the window and the memory."""
     EVICTED = "evicted"
-    """Older than everything in a full window."""
+    """Older than everything in a full window, and not to be remembered."""
+    REMEMBERED = "remembered"
+    """Older than the window, or than everything in a full one: it counts in the memory, its text does not."""
 
 
 OUTCOMES = tuple(Outcome)  # walking an enum is slow
@@ -31,6 +33,7 @@ class Outcomes(NamedTuple):
     conflicting: int = 0
     expired: int = 0
     evicted: int = 0
+    remembered: int = 0
 
     @classmethod
     def of(cls, counts: Mapping[Outcome, int]) -> Outcomes:

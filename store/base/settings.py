@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from store.base.query_text import MAX_CHARS
 from store.base.template import Template
@@ -58,6 +58,9 @@ class ModalitySettings(Section):
     """Refuse an event with none of the fields that `text` and `numbers` name; tabular: with none (`no_content`)."""
     window_days: Annotated[float, Field(gt=0, le=3660)] = 90.0
     """Older events leave the window (by the newest event time seen)."""
+    memory_days: Annotated[float, Field(ge=0, le=3660)] = 730.0
+    """Events that have left the window, by age or by number, are remembered so long without their texts: time, numbers
+    and sums per 28 days. 0 = not at all; else no less than `window_days`. Tabular: nothing is."""
     max_events: Annotated[int, Field(ge=1, le=MAX_EVENTS_LIMIT)] = 250
     """Newest events of a user kept; tabular: fields."""
 
@@ -67,10 +70,31 @@ class ModalitySettings(Section):
         Template(value)
         return value
 
+    @model_validator(mode="after")
+    def _memory_holds_the_window(self) -> Self:
+        if "memory_days" in self.model_fields_set and 0 < self.memory_days < self.window_days:
+            raise ValueError(
+                f"memory_days = {self.memory_days:g} is shorter than window_days = {self.window_days:g}; "
+                "0 is for no memory"
+            )
+        return self
+
     @property
     def window_ms(self) -> int:
         """Length of the window, milliseconds."""
         return int(self.window_days * 86_400_000)
+
+    @property
+    def memory_ms(self) -> int:
+        """How long events are remembered, milliseconds: as long as the window at least, or 0 = not at all."""
+        if self.kind is ModalityKind.TABULAR or not self.memory_days:
+            return 0
+        return max(self.window_ms, int(self.memory_days * 86_400_000))
+
+    @property
+    def kept_ms(self) -> int:
+        """Age from which on an event leaves no row, milliseconds."""
+        return self.memory_ms or self.window_ms
 
 
 class ScenarioSettings(Section):

@@ -39,11 +39,16 @@ def walk(family: Any, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
     Raises:
         Exception: a block is damaged. rocksdict's own iterators end there without a word (0.3.29).
     """
+    return walk_range(family, prefix, prefix_end(prefix) if prefix else b"")
+
+
+def walk_range(family: Any, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """All entries with keys in [start, end), in key order; end empty = all. Raises as `walk`."""
     options = rocksdict.ReadOptions()  # must outlive the iterator: the bound is not copied (rocksdict 0.3.29)
-    if prefix:
-        options.set_iterate_upper_bound(prefix_end(prefix))
-    entries = family.items(from_key=prefix, read_opt=options)
-    after = prefix
+    if end:
+        options.set_iterate_upper_bound(end)
+    entries = family.items(from_key=start, read_opt=options)
+    after = start
     while page := list(islice(entries, _PAGE)):
         yield from page
         after = page[-1][0] + b"\x00"
@@ -140,6 +145,12 @@ class BufferDatabase:
                 batch.put(key, text.encode(), self.h_meta)
             self.write(batch)
             return
+        if stored.get(layout.M_FORMAT) == layout.FORMAT_BEFORE.encode():  # what it holds is read as it is
+            stored[layout.M_FORMAT] = expected[layout.M_FORMAT].encode()
+            upgraded = self.batch()
+            upgraded.put(layout.M_FORMAT, stored[layout.M_FORMAT], self.h_meta)
+        else:
+            upgraded = None
         for key, text in expected.items():
             found = (stored[key] or b"").decode()
             if found != text:
@@ -159,6 +170,8 @@ class BufferDatabase:
                     action=action,
                     code="broker_replaced" if key == layout.M_IDENTITY else "state_mismatch",
                 )
+        if upgraded is not None:
+            self.write(upgraded)
 
     def batch(self) -> Any:
         """An empty WriteBatch."""
@@ -209,8 +222,12 @@ class BufferDatabase:
         Raises:
             StateError: a part of them cannot be read.
         """
+        return self.range(family, prefix, prefix_end(prefix) if prefix else b"")
+
+    def range(self, family: Any, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The same of all with keys in [start, end); end empty = all."""
         try:
-            yield from walk(family, prefix)
+            yield from walk_range(family, start, end)
         except Exception as exc:
             raise self.judge(exc) from exc
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from store.window.layout import split_prefix
-from store.window.rows import FORMAT, KIND_EVENT, KIND_FIELD, KIND_SUMMARY, erased_newest, newer_log
+from store.window.rows import FORMAT, KIND_EVENT, KIND_FIELD, KIND_SUMMARY, check_row_format, erased_newest
 from store.window.window_update import Row
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class HeldRows:
                 continue
             if value is not None:
                 if value[0] != FORMAT:
-                    raise newer_log(f"row format {value[0]}; this version reads {FORMAT}")
+                    check_row_format(kind, value)
                 ts = key[end + 1 : end + 9] if kind == KIND_EVENT else value[10:18]
                 if ts > newest:
                     newest = ts

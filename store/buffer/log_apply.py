@@ -15,7 +15,7 @@ from store.buffer.restore_finish import due_key
 from store.window import layout
 from store.window.event_batch import WindowRules
 from store.window.layout import pack_int, prefix_length
-from store.window.rows import FORMAT, KIND_EVENT, KIND_FIELD, KIND_SUMMARY, erased_newest, newer_log
+from store.window.rows import FORMAT, KIND_EVENT, KIND_FIELD, KIND_SUMMARY, check_row_format, erased_newest, newer_log
 from store.window.window_update import Row
 
 _HELD_SUMMARIES, _HELD_ROWS = 16_000, 200_000
@@ -68,7 +68,7 @@ class LogBatch:
                     raise ValueError(f"not a row key: {key!r}")
                 continue
             if value[0] != FORMAT:
-                raise newer_log(f"row format {value[0]}; this version reads {FORMAT}")
+                check_row_format(kind, value)
             put(key, value, h_rows)
             if kind == KIND_EVENT:
                 ts = key[end + 1 : end + 9]

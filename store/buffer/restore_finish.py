@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from store.buffer.database import BufferDatabase
-from store.window.event_batch import WindowRules
+from store.window.event_batch import WindowRules, is_occupied
 from store.window.layout import M_INDEXED, M_UNSUMMED, expiry_key, split_prefix
-from store.window.rows import unpack_summary
+from store.window.rows import read_summary, unpack_summary
 from store.window.user_window import summary_by_scan
 
 _BATCH = 500
@@ -95,12 +95,12 @@ def due_key(rules: WindowRules, prefix: bytes, value: bytes, old: bytes | None) 
 
 
 def _due(rules: WindowRules, name: str, packed: bytes) -> tuple[int, bool]:
-    """(when something is due, whether the window has rows). A tabular one may hold null fields only: rows is 0.
+    """(when something is due, whether there are rows).
 
     A modality that is not configured may be so again: it has entries too, as early as need be.
     """
-    summary = unpack_summary(packed)
-    occupied = summary.rows > 0 or summary.oldest > 0
+    summary = read_summary(packed)
+    occupied = is_occupied(summary)
     if name in rules.modalities:
         return max(rules.due(name, summary, occupied=occupied), 1), occupied
-    return max(summary.oldest, 1), occupied
+    return max(min(summary.oldest, summary.memory_oldest) if summary.memory_rows else summary.oldest, 1), occupied

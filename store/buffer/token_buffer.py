@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
@@ -45,7 +45,7 @@ from store.window.layout import (
     split_prefix,
     unpack_dirty_mark,
 )
-from store.window.rows import FORMAT, KIND_SUMMARY, Summary, prefix_end, summary_key, unpack_summary, user_prefix
+from store.window.rows import KIND_SUMMARY, Summary, prefix_end, summary_key, unpack_summary, user_prefix
 from store.window.summary import Totals
 from store.window.user_window import UserWindow, read_user, summary_by_scan
 from store.window.window_update import Row
@@ -144,7 +144,7 @@ class TokenBuffer:
         try:
             database.check(
                 {
-                    layout.M_FORMAT: f"{layout.BUFFER_FORMAT}.{FORMAT}",
+                    layout.M_FORMAT: layout.FORMAT,
                     layout.M_ENCODER: encoder_id,
                     layout.M_DIM: str(dim),
                     layout.M_IDENTITY: identity,
@@ -253,8 +253,9 @@ class TokenBuffer:
         for deletes in (changes.deletes, changes.sweep_deletes):
             for key, _ in deletes:
                 delete(key, rows)
-        for key, value in changes.puts:
-            put(key, value, rows)
+        for puts in (changes.puts, changes.sweep_puts):
+            for key, value in puts:
+                put(key, value, rows)
         for written in (changes.summaries, changes.sweep_summaries):
             for key, value in written:
                 if value is None:
@@ -488,11 +489,9 @@ class TokenBuffer:
     @_judged
     def window(self, user_id: str) -> UserWindow:
         """All windows of a user; without modalities if the user is unknown."""
-        prefix = user_prefix(user_id)
         db, rules = self._db, self._rules
-        return read_user(
-            user_id, db.items(db.summaries, prefix), db.items(db.rows, prefix), rules.modalities, rules.dim
-        )
+        summaries = db.items(db.summaries, user_prefix(user_id))
+        return read_user(user_id, summaries, partial(db.range, db.rows), rules.modalities, rules.dim)
 
     def users(self, *, after: str = "") -> Iterator[str]:
         """Every user with a summary, in key order. The buffer may change meanwhile.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,10 +17,10 @@ import rocksdict
 from store.account.account import Account
 from store.base.errors import StateError
 from store.base.settings import ModalitySettings
-from store.buffer.database import is_damage, walk
+from store.buffer.database import is_damage, walk_range
 from store.window import layout
 from store.window.layout import Schema, split_prefix
-from store.window.rows import Summary, summary_key, user_prefix
+from store.window.rows import Summary, prefix_end, summary_key, user_prefix
 from store.window.user_window import UserWindow, read_user, summary_by_scan
 
 
@@ -78,10 +79,8 @@ class BufferView:
 
     def window(self, user_id: str) -> UserWindow:
         """All windows of a user, as the owner would read them."""
-        prefix = user_prefix(user_id)
-        return read_user(
-            user_id, self._items(self._summaries, prefix), self._items(self._rows, prefix), self._modalities, self.dim
-        )
+        summaries = self._items(self._summaries, user_prefix(user_id))
+        return read_user(user_id, summaries, partial(self._range, self._rows), self._modalities, self.dim)
 
     def window_by_scan(self, user_id: str) -> UserWindow:
         """The same with every summary recomputed from its rows; equal to `window`, or the buffer is wrong.
@@ -118,8 +117,11 @@ class BufferView:
         return summary_by_scan(rows, stored, self._modalities[modality], self.dim).freeze()
 
     def _items(self, family: Any, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        return self._range(family, prefix, prefix_end(prefix) if prefix else b"")
+
+    def _range(self, family: Any, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         try:
-            yield from walk(family, prefix)
+            yield from walk_range(family, start, end)
         except Exception as exc:
             if not is_damage(exc):
                 raise

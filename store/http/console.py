@@ -213,7 +213,7 @@ async def _account(work: Work) -> str:
          t["unread"], None if t["since"] is None else _moment(t["since"])]
         for t in report["topics"]
     ]  # fmt: skip
-    names = ["accepted", "applied", "duplicate", "conflicting", "expired", "evicted"]
+    names = ["accepted", "applied", "duplicate", "conflicting", "expired", "evicted", "remembered"]
     modalities = [
         [m["topic"], m["modality"], *(m[name] for name in names), _parts(m["refused"]), m["unprocessed"]]
         for m in report["modalities"]

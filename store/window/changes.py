@@ -24,6 +24,7 @@ class Changes(NamedTuple):
     puts: list[Row]
     summaries: list[Row]
     sweep_deletes: list[Row]
+    sweep_puts: list[Row]
     sweep_summaries: list[Row]
     ids: list[Row]
     expiry_deletes: list[bytes]
@@ -51,7 +52,7 @@ class Changes(NamedTuple):
     @property
     def sweep_rows(self) -> list[Row]:
         """What expiry alone changed, then summaries logged again: to be sent after `rows`, with the `sweep` header."""
-        return self.sweep_deletes + self.sweep_summaries + self._healed(summaries=True)
+        return self.sweep_deletes + self.sweep_puts + self.sweep_summaries + self._healed(summaries=True)
 
     def _healed(self, *, summaries: bool) -> list[Row]:
         return [row for row in self.healed if (row[0][prefix_length(row[0])] == KIND_SUMMARY) is summaries]

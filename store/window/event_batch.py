@@ -11,13 +11,16 @@ from store.account.outcome import Outcome
 from store.base.settings import ERASURE, ModalityKind, ModalitySettings
 from store.window.changes import Changes
 from store.window.encoded_event import EncodedEvent
+from store.window.event_window import EventWindow
 from store.window.layout import expiry_key, parse_expiry_key
-from store.window.rows import Summary, modality_prefix, unpack_summary
+from store.window.remembering import remember
+from store.window.rows import SummaryRow, modality_prefix, read_summary
 from store.window.summary import Totals, add_up, number_width
-from store.window.window_update import EventWindow, Row, TabularWindow, WindowUpdate
+from store.window.tabular_window import TabularWindow
+from store.window.window_update import Row, WindowUpdate
 
 SWEEP_ROWS = 2000
-"""Most rows one batch removes by expiry alone (and most index entries it looks at)."""
+"""Most rows one batch changes by expiry alone (and most index entries it looks at)."""
 _SWEEP_CHUNK = 256
 
 
@@ -33,7 +36,7 @@ class Reader(Protocol):
         ...
 
     def scan(self, prefix: bytes, start: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """Rows in key order (store/window/window_update.py::Scan)."""
+        """Rows in key order (store/window/oldest_first.py::Scan)."""
         ...
 
     def expiry(self, start: bytes, end: bytes, limit: int) -> list[bytes]:
@@ -53,31 +56,52 @@ class WindowRules:
         self.dim = dim
         self.granularity_ms = granularity_ms
         self._windows = {name: modality.window_ms for name, modality in modalities.items()}
+        self._kept = {name: modality.kept_ms for name, modality in modalities.items()}
         # looked up once per window and batch: attributes of a validated model are slow
         self.shapes = {
-            name: (m.kind is ModalityKind.EVENTS, m.max_events, number_width(m)) for name, m in modalities.items()
+            name: (
+                m.kind is ModalityKind.EVENTS,
+                m.max_events,
+                number_width(m),
+                m.memory_ms - m.window_ms if m.memory_ms else None,
+            )
+            for name, m in modalities.items()
         }
-        """(a sequence of events?, max_events, numbers of a row) per modality."""
+        """Per modality (a sequence of events?, max_events, numbers of a row, how much further back than the window its
+        memory reaches, ms; None = there is none)."""
 
     def floor(self, modality: str, stream_time: int) -> int:
-        """Events of a modality older than this have expired. Moves in steps of the granularity."""
+        """Events of a modality older than this have left the window. Moves in steps of the granularity."""
         return stream_time // self.granularity_ms * self.granularity_ms - self._windows[modality]
 
-    def due(self, modality: str, totals: Totals | Summary, *, occupied: bool) -> int:
+    def due(self, modality: str, totals: SummaryRow, *, occupied: bool) -> int:
         """Event time that the floor must pass before a (user, modality) has something to expire.
 
-        A summary without rows is kept for one more window after its newest event expired, then dropped, but only
+        A summary without rows is kept for one more window after its newest event was forgotten, then dropped, but only
         together with all others of its user: late duplicates still find what was covered, an embedding goes on
-        covering what it covered, and memory follows the users of two windows, not all ever seen.
+        covering what it covered, and what is kept follows the users of two windows, not all ever seen.
+
+        occupied: there are rows, in the window (tabular: null fields too) or in the memory.
         """
-        return totals.oldest if occupied else last_seen(totals) + self._windows[modality]
+        if not occupied:
+            return last_seen(totals) + self._kept[modality]
+        if not totals.memory_rows:
+            return totals.oldest
+        lag = self.shapes[modality][3]
+        due = 0 if lag is None else totals.memory_oldest + lag
+        return min(due, totals.oldest) if totals.rows else due
 
     def due_with(self, modality: str, other: str, last: int) -> int:
         """The same of a modality that is kept for another one of its user, which was `last_seen` then."""
-        return last + 2 * self._windows[other] - self._windows[modality]
+        return last + self._kept[other] + self._windows[other] - self._windows[modality]
 
 
-def last_seen(totals: Totals | Summary) -> int:
+def is_occupied(totals: SummaryRow) -> bool:
+    """Whether there are rows. A tabular window may hold null fields only: rows is 0."""
+    return totals.rows > 0 or totals.oldest > 0 or totals.memory_rows > 0
+
+
+def last_seen(totals: SummaryRow) -> int:
     """Newest event or erasure, ms: so long late events must find what was covered, and that they are erased."""
     return max(totals.newest, totals.erased)
 
@@ -99,6 +123,7 @@ class EventBatch:
         self._expiry_deletes: list[bytes] = []
         self._expiry_puts: list[bytes] = []
         self._sweep_deletes: list[Row] = []
+        self._sweep_puts: list[Row] = []
         self._sweep_summaries: list[Row] = []
         self._sweep_ids: list[Row] = []
         self._swept_users: dict[str, None] = {}
@@ -150,6 +175,7 @@ class EventBatch:
                 update.expire(floors[modality])
             arrivals.append(update.finish())
         self._packed = add_up(arrivals, rules.dim).packed
+        remember([update.memory() for update in self._updates.values()])
 
     def conflicting(self) -> list[EncodedEvent]:
         """Events that were left out because their id is there with another content or time."""
@@ -162,7 +188,7 @@ class EventBatch:
         return floors, (self._stream_time // granularity + 1) * granularity
 
     def sweep(self, limit: int = SWEEP_ROWS) -> None:
-        """Take out expired rows of windows that no event touched, at most about `limit`."""
+        """Take out expired rows of windows and memories that no event touched, at most about `limit`."""
         budget = limit
         for modality in self._rules.modalities:
             floor = self._rules.floor(modality, self._stream_time)
@@ -207,16 +233,16 @@ class EventBatch:
             self._due[modality] = min(due, self._due.get(modality, 0))
         changed = {
             key
-            for rows in (deletes, puts, summaries, self._sweep_deletes, self._sweep_summaries)
+            for rows in (deletes, puts, summaries, self._sweep_deletes, self._sweep_puts, self._sweep_summaries)
             for key, _ in rows
         } if again else set()  # fmt: skip
         stale = [key for key, _ in again]
         healed = [row for row in again if row[0] not in changed]
         return Changes(
-            deletes, puts, summaries, self._sweep_deletes, self._sweep_summaries, ids + self._sweep_ids,
-            self._expiry_deletes, self._expiry_puts, self._account.outcomes(), self._account.account(), list(users),
-            list(self._swept_users), self._stream_time, source_offset, self._due, self._sweep_left,
-            stale, healed, version,
+            deletes, puts, summaries, self._sweep_deletes, self._sweep_puts, self._sweep_summaries,
+            ids + self._sweep_ids, self._expiry_deletes, self._expiry_puts, self._account.outcomes(),
+            self._account.account(), list(users), list(self._swept_users), self._stream_time, source_offset, self._due,
+            self._sweep_left, stale, healed, version,
         )  # fmt: skip
 
     def _sweep_entries(self, modality: str, keys: list[bytes], floor: int) -> Iterable[tuple[bytes, int]]:
@@ -230,23 +256,26 @@ class EventBatch:
             yield key, self._sweep_window(entry.user_id, modality, floor, relog=entry.ts == 0)
 
     def _sweep_window(self, user_id: str, modality: str, floor: int, *, relog: bool) -> int:
-        """Expire the rows of one window and index what is left; returns how many went."""
+        """Expire the rows of one window and its memory and index what is left; returns how many rows changed."""
         window = (user_id, modality)
         update = self._updates.get(window)
         if window in self._swept or update is None:
             return 0  # swept through another entry, or gone
         self._swept.add(window)
         gone: list[bytes] = []
+        light: list[tuple[bytes, bytes]] = []
         dropped = False
         due = 0
         if not update.covered:
             del self._updates[window]
             update.expire(floor)
-            gone, _ = update.rows(add_up([update.finish()], self._rules.dim).packed)
+            gone, light = update.rows(add_up([update.finish()], self._rules.dim).packed)
+            remember([update.memory()])
             if not update.occupied and self._rules.due(modality, update.totals, occupied=False) < floor:
                 dropped, due = self._drop_others(user_id, modality, floor)
-            if gone or dropped or relog:
+            if gone or light or dropped or relog:
                 self._sweep_deletes += [(key, None) for key in gone]
+                self._sweep_puts += light
                 self._sweep_summaries.append(
                     (self._prefixes[window] + b"\x00", None if dropped else update.totals.pack())
                 )
@@ -255,7 +284,7 @@ class EventBatch:
         if not dropped:
             due = max(due, self._rules.due(modality, update.totals, occupied=update.occupied))
             self._index(modality, due, user_id)
-        return len(gone)
+        return len(gone) + len(light)
 
     def _drop_others(self, user_id: str, modality: str, floor: int) -> tuple[bool, int]:
         """Drop the user's other summaries, or none if one has to stay; then also when to look again."""
@@ -267,10 +296,10 @@ class EventBatch:
             if (update := self._updates.get(other)) is not None:
                 last, occupied = last_seen(update.totals), update.covered or update.occupied
             elif packed is not None:
-                summary = unpack_summary(packed)
+                summary = read_summary(packed)
                 last = last_seen(summary)
                 # swept in this batch: what is stored is the state before
-                occupied = summary.rows > 0 or summary.oldest > 0 or other in self._swept
+                occupied = is_occupied(summary) or other in self._swept
             else:
                 continue
             found.append(other)
@@ -344,7 +373,7 @@ class EventBatch:
         for key, packed in zip(keys, stored, strict=True):
             if packed is None and not new:
                 continue
-            sequence, max_events, width = rules.shapes[key[1]]
+            sequence, max_events, width, lag = rules.shapes[key[1]]
             prefix = self._prefixes[key]
             if packed is None:
                 totals = Totals.empty(rules.dim, width)
@@ -353,7 +382,7 @@ class EventBatch:
                 totals = found or self._reader.totals_by_scan(prefix, rules.modalities[key[1]], packed)
             update: WindowUpdate
             if sequence:
-                update = EventWindow(prefix, max_events, totals, scan, ids.get(key) or {}, expected.get(key, 1))
+                update = EventWindow(prefix, max_events, totals, scan, ids.get(key) or {}, expected.get(key, 1), lag)
             else:
                 update = TabularWindow(prefix, max_events, totals, scan)
             self._updates[key] = update

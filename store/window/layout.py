@@ -23,7 +23,7 @@ import msgpack
 from store.account.account import Account
 from store.base.errors import StateError
 from store.base.settings import ModalityKind, ModalitySettings
-from store.window.rows import newer_log
+from store.window.rows import LIGHT, newer_log
 
 ROWS, SUMMARIES, IDS, EXPIRY, DIRTY, META = "rows", "summaries", "ids", "expiry", "dirty", "meta"
 FAMILIES = (ROWS, SUMMARIES, IDS, EXPIRY, DIRTY, META)
@@ -40,6 +40,11 @@ BEGIN_ANEW = (
 
 BUFFER_FORMAT = 1
 """Version of this layout; raise it with any change, together with store/window/rows.py's."""
+
+FORMAT = f"{BUFFER_FORMAT}.{LIGHT}"
+"""Of layout and rows, as it is written in `meta`."""
+FORMAT_BEFORE = "1.1"
+"""Without light rows: read as it is."""
 
 M_FORMAT, M_ENCODER, M_DIM, M_IDENTITY, M_ROLE = b"format", b"encoder", b"dim", b"identity", b"role"
 M_SOURCE_OFFSET, M_LOG_OFFSET, M_STREAM_TIME = b"source_offset", b"log_offset", b"stream_time"

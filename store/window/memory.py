@@ -12,7 +12,8 @@ Integers are big-endian; n = numbers of the modality.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -70,6 +71,43 @@ def unpack_blocks(packed: bytes, width: int) -> dict[int, Block]:
         )
         for number, rows, *values in _block(width).iter_unpack(packed)
     }
+
+
+def fixed_total(number: float) -> int:
+    """A finite number as it is added to a total."""
+    return round(max(-TOTAL_LIMIT, min(TOTAL_LIMIT, number)) * TOTAL_SCALE)
+
+
+def shift_blocks(packed: bytes, width: int, changes: Mapping[int, Sequence[int]]) -> bytes:
+    """Add to blocks. Costs what is touched, not how many blocks there are.
+
+    changes: by a block's number [rows, then per number sum, total, count]; may be negative.
+    """
+    layout = _block(width)
+    size = layout.size
+    for number, change in changes.items():
+        key = number.to_bytes(4, "big")
+        at = _place(packed, size, key)
+        values = [number, 0, *(0, 0, 0, 0) * width]
+        end = at
+        if packed[at : at + 4] == key:
+            values = list(layout.unpack_from(packed, at))
+            end += size
+        values[1] += change[0]
+        for i in range(width):
+            log, total, count = change[1 + 3 * i : 4 + 3 * i]
+            to = 2 + 4 * i
+            total += values[to + 1] << 64 | values[to + 2]
+            values[to] += log
+            values[to + 1], values[to + 2] = total >> 64, total & _LOW
+            values[to + 3] += count
+        packed = packed[:at] + (layout.pack(*values) if values[1] else b"") + packed[end:]
+    return packed
+
+
+def _place(packed: bytes, size: int, key: bytes) -> int:
+    """Where the block with this number lies, or would."""
+    return size * bisect_left(range(len(packed) // size), key, key=lambda i: packed[i * size : i * size + 4])
 
 
 def _pack(number: int, block: Block) -> bytes:

@@ -6,6 +6,7 @@
     kind 2  = field (tabular)          rest = field name
 
     event   = u8 format | u8 n | u64 digest | n × f4 numbers (NaN = missing) | dim × f2 vector
+              (format 2: a light row, of an event that has left the window and is remembered; without the vector)
     field   = u8 format | u8 n | u64 digest | u64 ts_ms | u16 len(event_id) | event_id | n × f4 | dim × f2
               (a field set to null keeps its row with n = 0 and no vector, so that an older value cannot return)
     summary = msgpack array of the fields of `SummaryRow`, in their order
@@ -27,6 +28,8 @@ from store.base.errors import StateError
 from store.window.memory import NO_MEMORY, Memory, pack_blocks, unpack_blocks
 
 FORMAT = 1
+LIGHT = 2
+"""Format of light rows."""
 KIND_SUMMARY, KIND_EVENT, KIND_FIELD = 0, 1, 2
 
 Vector16 = NDArray[np.float16]
@@ -40,6 +43,8 @@ _U16 = struct.Struct(">H")
 
 EVENT_HEADS = tuple(bytes((FORMAT, numbers)) for numbers in range(256))
 """First bytes of an event row by how many numbers it has; its digest (u64), numbers and vector follow."""
+LIGHT_HEADS = tuple(bytes((LIGHT, numbers)) for numbers in range(256))
+"""The same of a light row."""
 
 
 class RowKey(NamedTuple):
@@ -53,7 +58,7 @@ class RowKey(NamedTuple):
 
 
 class EventRow(NamedTuple):
-    """One event: its numbers, float32 (n,), and its text vector, float16 (dim,)."""
+    """One event: its numbers, float32 (n,), and its text vector, float16 (dim,); of a light row of size 0."""
 
     digest: int
     numbers: Vector32
@@ -190,15 +195,17 @@ def parse_key(key: bytes) -> RowKey:
 
 
 def pack_event(row: EventRow) -> bytes:
-    """Bytes of an event row."""
+    """Bytes of an event row; a light one where there is no vector."""
     numbers = np.asarray(row.numbers, "<f4")
-    return _HEAD.pack(FORMAT, numbers.size, row.digest) + numbers.tobytes() + np.asarray(row.vector, "<f2").tobytes()
+    head = _HEAD.pack(FORMAT if row.vector.size else LIGHT, numbers.size, row.digest)
+    return head + numbers.tobytes() + np.asarray(row.vector, "<f2").tobytes()
 
 
 def unpack_event(value: bytes) -> EventRow:
     """Inverse of `pack_event`; the arrays are read-only views. Raises ValueError on another format."""
     fmt, n, digest = _HEAD.unpack_from(value)
-    _check(fmt)
+    if fmt != LIGHT:
+        _check(fmt)
     at = _HEAD.size
     return EventRow(digest, np.frombuffer(value, "<f4", n, at), np.frombuffer(value, "<f2", -1, at + 4 * n))
 
@@ -209,6 +216,11 @@ def event_parts(value: bytes) -> tuple[bytes, bytes]:
         _check(value[0])
     cut = 10 + 4 * value[1]
     return value[10:cut], value[cut:]
+
+
+def light_row(value: bytes) -> bytes:
+    """What a packed event row becomes when it leaves the window and is remembered."""
+    return LIGHT_HEADS[value[1]] + value[2 : 10 + 4 * value[1]]
 
 
 def pack_field(row: FieldRow) -> bytes:
@@ -282,6 +294,15 @@ _ERASED = 0x9A
 """First byte of a summary with ten fields; one with all of them is above."""
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(SummaryRow).decode
+
+
+def check_row_format(kind: int, value: bytes) -> None:
+    """
+    Raises:
+        StateError: a row of the log has a format that this version does not know.
+    """
+    if value[0] != FORMAT and not (value[0] == LIGHT and kind == KIND_EVENT):
+        raise newer_log(f"row format {value[0]}; this version reads {FORMAT} and, of events, {LIGHT}")
 
 
 def newer_log(detail: str) -> StateError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from store.base.settings import ModalityKind, ModalitySettings
 from store.window.layout import prefix_length, split_prefix
-from store.window.rows import KIND_FIELD, Summary, unpack_event, unpack_field, unpack_summary
+from store.window.remembering import LightRow, Remembering, remember
+from store.window.rows import KIND_FIELD, LIGHT, Summary, prefix_end, unpack_event, unpack_field, unpack_summary
 from store.window.summary import Totals, number_width
 
 
@@ -48,7 +49,7 @@ class UserWindow:
     @property
     def is_known(self) -> bool:
         """Whether anything is: not of a user who never came, and not of one who is erased."""
-        return any(m.summary.rows or not m.summary.erased for m in self.modalities.values())
+        return any(m.summary.rows or m.summary.memory.rows or not m.summary.erased for m in self.modalities.values())
 
     @property
     def newest_event(self) -> int:
@@ -85,38 +86,56 @@ def newest_event(summaries: Iterable[Summary]) -> int:
     return max((s.newest for s in summaries if s.newest > s.erased), default=0)
 
 
+Range = Callable[[bytes, bytes], Iterable[tuple[bytes, bytes]]]
+"""range(start, end): event and field rows with keys in [start, end), in key order."""
+
+
 def read_user(
     user_id: str,
     summaries: Iterable[tuple[bytes, bytes]],
-    rows: Iterable[tuple[bytes, bytes]],
+    rows: Range,
     modalities: Mapping[str, ModalitySettings],
     dim: int,
 ) -> UserWindow:
-    """Windows of one user from the user's summary rows and event and field rows, both in key order.
+    """Windows of one user from the user's summary rows, in key order, and event and field rows.
 
-    Modalities that are not configured are left out.
+    Modalities that are not configured are left out. What is remembered is not read: a window is sought behind it.
     """
+    found: dict[bytes, tuple[str, Summary]] = {}
+    ranges: list[tuple[bytes, bytes] | None] = []
+    for key, packed in summaries:
+        prefix = key[:-1]
+        name = split_prefix(prefix)[1]
+        if name not in modalities:
+            ranges.append(None)  # its rows lie between those before and those after
+            continue
+        _, summary = found[prefix] = name, unpack_summary(packed)
+        last = ranges[-1] if ranges else None
+        if summary.memory.rows:
+            start = prefix + b"\x01" + summary.oldest.to_bytes(8, "big")
+            ranges.append((start, prefix_end(prefix)) if summary.rows else None)
+        elif last is not None:
+            ranges[-1] = last[0], prefix_end(prefix)
+        else:
+            ranges.append((prefix, prefix_end(prefix)))
     by_prefix: dict[bytes, tuple[list[bytes], list[bytes]]] = {}
     prefix, cut = b"\xff", 0
     keys: list[bytes] = []
     values: list[bytes] = []
-    for key, value in rows:
-        if not key.startswith(prefix):
-            cut = prefix_length(key)
-            prefix = key[:cut]
-            keys, values = by_prefix[prefix] = [], []
-        keys.append(key[cut:])
-        values.append(value)
+    for between in ranges:
+        for key, value in rows(*between) if between is not None else ():
+            if not key.startswith(prefix):
+                cut = prefix_length(key)
+                prefix = key[:cut]
+                keys, values = by_prefix[prefix] = [], []
+            keys.append(key[cut:])
+            values.append(value)
     out: dict[str, ModalityWindow] = {}
-    for key, packed in summaries:
-        name = split_prefix(key[:-1])[1]
-        modality = modalities.get(name)
-        if modality is None:
-            continue
-        keys, values = by_prefix.get(key[:-1], ([], []))
+    for prefix, (name, summary) in found.items():
+        modality = modalities[name]
+        keys, values = by_prefix.get(prefix, ([], []))
         read = _fields if modality.kind is ModalityKind.TABULAR else _events
-        ts, names, numbers, vectors = read(keys, values, number_width(modality), dim)
-        out[name] = ModalityWindow(unpack_summary(packed), ts, names, numbers, vectors)
+        out[name] = ModalityWindow(summary, *read(keys, values, number_width(modality), dim))
     return UserWindow(user_id, out)
 
 
@@ -133,6 +152,9 @@ def _events(keys: list[bytes], values: list[bytes], width: int, dim: int) -> Arr
         numbers = raw[:, 10 : 10 + 4 * width].copy().view("<f4")
         vectors = raw[:, 10 + 4 * width :].copy().view("<f2")
         return ts, names, numbers.reshape(n, width), vectors.reshape(n, dim)
+    if any(value[0] == LIGHT for value in values):  # of the time of the window's oldest row, or of a shorter window
+        whole = [i for i, value in enumerate(values) if value[0] != LIGHT]
+        return _events([keys[i] for i in whole], [values[i] for i in whole], width, dim)
     numbers = np.full((n, width), np.nan, np.float32)
     vectors = np.zeros((n, dim), np.float16)
     for i, value in enumerate(values):
@@ -167,6 +189,7 @@ def summary_by_scan(
     """
     totals = Totals.empty(dim, number_width(modality))
     oldest: int | None = None
+    light: list[LightRow] = []
     for rest, value in rows:
         if rest[0] == KIND_FIELD:
             field = unpack_field(value)
@@ -174,11 +197,18 @@ def summary_by_scan(
         else:
             event = unpack_event(value)
             ts, vector, numbers = int.from_bytes(rest[1:9], "big"), event.vector, event.numbers
+        totals.newest = max(totals.newest, ts)
+        if value[0] == LIGHT:
+            light.append(LightRow(ts, numbers.tobytes()))
+            continue
         if vector.size:
             totals.add(vector, numbers.tolist())
         oldest = ts if oldest is None else min(oldest, ts)
-        totals.newest = max(totals.newest, ts)
     totals.oldest = oldest or 0
+    if light:
+        totals.memory_rows = len(light)
+        totals.memory_oldest = min(row.ts for row in light)
+        remember([Remembering(totals, light, ())])
     if old is not None:
         totals.newest = max(totals.newest, old.newest)
         totals.covers = dict(old.covers)

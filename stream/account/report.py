@@ -1,7 +1,7 @@
 """What became of everything that was published, by raw topic and modality, and whether it adds up. Pure.
 
     published = accepted + refused + skipped + passed over + not yet read
-    accepted  = new + duplicates + conflicting + expired + evicted + refused by processors + not yet processed
+    accepted  = new + duplicates + conflicting + expired + evicted + remembered + refused by processors + unprocessed
 
 Ingest counts the first line, each processor its part of the second (stream/raw_counts.py, store/account/account.py).
 """
@@ -90,6 +90,7 @@ class ModalityAccount:
     conflicting: int
     expired: int
     evicted: int
+    remembered: int
     refused: Mapping[str, int]
     unprocessed: int
     uncounted: int
@@ -98,7 +99,7 @@ class ModalityAccount:
     @property
     def adds_up(self) -> bool:
         """Whether every accepted event is in one of the others, once."""
-        found = self.applied + self.duplicate + self.conflicting + self.expired + self.evicted
+        found = self.applied + self.duplicate + self.conflicting + self.expired + self.evicted + self.remembered
         return self.accepted + self.ahead == found + sum(self.refused.values()) + self.unprocessed + self.uncounted
 
 
@@ -173,6 +174,7 @@ class AccountReport:
             "conflicting": "conflicting",
             "expired": "expired on arrival",
             "evicted": "older than a full window",
+            "remembered": "remembered without text",
             "refused_by_processors": "refused by processors",
             "unprocessed": "not yet processed",
             "uncounted": "processed by an older version",

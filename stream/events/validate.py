@@ -153,7 +153,7 @@ class Validator:
         if ts > wall_ms + self._max_future_ms:
             hint = looks_like(value, mapping.time.unit, wall_ms)
             raise Refused(ErrorCode.TS_IN_FUTURE, f"{(ts - wall_ms) / 1000:.0f} s ahead of the wall clock{hint}")
-        place = self._clock.place(source, ts, rules.window_ms, wall_ms)
+        place = self._clock.place(source, ts, rules.kept_ms, wall_ms)
         if place is not _FITS:
             raise self._misplaced(place, source, ts, rules, looks_like(value, mapping.time.unit, wall_ms))
         return ts
@@ -163,7 +163,7 @@ class Validator:
             moment = (
                 datetime.fromtimestamp(ts / 1000, UTC).isoformat(timespec="seconds") if ts < _MAX_SHOWN_MS else str(ts)
             )
-            return Refused(ErrorCode.TS_TOO_OLD, f"{moment} is before the window of {rules.name}{hint}")
+            return Refused(ErrorCode.TS_TOO_OLD, f"{moment} is before the {rules.reach} of {rules.name}{hint}")
         newest, bound = self._clock.get(source), self._clock.max_ahead_ms / _DAY_MS
         if newest is None:
             return Refused(ErrorCode.TS_AHEAD_OF_STREAM, f"{source[0]}:{source[1]} has no time yet")
@@ -190,5 +190,6 @@ class _Rules:
 
     def __init__(self, name: str, settings: ModalitySettings, mapping: TopicMapping) -> None:
         self.name = name
-        self.window_ms = settings.window_ms
+        self.kept_ms = settings.kept_ms
+        self.reach = "memory" if settings.memory_ms else "window"
         self.content = Content(settings, mapping)

@@ -51,6 +51,8 @@ def windows_of(rows: Mapping[bytes, bytes], modalities: Mapping[str, ModalitySet
         if key.kind == KIND_EVENT:
             event = unpack_event(value)
             ts, numbers, vector = key.ts, event.numbers, event.vector
+            if not vector.size:  # remembered
+                continue
         else:
             field = unpack_field(value)
             ts, numbers, vector = field.ts, field.numbers, field.vector

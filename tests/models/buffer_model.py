@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from store.base.settings import ERASURE, ModalityKind, ModalitySettings
 from store.window.encoded_event import EncodedEvent, EncodedField
+from store.window.memory import BLOCK_MS, TOTAL_LIMIT, TOTAL_SCALE, Block, Memory
 from store.window.rows import (
     EventRow,
     FieldRow,
@@ -24,9 +26,10 @@ from store.window.summary import number_width, signed_log
 
 @dataclass
 class _Window:
-    """One (user, modality). items: event id (tabular: field name) → (event, field or None)."""
+    """One (user, modality). items: event id (tabular: field name) → (event, field or None). light: those remembered."""
 
     items: dict[str, tuple[EncodedEvent, EncodedField | None]] = field(default_factory=dict)
+    light: dict[str, tuple[EncodedEvent, EncodedField | None]] = field(default_factory=dict)
     newest: int = 0
     covers: dict[str, int] = field(default_factory=dict)
     ingested_at: int = 0
@@ -46,6 +49,10 @@ class BufferModel:
     def floor(self, modality: str) -> int:
         return self.stream_time // self.granularity * self.granularity - self.modalities[modality].window_ms
 
+    def memory_floor(self, modality: str) -> float:
+        settings = self.modalities[modality]
+        return self.floor(modality) + settings.window_ms - settings.memory_ms if settings.memory_ms else math.inf
+
     def batch(self, events: list[EncodedEvent]) -> list[str]:
         """Apply a batch and sweep; returns the outcomes."""
         outcomes = [self._apply(event) for event in events]
@@ -56,9 +63,8 @@ class BufferModel:
         return outcomes
 
     def _idle(self, modality: str, window: _Window) -> bool:
-        return not window.items and max(window.newest, window.erased) + self.modalities[
-            modality
-        ].window_ms < self.floor(modality)
+        last = max(window.newest, window.erased)
+        return not window.items and not window.light and last + self.modalities[modality].kept_ms < self.floor(modality)
 
     def _apply(self, event: EncodedEvent) -> str:
         if event.modality == ERASURE:
@@ -77,32 +83,35 @@ class BufferModel:
         if not fields:
             window.newest = max(window.newest, event.ts)
             return "evicted"
-        mine = [(window.items[name], f) for name, f in fields
-                if name in window.items and window.items[name][0].event_id == event.event_id]  # fmt: skip
+        there = window.light | window.items
+        mine = [(there[name], f) for name, f in fields
+                if name in there and there[name][0].event_id == event.event_id]  # fmt: skip
         if any(seen.ts != event.ts or (f or event).digest != (g or seen).digest for (seen, g), f in mine):
             return "conflicting"
-        fresh = [
-            (name, f) for name, f in fields if name not in window.items or _order(event) > _order(window.items[name][0])
-        ]
+        fresh = [(name, f) for name, f in fields if name not in there or _order(event) > _order(there[name][0])]
         if mine and not fresh:
             return "duplicate"
         self.stream_time = max(self.stream_time, event.ts)
         window.newest = max(window.newest, event.ts)
-        if event.ts < self.floor(event.modality) or (window.erased and event.ts <= window.erased):
+        floor = self.floor(event.modality)
+        if event.ts < min(floor, self.memory_floor(event.modality)) or (window.erased and event.ts <= window.erased):
             return "expired"
         window.items.update({name: (event, f) for name, f in fresh})
         self._trim(event.user_id, event.modality)
-        return "applied" if any(window.items.get(name, (None,))[0] is event for name, _ in fresh) else "evicted"
+        for outcome, rows in (("applied", window.items), ("remembered", window.light)):
+            if any(rows.get(name, (None,))[0] is event for name, _ in fresh):
+                return outcome
+        return "evicted"
 
     def _trim(self, user: str, modality: str) -> None:
         window, floor = self.windows[user, modality], self.floor(modality)
-        young = [
-            item
-            for item in window.items.items()
-            if item[1][0].ts >= floor and not (window.erased and item[1][0].ts <= window.erased)
-        ]
-        young.sort(key=lambda item: (*_order(item[1][0]), item[0]))
+        there = window.light | window.items
+        left = [item for item in there.items() if not (window.erased and item[1][0].ts <= window.erased)]
+        left.sort(key=lambda item: (*_order(item[1][0]), item[0]))
+        young = [item for item in left if item[1][0].ts >= floor]
         window.items = dict(young[-self.modalities[modality].max_events :])
+        remembered = self.memory_floor(modality)
+        window.light = {name: item for name, item in left if name not in window.items and item[0].ts >= remembered}
 
     def rows(self) -> dict[bytes, bytes]:
         """Every row, summaries too."""
@@ -115,6 +124,9 @@ class BufferModel:
                 else:
                     key = field_key(user, modality, name)
                     out[key] = pack_field(FieldRow(f.digest, event.ts, event.event_id, f.numbers, f.vector))
+            for name, (event, _) in window.light.items():
+                light = EventRow(event.digest, event.numbers, np.zeros(0, np.float16))
+                out[event_key(user, modality, event.ts, name)] = pack_event(light)
             out[summary_key(user, modality)] = pack_summary(self._summary(modality, window))
         return out
 
@@ -136,11 +148,40 @@ class BufferModel:
         return Summary(
             len(parts), min(times, default=0), window.newest, total.astype(np.float32), tuple(sums), tuple(counts),
             window.covers, window.ingested_at, window.erased,
+            _memory(width, [event for event, _ in window.light.values()]),
         )  # fmt: skip
 
     @property
     def kinds(self) -> dict[str, ModalityKind]:
         return {name: modality.kind for name, modality in self.modalities.items()}
+
+
+def _memory(width: int, events: list[EncodedEvent]) -> Memory:
+    blocks: dict[int, list[EncodedEvent]] = {}
+    for event in events:
+        blocks.setdefault(event.ts // BLOCK_MS, []).append(event)
+    return Memory(
+        len(events),
+        min((event.ts for event in events), default=0),
+        {number: _block(width, rows) for number, rows in sorted(blocks.items())},
+    )
+
+
+def _block(width: int, events: list[EncodedEvent]) -> Block:
+    columns: list[list[float]] = [[] for _ in range(width)]
+    for event in events:
+        for column, number in zip(columns, event.numbers.tolist(), strict=False):
+            if math.isfinite(number):
+                column.append(number)
+    return Block(
+        len(events),
+        tuple(sum(signed_log(number) or 0 for number in column) for column in columns),
+        tuple(
+            sum(round(max(-TOTAL_LIMIT, min(TOTAL_LIMIT, number)) * TOTAL_SCALE) for number in column)
+            for column in columns
+        ),
+        tuple(map(len, columns)),
+    )
 
 
 def _order(event: EncodedEvent) -> tuple[int, str]:

@@ -18,6 +18,7 @@ Open = Callable[..., TokenBuffer]
 """Name of a folder, and what differs from `open_buffer` → a buffer there; the fixture `opened` closes it."""
 DIM = 4
 WINDOW_MS = 100
+MEMORY_MS = 250
 GRANULARITY_MS = 10
 MIB = 1024 * 1024
 
@@ -28,10 +29,12 @@ def days(ms: float) -> float:
 
 
 def modalities(**changes: Any) -> dict[str, ModalitySettings]:
-    """Two event modalities with different windows, one tabular."""
+    """Two event modalities with different windows, one of them with a memory, and a tabular one."""
     made = {
-        "a": ModalitySettings(topic="a", max_events=3, window_days=days(WINDOW_MS), numbers=("x", "y")),
-        "b": ModalitySettings(topic="b", max_events=5, window_days=days(3 * WINDOW_MS)),
+        "a": ModalitySettings(
+            topic="a", max_events=3, window_days=days(WINDOW_MS), memory_days=days(MEMORY_MS), numbers=("x", "y")
+        ),
+        "b": ModalitySettings(topic="b", max_events=5, window_days=days(3 * WINDOW_MS), memory_days=0),
         "t": ModalitySettings(topic="t", kind=ModalityKind.TABULAR, max_events=3, window_days=days(2 * WINDOW_MS)),
     }
     return {name: modality.model_copy(update=changes) for name, modality in made.items()}

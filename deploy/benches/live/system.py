@@ -125,7 +125,7 @@ class LiveSystem:
         with closing(AccountReader(self.launcher.connection, self.topics, raw)) as reader:
             found = reader.settled(seconds=ACCOUNT_SECONDS)
         total = found.totals()
-        applied = total["applied"] + total["expired"] + total["evicted"]
+        applied = total["applied"] + total["expired"] + total["evicted"] + total["remembered"]
         if not found.adds_up or not sent == applied == total["published"]:
             raise BenchError(f"sent {sent:,} events; {'; '.join(found.lines())}", action="report this")
 

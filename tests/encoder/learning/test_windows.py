@@ -36,7 +36,9 @@ def feed(buffer: TokenBuffer, events: Sequence[EncodedEvent], offset: int, now: 
 def same(cut: UserWindow, held: UserWindow) -> None:
     assert cut.user_id == held.user_id
     for name in cut.modalities.keys() - held.modalities.keys():
-        assert not cut.modalities[name].summary.rows  # the buffer forgets users who are long gone
+        gone = cut.modalities[name].summary
+        assert not gone.rows  # the buffer forgets users who are long gone
+        assert not gone.memory.rows
     assert held.modalities.keys() <= cut.modalities.keys()
     for name, theirs in held.modalities.items():
         ours = cut.modalities[name]
@@ -64,7 +66,7 @@ def test_made_up_events(opened: small.Open, seed: int) -> None:
     made.sort(key=lambda event: event.ts)
     settings = small.modalities()
     history = collect([made[:100], made[100:]], settings, small.DIM)
-    windows, buffer, at = Windows(history, small.GRANULARITY_MS, memory_days=0), opened("buffer"), 0
+    windows, buffer, at = Windows(history, small.GRANULARITY_MS), opened("buffer"), 0
     for offset, now in enumerate((150, 300, 301, 455, 700, 2000)):
         until = next((i for i, event in enumerate(made) if event.ts >= now), len(made))
         feed(buffer, made[at:until], offset, now)
@@ -88,7 +90,7 @@ def test_households_of_the_panel(opened: small.Open) -> None:
     made = [event for batch in batches for event in batch]
     assert len(made) == sum(1 for _ in panel.events())
     history = collect(batches, settings.modalities, encoder.dim)
-    windows, at = Windows(history, memory_days=0), 0
+    windows, at = Windows(history), 0
     options = {"modalities": settings.modalities, "dim": encoder.dim, "expiry_granularity_ms": GRANULARITY_MS}
     buffer = opened("buffer", **options)
     moments = [(midnight(day), False) for day in (90, 174, 244)] + [(midnight(302), True), (midnight(328), False)]

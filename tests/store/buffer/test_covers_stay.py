@@ -13,7 +13,7 @@ from store.buffer.token_buffer import EncodedEvent, TokenBuffer
 
 DAY_MS = 86_400_000
 DIM = 4
-MODALITIES = {name: ModalitySettings(topic=name, window_days=90) for name in ("app", "bill")}
+MODALITIES = {name: ModalitySettings(topic=name, window_days=90, memory_days=0) for name in ("app", "bill")}
 
 
 def event(modality: str, day: int, offset: int) -> EncodedEvent:

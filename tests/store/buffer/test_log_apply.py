@@ -14,7 +14,7 @@ from store.buffer.token_buffer import TokenBuffer
 from store.window import layout
 from store.window.encoded_event import EncodedEvent
 from store.window.layout import parse_expiry_key
-from store.window.rows import KIND_SUMMARY, pack_summary, parse_key, summary_key
+from store.window.rows import KIND_SUMMARY, field_key, pack_summary, parse_key, summary_key
 from tests.models.events import Log, Open, event, open_buffer, resources
 
 SHARED = resources()
@@ -158,9 +158,10 @@ def test_rows_and_summaries_of_a_newer_format_are_refused(opened: Open) -> None:
     assert value is not None
     assert packed is not None
     newer = [2, *msgpack.unpackb(packed)[1:]]
-    for i, row in enumerate([(key, b"\x02" + value[1:]), (key_of_summary, msgpack.packb(newer))]):
+    field = field_key("u", "t", "f"), b"\x02" + bytes(30)
+    for i, row in enumerate([(key, b"\x03" + value[1:]), field, (key_of_summary, msgpack.packb(newer))]):
         buffer = opened(f"b{i}")
-        with pytest.raises(StateError, match="format 2"):
+        with pytest.raises(StateError, match=r"format [23]"):
             buffer.apply_log([row], next_offset=1)
         assert buffer.log_offset == 0
 

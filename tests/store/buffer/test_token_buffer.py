@@ -124,7 +124,7 @@ def test_every_outcome_advances_covers(opened: Open) -> None:
     cases = {
         "duplicate": event("u", "a", 1010, "e1010", offset=2000),
         "conflicting": event("u", "a", 1010, "e1010", content=1, offset=2002),
-        "evicted": event("u", "a", 990, "e990", offset=2004),
+        "remembered": event("u", "a", 990, "e990", offset=2004),
         "expired": event("u", "a", 100, "e100", offset=2006),
     }
     for i, (outcome, late) in enumerate(cases.items()):
@@ -133,11 +133,14 @@ def test_every_outcome_advances_covers(opened: Open) -> None:
         assert log.records[-1][0] == summary_key("u", "a"), "the summary is logged: the user is refreshed"
         assert names(buffer) == ["e1000", "e1010", "e1020"]
     assert log.write(buffer, [event("stranger", "a", 100, "e", offset=7)], 9) == ["expired"]
+    assert log.write(buffer, [event("stranger", "a", 900, "e", offset=8)], 10) == ["remembered"]
+    crowd = [event("u", "b", 1000 + i, f"b{i}", offset=2008 + i) for i in range(6)]
+    assert log.write(buffer, list(reversed(crowd)), 11) == ["applied"] * 5 + ["evicted"], "b has no memory"
 
 
 def test_a_user_with_nothing_left_is_forgotten_one_window_later(opened: Open) -> None:
     """Invariant 6: the summary outlives the rows by one window, for late duplicates; then nothing is left."""
-    buffer, log = opened(), Log()
+    buffer, log = opened(modalities=modalities(memory_days=0)), Log()
     log.write(buffer, events_of(1000), 0)
     log.write(buffer, events_of(1000 + WINDOW_MS + GRANULARITY_MS, user="v"), 1)
     assert names(buffer) == []
@@ -287,12 +290,13 @@ def test_a_window_comes_as_arrays_in_order(opened: Open) -> None:
 
 def test_rows_of_a_former_owner_are_logged_again(opened: Open) -> None:
     """A zombie's record that follows ours in the log is written over, in the next batch, once."""
-    buffer, log = opened(), Log()
+    made = modalities(memory_days=0)
+    buffer, log = opened(modalities=made), Log()
     log.write(buffer, events_of(1000, 1010, 1020, 1030), 0)
     gone, kept = event_key("u", "a", 1000, "e1000"), event_key("u", "a", 1030, "e1030")
     buffer.note_stale([gone, kept])
     buffer.close()
-    buffer = opened()
+    buffer = opened(modalities=made)
     changes = buffer.prepare([], source_offset=0)
     stored = dict(buffer.rows())
     assert dict(changes.rows) == {gone: None, kept: stored[kept]}

@@ -92,6 +92,6 @@ def test_summary_round_trip_and_canonical(covers: dict[str, int], sums: list[int
 
 def test_another_format_is_refused() -> None:
     value = bytearray(rows.pack_event(rows.EventRow(1, np.zeros(0, np.float32), np.ones(4, np.float16))))
-    value[0] = rows.FORMAT + 1
-    with pytest.raises(ValueError, match="row format 2"):
+    value[0] = rows.LIGHT + 1
+    with pytest.raises(ValueError, match="row format 3"):
         rows.unpack_event(bytes(value))

@@ -72,8 +72,8 @@ class World:
         self.shop, self.web = f"{prefix}.shop", f"{prefix}.web"
         self.modalities = {
             "pay": ModalitySettings(topic=self.shop, text="{shop}", numbers=("amount",), window_days=30, max_events=6),
-            "click": ModalitySettings(topic=self.web, text="{page}", window_days=30),
-            "view": ModalitySettings(topic=self.web, text="{page}", window_days=30),
+            "click": ModalitySettings(topic=self.web, text="{page}", window_days=30, memory_days=0),
+            "view": ModalitySettings(topic=self.web, text="{page}", window_days=30, memory_days=0),
         }
         deploy_topics.ensure(connection, self.topics.specs(self.modalities, ()))
         self.producer = connection.producer()
@@ -254,7 +254,8 @@ def test_a_replay_after_newer_events_ends_in_the_buffer_of_a_clean_run(world: Wo
     assert rows == expected
     assert len(rows) > 10
     assert plain["duplicate"] == plain["conflicting"] == 0
-    assert outcomes["duplicate"] + outcomes["applied"] + outcomes["evicted"] == 80 + bad
+    assert outcomes["duplicate"] + outcomes["applied"] + outcomes["remembered"] == 80 + bad
+    assert outcomes["remembered"]
     assert outcomes["conflicting"] == 0
 
 
@@ -431,7 +432,7 @@ def test_the_stream_clock_is_ingests(world: World) -> None:
         world.send(world.shop, [(0, b"u", event(1, ts=now))])
         wait()
     for partition in range(2):
-        world.letter(5, event(2, ts=now - 40 * DAY_MS), source=partition)
+        world.letter(5, event(2, ts=now - 740 * DAY_MS), source=partition)
     report = world.replay()
     assert (report.replayed, report.left) == (1, {"ts_too_old": 1})
     assert [m.partition() for m in world.read(world.shop)] == [0, 1]

@@ -22,8 +22,10 @@ from stream.settings import Clock, IngestSettings
 DAY_MS = 86_400_000
 NOW = 1_760_000_000_000
 MODALITIES = {
-    "bill": ModalitySettings(topic="bill", text="{merchant} by {channel}", numbers=("amount",), window_days=90),
-    "free": ModalitySettings(topic="free", numbers=("n",), window_days=90),
+    "bill": ModalitySettings(
+        topic="bill", text="{merchant} by {channel}", numbers=("amount",), window_days=90, memory_days=0
+    ),
+    "free": ModalitySettings(topic="free", numbers=("n",), window_days=90, memory_days=365),
     "profile": ModalitySettings(topic="profile", kind="tabular", window_days=90),  # type: ignore[arg-type]
     "a": ModalitySettings(topic="shared", text="{x}"),
     "b": ModalitySettings(topic="shared", text="{y}"),
@@ -209,6 +211,13 @@ def test_tabular_fields() -> None:
         refused = judge(as_json(GOOD | bad), "profile")
         assert isinstance(refused, Rejection)
         assert refused.code is ErrorCode.INVALID_FIELD
+
+
+def test_what_the_memory_takes_is_not_too_old() -> None:
+    """Older than the window it brings no text, but it counts."""
+    for ts, expected in ((NOW - 365 * DAY_MS, "accepted"), (NOW - 365 * DAY_MS - 1, "before the memory of free")):
+        result = judge(as_json(GOOD | {"ts": ts}), "free")
+        assert expected in (result.detail if isinstance(result, Rejection) else "accepted")
 
 
 def test_stream_clock_judges_a_source_by_its_own_newest_event() -> None:

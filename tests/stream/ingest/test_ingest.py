@@ -42,9 +42,9 @@ from tests.support.processes import Role, wait_until
 Start = Callable[[dict[str, int]], EmbeddedBroker]
 
 MODALITIES = {
-    "click": ModalitySettings(topic="web", text="{page}", window_days=30),
-    "view": ModalitySettings(topic="web", text="{page}", window_days=30),
-    "pay": ModalitySettings(topic="shop", text="{shop}", numbers=("amount",), window_days=30),
+    "click": ModalitySettings(topic="web", text="{page}", window_days=30, memory_days=0),
+    "view": ModalitySettings(topic="web", text="{page}", window_days=30, memory_days=0),
+    "pay": ModalitySettings(topic="shop", text="{shop}", numbers=("amount",), window_days=30, memory_days=0),
 }
 TOPICS = Topics(KafkaSettings(partitions=4))
 NAMES = {"web": 3, "shop": 2, TOPICS.events: 4, TOPICS.dead_letters: 4}

@@ -22,7 +22,7 @@ DAY_MS = 86_400_000
 NOW = 1_760_000_000_000
 OLD = NOW - 3000 * DAY_MS
 SOURCE = ("raw", 0)
-MODALITIES = {"bill": ModalitySettings(topic="raw", text="{shop}", window_days=90)}
+MODALITIES = {"bill": ModalitySettings(topic="raw", text="{shop}", window_days=90, memory_days=0)}
 SETTINGS = IngestSettings(clock=Clock.STREAM)
 BOUND_MS = 30 * DAY_MS
 

@@ -51,8 +51,10 @@ NOW = 1_700_000_000_000
 PARTITIONS = 2
 POINTS = ("processor.1", "processor.2", "processor.3", "processor.4a", "processor.4", "processor.5")
 MODALITIES = {
-    "click": ModalitySettings(topic="web", text="{page}", window_days=10, max_events=15),
-    "pay": ModalitySettings(topic="shop", text="{shop}", numbers=("amount",), window_days=20, max_events=5),
+    "click": ModalitySettings(topic="web", text="{page}", window_days=10, memory_days=25, max_events=15),
+    "pay": ModalitySettings(
+        topic="shop", text="{shop}", numbers=("amount",), window_days=20, memory_days=0, max_events=5
+    ),
     "person": ModalitySettings(topic="person", kind="tabular", window_days=30),  # type: ignore[arg-type]
 }
 

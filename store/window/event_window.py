@@ -1,0 +1,236 @@
+"""The rolling window of a sequence of events, and its memory, while a batch is applied.
+
+What a batch leaves is a function of the events: the newest `max_events` not older than the window have whole rows, all
+others not older than the memory have light ones. So every row of the window is newer than every one of the memory, as
+long as the configuration stays; where it has changed, the format of a row says which it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from store.account.account import Tally
+from store.account.outcome import Outcome
+from store.window.encoded_event import EncodedEvent
+from store.window.layout import pack_id
+from store.window.oldest_first import OldestFirst, Scan
+from store.window.remembering import LightRow, Remembering
+from store.window.rows import EVENT_HEADS, FORMAT, LIGHT, LIGHT_HEADS, light_row
+from store.window.summary import Arrivals, Totals
+from store.window.window_update import NEVER, Row, bound, mark_erased
+
+_FOREVER = 1 << 62
+
+
+class EventWindow:
+    """The newest `max_events` by (ts, event id), and what is remembered. Keeps track of the oldest only."""
+
+    __slots__ = (
+        "_added", "_changed_ids", "_departed", "_forgotten", "_ids", "_key_prefix", "_lag", "_light", "_max", "_memory",
+        "_oldest", "_oldest_light", "_prefix", "_remembered", "_removed", "_window", "conflicting", "covered", "floor",
+        "totals",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        prefix: bytes,
+        max_events: int,
+        totals: Totals,
+        scan: Scan,
+        ids: dict[bytes, bytes | None],
+        expected: int,
+        lag: int | None,
+    ) -> None:
+        """
+        Args:
+            ids: entries of the id index by event id.
+            expected: about how many rows will come, and so go.
+            lag: how much further back than the window memory reaches, ms; None = there is none.
+        """
+        self.totals = totals
+        self.covered = False
+        self.floor = NEVER
+        self.conflicting: list[EncodedEvent] = []
+        self._prefix = prefix
+        self._key_prefix = key_prefix = prefix + b"\x01"
+        self._max = max_events
+        self._lag = lag
+        self._window = OldestFirst(key_prefix, FORMAT, scan, totals.rows, totals.oldest, expected)
+        self._memory = OldestFirst(key_prefix, LIGHT, scan, totals.memory_rows, totals.memory_oldest, expected)
+        self._oldest: int | None = totals.oldest if totals.rows else None
+        self._oldest_light: int | None = totals.memory_oldest if totals.memory_rows else None
+        self._added: dict[bytes, tuple[EncodedEvent, bytes]] = {}  # with its entry of the id index
+        self._light: dict[bytes, bytes] = {}  # rows that came to the memory
+        self._removed: list[bytes] = []
+        self._departed: list[bytes] = []
+        self._remembered: list[LightRow] = []
+        self._forgotten: list[LightRow] = []
+        self._ids = ids
+        self._changed_ids: dict[bytes, bytes | None] = {}
+
+    @property
+    def occupied(self) -> bool:
+        return self.totals.rows > 0 or self.totals.memory_rows > 0
+
+    def known(self, event: EncodedEvent) -> bool:
+        """Whether window or memory holds its id: it is a duplicate, or conflicting."""
+        return self._ids.get(event.event_id.encode()) is not None
+
+    def judge(self, events: Sequence[EncodedEvent], floor: int, tally: Tally) -> int:
+        if self.floor != floor:
+            self.expire(floor)
+        light_floor = self._light_floor(floor)
+        floor = bound(floor, self.totals)
+        totals, ids, changed, added, window = self.totals, self._ids, self._changed_ids, self._added, self._window
+        covers, ingested_at, rows, most = totals.covers, totals.ingested_at, totals.rows, self._max
+        newest, applied = -1, 0
+        again, applied_of = tally.again, tally.counted[Outcome.APPLIED]
+        for event in events:
+            ts, source, offset = event.ts, event.source, event.source_offset
+            if offset > covers.get(source, -1):
+                covers[source] = offset
+            if event.ingested_at > ingested_at:
+                ingested_at = event.ingested_at
+            name, entry = event.event_id.encode(), pack_id(ts, event.digest)
+            if (seen := ids.get(name)) is not None:
+                outcome = Outcome.DUPLICATE if seen == entry else Outcome.CONFLICTING
+                if outcome is Outcome.CONFLICTING:
+                    self.conflicting.append(event)
+                tally.add(event, outcome)
+                continue
+            if ts > newest:
+                newest = ts
+            rest = entry[:8] + name
+            full = rows >= most
+            head = window.head() if full else b""
+            if ts < floor or rest < head:
+                if ts >= light_floor:
+                    self._remember(rest, ts, _light_of(event, entry))
+                    ids[name] = changed[name] = entry
+                    tally.add(event, Outcome.REMEMBERED)
+                else:
+                    tally.add(event, Outcome.EXPIRED if ts < floor else Outcome.EVICTED)
+                continue
+            if full:
+                self._leave(head, light_floor)
+                rows -= 1
+            added[rest] = event, entry
+            window.push(rest)
+            rows += 1
+            ids[name] = changed[name] = entry
+            if rows == 1 or (self._oldest is not None and ts < self._oldest):
+                self._oldest = ts
+            applied += 1
+            if not again or id(event) not in again:
+                applied_of[source] += 1
+        totals.rows = rows
+        if newest > totals.newest:
+            totals.newest = newest
+        totals.ingested_at = ingested_at
+        self.covered = True
+        if applied:
+            tally.outcomes[Outcome.APPLIED] = tally.outcomes.get(Outcome.APPLIED, 0) + applied
+        return newest
+
+    def erase(self, erasure: EncodedEvent, floor: int) -> None:
+        mark_erased(self.totals, erasure)
+        self.expire(floor)
+        self.covered = True
+
+    def expire(self, floor: int) -> None:
+        self.floor = floor
+        totals = self.totals
+        light_floor = self._light_floor(floor)
+        floor = bound(floor, totals)
+        while totals.rows > self._max:
+            self._leave(self._window.head(), light_floor)
+            totals.rows -= 1
+        while totals.rows and (self._oldest is None or self._oldest < floor):
+            head = self._window.head()
+            self._oldest = _time(head)
+            if self._oldest < floor:
+                self._leave(head, light_floor)
+                totals.rows -= 1
+        while totals.memory_rows and (self._oldest_light is None or self._oldest_light < light_floor):
+            head = self._memory.head()
+            self._oldest_light = _time(head)
+            if self._oldest_light < light_floor:
+                self._forget(head)
+
+    def finish(self) -> Arrivals:
+        totals = self.totals
+        if not totals.rows:
+            totals.oldest = 0
+        else:
+            totals.oldest = _time(self._window.head()) if self._oldest is None else self._oldest
+        if not totals.memory_rows:
+            totals.memory_oldest = 0
+        else:
+            totals.memory_oldest = _time(self._memory.head()) if self._oldest_light is None else self._oldest_light
+        return Arrivals(totals, [event for event, _ in self._added.values()], self._departed)
+
+    def memory(self) -> Remembering:
+        return Remembering(self.totals, self._remembered, self._forgotten)
+
+    def rows(self, vectors: Mapping[int, bytes]) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
+        prefix, added, light = self._key_prefix, self._added, self._light
+        puts = []
+        for rest, (event, entry) in added.items():
+            numbers = event.numbers.tobytes()
+            value = b"".join((EVENT_HEADS[len(numbers) >> 2], entry[8:], numbers, vectors[id(event.vector)]))
+            puts.append((prefix + rest, value))
+        puts += [(prefix + rest, value) for rest, value in light.items()]
+        return [prefix + rest for rest in self._removed if rest not in added and rest not in light], puts
+
+    def ids(self) -> list[Row]:
+        prefix = self._prefix
+        return [(prefix + name, entry) for name, entry in self._changed_ids.items()]
+
+    def _light_floor(self, floor: int) -> int:
+        """Older events are not remembered. floor: the window's."""
+        return _FOREVER if self._lag is None else bound(floor - self._lag, self.totals)
+
+    def _leave(self, head: bytes, light_floor: int) -> None:
+        """Take the window's oldest row out of it. The count of rows is the caller's."""
+        value = self._window.pop(head)
+        if value is None:
+            light = _light_of(*self._added.pop(head))
+        else:
+            self._departed.append(value)
+            light = light_row(value)
+        self._oldest = None
+        if (ts := _time(head)) >= light_floor:
+            self._remember(head, ts, light)
+        else:
+            self._drop(head)
+
+    def _remember(self, rest: bytes, ts: int, light: bytes) -> None:
+        totals = self.totals
+        totals.memory_rows += 1
+        self._memory.push(rest)
+        self._light[rest] = light
+        self._remembered.append(LightRow(ts, light[10:]))
+        if totals.memory_rows == 1 or (self._oldest_light is not None and ts < self._oldest_light):
+            self._oldest_light = ts
+
+    def _forget(self, head: bytes) -> None:
+        value = self._memory.pop(head) or self._light.pop(head)
+        self.totals.memory_rows -= 1
+        self._forgotten.append(LightRow(_time(head), value[10:]))
+        self._oldest_light = None
+        self._drop(head)
+
+    def _drop(self, rest: bytes) -> None:
+        """A row that leaves no trace but its deletion."""
+        self._removed.append(rest)
+        name = rest[8:]
+        self._ids[name] = self._changed_ids[name] = None
+
+
+def _light_of(event: EncodedEvent, entry: bytes) -> bytes:
+    numbers = event.numbers.tobytes()
+    return LIGHT_HEADS[len(numbers) >> 2] + entry[8:] + numbers
+
+
+def _time(rest: bytes) -> int:
+    return int.from_bytes(rest[:8], "big")
