@@ -1,4 +1,6 @@
-"""HTTP of a role that has none of its own, for Prometheus and for probes; and the file by which Prometheus finds it.
+"""HTTP of each role for Prometheus and for probes; and the file by which Prometheus finds it.
+
+serve has both at its own port as well, where they wait among all other requests; here they do not.
 
 /livez     200, or 503 once the role's loop has not come round for SILENT_SECONDS
 /readyz    200 once the role works, 503 before

@@ -248,9 +248,12 @@ def _serve_alone(context: Context, say: Callable[[str], None]) -> None:
         source_of=lambda topic: topic if raw_topics is None else raw_topics.sources.get(topic, topic),
     )
 
+    exported = _export(context, "serve")
+
     def on_ready(url: str) -> None:
         say(url)
-        write_target(data_dir, "serve", context.state.name, url.removeprefix("http://"))
+        if not exported:
+            write_target(data_dir, "serve", context.state.name, url.removeprefix("http://"))
         context.on_ready()
 
     serve = Serve(
@@ -318,15 +321,16 @@ def _make_topics(context: Context, scenarios: Iterable[str]) -> None:
     topics.ensure(context.connection, map(context.topics.embeddings_spec, scenarios), replication_factor=factor)
 
 
-def _export(context: Context, role: str) -> None:
-    """Endpoint for Prometheus and probes, of a role that has no HTTP of its own."""
+def _export(context: Context, role: str) -> bool:
+    """Endpoint for Prometheus and probes, on threads of its own. Whether there is to be one."""
     settings = context.settings.metrics
     if settings.port is None:
-        return
+        return False
     app = application(metrics.registry(role), context.ready.is_set, pulse.silent_seconds)
     port = listen(app, settings.host, settings.port)
     data_dir = context.settings.store.data_dir.absolute()
     write_target(data_dir, role, context.state.name, netloc(settings.host, port))
+    return True
 
 
 ROLES: dict[str, Callable[[Context], None]] = {

@@ -144,13 +144,14 @@ def test_every_role_is_asked_over_http_whether_it_lives_and_works(overlay: tuple
     for name, thing, pod in workloads(overlay[1]):
         container = pod["containers"][0]
         env = {variable["name"]: variable["value"] for variable in container["env"]}
-        (port,) = container["ports"]
-        listens = Settings().serve.port if name == "serve" else int(env["ANCHORSTREAM_METRICS__PORT"])
-        assert port == {"name": "http", "containerPort": listens}
+        port, *api = container["ports"]
+        listens = int(env["ANCHORSTREAM_METRICS__PORT"])
+        assert port == {"name": "metrics", "containerPort": listens}
+        assert api == ([{"name": "http", "containerPort": Settings().serve.port}] if name == "serve" else [])
         assert env["ANCHORSTREAM_METRICS__HOST"] == "0.0.0.0"
         assert (env.get("ANCHORSTREAM_SERVE__HOST") == "0.0.0.0") is (name == "serve")
         for probe, path in (("startupProbe", "/readyz"), ("readinessProbe", "/readyz"), ("livenessProbe", "/livez")):
-            assert container[probe]["httpGet"] == {"path": path, "port": "http"}
+            assert container[probe]["httpGet"] == {"path": path, "port": "metrics"}
             assert container[probe]["timeoutSeconds"] >= 5, "the default of 1 s fails a process that computes"
         startup, alive = container["startupProbe"], container["livenessProbe"]
         assert startup["periodSeconds"] * startup["failureThreshold"] >= 3600, "time to restore"

@@ -44,11 +44,10 @@ def test_compose_runs_every_role_by_itself(compose: dict[str, Any]) -> None:
     for role in ROLES:
         service = compose["services"][role]
         assert service["command"] == ["run", role]
-        port = 8080 if role == "serve" else 9108
         probe = service["healthcheck"]["test"]
         assert probe[:3] == ["CMD", "python", "-c"]
-        assert f"'http://127.0.0.1:{port}/readyz'" in probe[3]
-        assert role == "serve" or service["environment"]["ANCHORSTREAM_METRICS__PORT"] == str(port)
+        assert "'http://127.0.0.1:9108/readyz'" in probe[3]
+        assert service["environment"]["ANCHORSTREAM_METRICS__PORT"] == "9108"
         assert service["depends_on"]["prepare"]["condition"] == "service_completed_successfully"
         assert service["stop_grace_period"] == "30s"
         assert service["read_only"] is True
@@ -147,4 +146,4 @@ def test_every_alert_says_what_to_do_and_uses_the_right_status() -> None:
 def test_prometheus_scrapes_the_ports_that_compose_opens() -> None:
     jobs = yaml.safe_load((DEPLOY / "dashboards" / "prometheus.yml").read_text())["scrape_configs"]
     targets = {name: config["port"] for job in jobs for config in job["dns_sd_configs"] for name in config["names"]}
-    assert targets == {"ingest": 9108, "processor": 9108, "worker": 9108, "monitor": 9108, "serve": 8080}
+    assert targets == {"ingest": 9108, "processor": 9108, "worker": 9108, "serve": 9108, "monitor": 9108}

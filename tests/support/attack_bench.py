@@ -1,4 +1,5 @@
-"""`python -m tests.support.attack_bench`: what each attack costs `/livez`, quiet and under it, in one run.
+"""`python -m tests.support.attack_bench`: what each attack costs `/livez`, quiet and under it, in one run;
+at the service's own port, where it waits among all requests, and at the one that probes ask.
 
 quiet and attack alternate, so that what else the machine does falls on both. `refused`: calls that got no 200.
 """
@@ -91,34 +92,42 @@ def measure(client: httpx.Client, url: str) -> tuple[list[float], int]:
 
 
 def run(name: str) -> str:
-    """A line about an attack."""
+    """Two lines about an attack."""
     with Alone(read_token="reader", users=USERS, limits={"connections": CONNECTIONS}) as alone:
-        found: dict[str, list[float]] = {"quiet": [], "attack": []}
+        asked = {"livez": alone.url, "livez of the probes' port": alone.health_url}
+        found: dict[str, dict[str, list[float]]] = {what: {"quiet": [], "attack": []} for what in asked}
+        refused = dict.fromkeys(asked, 0)
         spawn = multiprocessing.get_context("spawn")
-        refused, memory = 0, 0.0
+        memory = 0.0
         for _ in range(ROUNDS):
-            with httpx.Client(timeout=60) as client:
-                found["quiet"] += measure(client, alone.url)[0]
+            for what, url in asked.items():
+                with httpx.Client(timeout=60) as client:
+                    found[what]["quiet"] += measure(client, url)[0]
             stop = spawn.Event()
             attacker = spawn.Process(target=ATTACKS[name], args=(alone.url, stop))
             attacker.start()
             time.sleep(3.0)  # it has to start an interpreter, and to fill what it fills
-            with httpx.Client(timeout=60) as client:
-                took, lost = measure(client, alone.url)
-            found["attack"] += took
-            refused += lost
+            for what, url in asked.items():
+                with httpx.Client(timeout=60) as client:
+                    took, lost = measure(client, url)
+                found[what]["attack"] += took
+                refused[what] += lost
             memory = max(memory, alone.memory_mb())
             stop.set()
             attacker.join()
-        (quiet50, quiet99), (attack50, attack99) = (np.percentile(took, (50, 99)) for took in found.values())
-        return (
-            f"{name}: quiet p50 {quiet50:.1f} p99 {quiet99:.1f} ms, attack p50 {attack50:.1f} p99 {attack99:.1f} ms,"
-            f" p99 ratio {attack99 / quiet99:.2f}, refused {refused} of {ROUNDS * CALLS}, {memory:.0f} MB\n"
-        )
+        lines = []
+        for what, times in found.items():
+            (quiet50, quiet99), (attack50, attack99) = (np.percentile(took, (50, 99)) for took in times.values())
+            lines.append(
+                f"{name}, {what}: quiet p50 {quiet50:.1f} p99 {quiet99:.1f} ms, attack p50 {attack50:.1f} "
+                f"p99 {attack99:.1f} ms, p99 ratio {attack99 / quiet99:.2f}, refused {refused[what]} of "
+                f"{ROUNDS * CALLS}, {memory:.0f} MB\n"
+            )
+        return "".join(lines)
 
 
 def main() -> None:
-    """A line each; the names of attacks as arguments choose."""
+    """Each; the names of attacks as arguments choose."""
     for name in sys.argv[1:] or ATTACKS:
         sys.stdout.write(run(name))
         sys.stdout.flush()

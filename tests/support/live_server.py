@@ -132,8 +132,10 @@ class Alone:
         command = [sys.executable, "-m", "tests.support.live_server", json.dumps(options)]
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
-        self.url = self.process.stdout.readline().strip()
-        assert self.url, self.process.communicate()[1]
+        line = self.process.stdout.readline().split()
+        assert line, self.process.communicate()[1]
+        self.url, self.health_url = line
+        """Of the service, and of what answers probes beside it."""
 
     def __enter__(self) -> Self:
         return self
@@ -154,6 +156,9 @@ class Alone:
 
 
 def main(options: dict[str, Any]) -> None:
+    from prometheus_client import CollectorRegistry
+
+    from deploy.run.endpoint import application, listen
     from tests.support.serving import Serving
 
     if files := options.pop("files", 0):
@@ -163,8 +168,9 @@ def main(options: dict[str, Any]) -> None:
     serving = Serving(**options)
     for i in range(users):
         serving.add(f"u{i}")
+    health = listen(application(CollectorRegistry(), lambda: True, lambda: 0.0), "127.0.0.1", 0)
     with listening(serving.app, **limits) as url:
-        print(url, flush=True)  # noqa: T201
+        print(url, f"http://127.0.0.1:{health}", flush=True)  # noqa: T201
         threading.Event().wait()
 
 
