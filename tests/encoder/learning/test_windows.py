@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
@@ -17,6 +18,8 @@ from encoder.learning.history import accepted, collect, encoded
 from encoder.learning.windows import GRANULARITY_MS, Windows
 from store.buffer.token_buffer import TokenBuffer
 from store.window.encoded_event import EncodedEvent
+from store.window.memory import BLOCK_MS, TOTAL_SCALE
+from store.window.summary import signed_log
 from store.window.user_window import UserWindow
 from tests.models import events as small
 from tests.support.hash_encoder import HashEncoder
@@ -73,6 +76,30 @@ def test_made_up_events(opened: small.Open, seed: int) -> None:
         at = until
         for place, user in enumerate(history.users):
             same(windows.at(place, now), buffer.window(user))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_memory_is_what_a_scan_of_the_events_before_the_window_finds(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    days = 86_400_000
+    made = [small.event("u", "a", int(rng.integers(1, 400 * days)), f"e{n}") for n in range(120)]
+    now, window, kept = 380 * days, 60 * days, 300 * days
+    settings = small.modalities(window_days=60, max_events=9)
+    found = Windows(collect([made], settings, small.DIM), memory_days=300).at(0, now).modalities["a"].summary
+    known = sorted((e for e in made if e.ts < now), key=lambda e: (e.ts, e.event_id))
+    held = [e for e in known if e.ts >= now // 3_600_000 * 3_600_000 - window][-9:]
+    gone = [e for e in known if e not in held and e.ts >= now // 3_600_000 * 3_600_000 - kept]
+    assert found.rows == len(held) == 9
+    assert (found.memory.rows, found.memory.oldest) == (len(gone), gone[0].ts)
+    assert list(found.memory.blocks) == sorted({e.ts // BLOCK_MS for e in gone})
+    for number, block in found.memory.blocks.items():
+        rows = [e.numbers.tolist() for e in gone if e.ts // BLOCK_MS == number]
+        assert block.rows == len(rows)
+        for i in range(2):
+            present = [row[i] for row in rows if not math.isnan(row[i])]
+            assert block.counts[i] == len(present)
+            assert block.sums[i] == sum(signed_log(x) or 0 for x in present)
+            assert block.totals[i] == sum(round(x * TOTAL_SCALE) for x in present)
 
 
 def test_households_of_the_panel(opened: small.Open) -> None:
