@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
+    from deploy.settings.config import Settings
     from encoder.learning.evaluate import Table
     from encoder.learning.history import History
     from encoder.learning.matrix import Moments
@@ -87,7 +88,6 @@ def _interval(low: float, high: float) -> str:
 
 
 def _of_statistics(show: Callable[[float, str], object], *, ablation: bool) -> Table:
-    from encoder.learning import complete_journey
     from encoder.learning.evaluate import Evaluation, Table
     from encoder.learning.groups import GROUPS, groups
     from encoder.learning.matrix import Stand, statistics_at
@@ -95,13 +95,13 @@ def _of_statistics(show: Callable[[float, str], object], *, ablation: bool) -> T
     from encoder.model import statistics
     from store.window.silence import SilenceTicks
 
-    history, tasks, asked = _complete_journey(show)
+    settings, history, tasks, asked = _complete_journey(show)
     matrices = statistics_at(
         Windows(history),
         asked,
         list(Stand),
         ticks=SilenceTicks(_SILENCE_DAYS),
-        zone=complete_journey.ZONE,
+        zone=settings.model.time_zone,
         on_progress=lambda done, of: show(0.6 + 0.3 * done / of, f"{done:,} of {of:,} windows"),
     )
     evaluation = Evaluation(tasks, asked.place)
@@ -124,8 +124,8 @@ def _of_statistics(show: Callable[[float, str], object], *, ablation: bool) -> T
     return table
 
 
-def _complete_journey(show: Callable[[float, str], object]) -> tuple[History, list[TaskRows], Moments]:
-    """All events of the panel, its tasks, and the moments they ask about."""
+def _complete_journey(show: Callable[[float, str], object]) -> tuple[Settings, History, list[TaskRows], Moments]:
+    """The panel's settings, all its events, its tasks, and the moments they ask about."""
     from dataclasses import replace
     from importlib.resources import files
 
@@ -157,4 +157,4 @@ def _complete_journey(show: Callable[[float, str], object]) -> tuple[History, li
     place = {user: i for i, user in enumerate(history.users)}
     of = np.array([place[journey.user_of(household)] for household in households])
     tasks = [replace(task, users=of[task.users]) for task in tasks]
-    return history, tasks, moments(tasks)
+    return settings, history, tasks, moments(tasks)
