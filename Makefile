@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# uv draws bars on a terminal and lists every package elsewhere
+UV_PROGRESS := $(shell test -t 2 || echo -q)
 STAMP  := $(VENV)/.installed
 ARGS   ?=
 # Tests wait for brokers more than they compute; each of these takes up to 2 GB.
@@ -18,9 +20,12 @@ setup: $(STAMP)  ## create .venv with everything pinned and hash-checked
 
 $(STAMP): requirements/bootstrap.txt requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "anchorstream needs Python >= 3.11; set PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "1 of 3: $(VENV), and what installs the rest"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install -q --compile-bytecode --no-deps --require-hashes -r requirements/dev.txt
+	@echo "2 of 3: the packages, of which torch is the largest: about 2 GB once, then some minutes of compiling"
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install $(UV_PROGRESS) --compile-bytecode --no-deps --require-hashes -r requirements/dev.txt
+	@echo "3 of 3: anchorstream itself"
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install -q --no-deps --no-build-isolation -e .
 	touch $(STAMP)
 

@@ -78,12 +78,13 @@ def specs(settings: Settings) -> list[TopicSpec]:
     return Topics(settings.kafka).specs(settings.modalities, settings.scenario_names)
 
 
-def start(settings: Settings, *, keep: bool = False) -> RunningBroker:
+def start(settings: Settings, *, keep: bool = False, waiting: Callable[[], object] = lambda: None) -> RunningBroker:
     """Start the configured broker, or find somebody's own. An embedded one has its topics; else deploy/kafka/topics.py.
 
     Args:
         keep: an embedded one begins with what it was given before, and keeps what it is given (`<data_dir>/kept`): raw
             topics, and scenarios registered while it ran.
+        waiting: called while a local one comes up, now or when it is restarted; what it raises ends that.
 
     Raises:
         BrokerError: it did not come up, or cannot be reached.
@@ -103,7 +104,7 @@ def start(settings: Settings, *, keep: bool = False) -> RunningBroker:
     if kafka.bootstrap_servers == "local":
         from deploy.brokers.local import LocalKafka
 
-        local = LocalKafka(data_dir, ready_file=data_dir / READY_FILE, properties=kafka.properties)
+        local = LocalKafka(data_dir, ready_file=data_dir / READY_FILE, properties=kafka.properties, waiting=waiting)
         return RunningBroker(local.connection, local)
     return RunningBroker(connected(kafka.bootstrap_servers, kafka.properties))
 

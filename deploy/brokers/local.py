@@ -10,7 +10,7 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, TextIO
 
@@ -44,14 +44,21 @@ class LocalKafka:
     Args:
         ready_file: written once the broker answers, removed at `stop`.
         properties: librdkafka's, for the connection.
+        waiting: called while a start waits for it to answer; what it raises ends the start, and the broker.
 
     Raises:
         BrokerError: Java or Maven is missing, or the broker did not come up; ends with the last lines of its log.
     """
 
     def __init__(
-        self, data_dir: Path, *, ready_file: Path | None = None, properties: Mapping[str, Property] | None = None
+        self,
+        data_dir: Path,
+        *,
+        ready_file: Path | None = None,
+        properties: Mapping[str, Property] | None = None,
+        waiting: Callable[[], object] = lambda: None,
     ) -> None:
+        self._waiting = waiting
         self._home = data_dir.absolute() / "kafka"
         self._log_file = data_dir.absolute() / "logs" / "kafka.log"
         self._ready_file = ready_file
@@ -208,6 +215,7 @@ class LocalKafka:
         deadline = time.monotonic() + START_SECONDS
         admin, met = None, "Kafka did not answer"
         while True:
+            self._waiting()
             if self._process.poll() is not None:
                 raise self._failed(f"Kafka ended with code {self._process.returncode} at start")
             try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from deploy.settings.config import Settings
 
+NAME = "anchorstream"
 DEFAULT_CONFIG = Path("anchorstream.toml")
 
 ConfigOption = Annotated[
@@ -36,6 +39,19 @@ class Common:
     def settings(self, overrides: Mapping[str, Any] | None = None) -> Settings:
         """Read the configuration. Raises ConfigError."""
         return load_settings(self.config, overrides)
+
+
+def program() -> str:
+    """How this command is called here: by its name where the PATH has it, else by where it is."""
+    called = Path(sys.argv[0])
+    if shutil.which(NAME) is not None or called.name != NAME or not called.is_file():
+        return NAME
+    there = called.absolute()
+    here = Path.cwd()
+    if here == Path("/") or not there.is_relative_to(here):
+        return str(there)
+    # a shell looks up what has no slash on the PATH
+    return f"./{NAME}" if there.parent == here else str(there.relative_to(here))
 
 
 def config_path(config: Path | None) -> Path | None:

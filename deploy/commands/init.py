@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from deploy.commands.common import DEFAULT_CONFIG, Common
+from deploy.commands.common import DEFAULT_CONFIG, Common, program
 
 if TYPE_CHECKING:
     from deploy.init.files import Look, Looked
@@ -169,7 +169,7 @@ def _following(tables: Sequence[Looked], target: Path) -> list[str]:
             commands.append(["replay", *words, *looked.paths])
     user = next((user for looked in tables if looked.guess for user in looked.guess.by_user), "USER")
     commands.append(["neighbors", user, *config])
-    return [shlex.join(["anchorstream", *command]) for command in commands]
+    return [shlex.join([program(), *command]) for command in commands]
 
 
 def _report(trial: TrialResult, unsure: Sequence[str], following: Sequence[str], target: Path | None) -> None:

@@ -33,6 +33,10 @@ def show_progress(bar: output.Bar, now: ReplayProgress) -> None:
 
 def write_verdicts(preflight: Preflight) -> None:
     """Two tables: what would become of the rows, and fields seen against fields expected."""
+    if not any(verdict.rows for verdict in preflight.files.values()):
+        for name in preflight.files:
+            output.note_result(f"{name}: no row is left to be judged")  # all was published before, or it is empty
+        return
     output.write_table(
         ("file", "verdict", "", "rows", "first"),
         [row for verdict in preflight.files.values() for row in _verdicts(verdict)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +32,7 @@ def up(
     from deploy.run.attend import tell, telling_left, telling_refused, wait_ready
     from deploy.run.interrupt import stop_on_signals
     from deploy.run.launcher import Launcher
+    from store.base.stop import Stopped, obey
 
     overrides: dict[str, Any] = {}
     if data_dir is not None:
@@ -41,7 +43,8 @@ def up(
     settings = load_settings(common.config, overrides, log_level="WARNING")
     roles = {"ingest": 1, "processor": processors, "worker": workers, "serve": 1, **({"monitor": 1} if monitor else {})}
     with stop_on_signals() as stop:
-        launcher = Launcher(settings, roles=roles, on_event=tell, keep=True)
+        # a broker that does not come up is waited for, but not after Ctrl-C
+        launcher = Launcher(settings, roles=roles, on_event=tell, keep=True, waiting=partial(obey, stop))
         try:
             launcher.start()
             output.note(f"broker: {launcher.connection.bootstrap} ({settings.kafka.bootstrap_servers})")
@@ -58,6 +61,8 @@ def up(
                 output.note(f"ready: {launcher.url}  (logs: {launcher.log_dir}; Ctrl-C stops)")
                 with telling_refused(launcher), telling_left(launcher):
                     launcher.supervise(stop)
+            output.note("stopping …")
+        except Stopped:
             output.note("stopping …")
         finally:
             launcher.stop()

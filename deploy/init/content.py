@@ -28,6 +28,8 @@ CODES_FROM = 1e8
 """Integers that are all as large are no magnitudes."""
 RARE = 0.01
 """Of the rows of a modality."""
+NEARLY_ALWAYS = 0.9
+"""A value that is the only one, and in so many rows, tells nothing; in fewer, that it is there does."""
 NEW_TEXTS = 0.5
 """A field is left out that makes more than this share of the rows' texts different, where there are many: each new text
 costs an encoding."""
@@ -131,8 +133,9 @@ def _unusable(column: Column) -> str | None:
         return f"in {column.present:,} of {column.rows:,} rows only"
     if column.are_whole and not CALENDAR.isdisjoint(words(column.name)[-1:]):
         return "a part of the time"
-    if column.distinct == 1 and column.present == column.rows and column.rows > 1:
-        return f"always {str(column.found[0])[:40]!r}"
+    if column.distinct == 1 and column.share >= NEARLY_ALWAYS and column.rows > 1:
+        where = "" if column.present == column.rows else f", where it is at all ({column.share:.1%} of the rows)"
+        return f"always {str(column.found[0])[:40]!r}{where}"
     return None
 
 

@@ -54,6 +54,7 @@ class Launcher:
         on_event: called, on another thread, for everything that happens to a role or the broker; default: log it.
         spawn: starts a role's process; default: an interpreter of its own.
         keep: an embedded broker keeps what it is given (`deploy.brokers.start`).
+        waiting: called while a broker of ours comes up; what it raises ends `start`, or `check`.
 
     Raises:
         ConfigError: these roles cannot run with these settings.
@@ -70,6 +71,7 @@ class Launcher:
         policy: RestartPolicy | None = None,
         spawn: Spawn | None = None,
         keep: bool = False,
+        waiting: Callable[[], object] = lambda: None,
     ) -> None:
         self.data_dir = settings.store.data_dir.absolute()
         self.settings = settings.model_copy(
@@ -78,6 +80,7 @@ class Launcher:
         self._roles = dict(roles) if isinstance(roles, Mapping) else dict.fromkeys(roles, 1)
         self._env = dict(env or {})
         self._keep = keep
+        self._waiting = waiting
         self._command = tuple(command)
         self._supervisor = Supervisor([], policy=policy, on_event=on_event, spawn=spawn or execute)
         self._lock: DataDirLock | None = None
@@ -103,7 +106,7 @@ class Launcher:
         try:
             sweep(self.data_dir / "run")
             clear_targets(self.data_dir)
-            self._broker = brokers.start(self.settings, keep=self._keep)
+            self._broker = brokers.start(self.settings, keep=self._keep, waiting=self._waiting)
             claim_state(self.data_dir, self.connection)
             check_prefix(self.data_dir, self.settings.kafka.topic_prefix)
             kafka = self.settings.kafka

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -151,13 +152,18 @@ def load(path: Path | None, *, overrides: Mapping[str, Any] | None = None) -> Se
     data: dict[str, Any] = {}
     if path is not None:
         try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
+            raw = path.read_bytes()
+            data = tomllib.loads(raw.decode("utf-8"))
         except FileNotFoundError:
             raise ConfigError(
                 f"no config file at {path}", action="check --config, or leave it out for defaults"
             ) from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-            raise ConfigError(f"{path}: {exc}", action="the file must be readable TOML in UTF-8") from exc
+        except OSError as exc:
+            raise ConfigError(f"{path}: {exc}", action="the file must be readable") from exc
+        except ValueError as exc:
+            raise ConfigError(
+                f"{path}: {exc}{faulty_line(raw, exc)}", action="the file must be TOML, in UTF-8"
+            ) from exc
     secrets = os.environ.get(f"{ENV_PREFIX}SECRETS_DIR")
     if secrets is not None and not Path(secrets).is_dir():
         raise ConfigError(f"{ENV_PREFIX}SECRETS_DIR={secrets!r} is not a directory", action="mount it or unset it")
@@ -176,6 +182,21 @@ def load(path: Path | None, *, overrides: Mapping[str, Any] | None = None) -> Se
         ) from exc
     except ValidationError as exc:
         raise ConfigError(describe(exc, path, data), action="see docs/configuration.md for every key") from exc
+
+
+def faulty_line(raw: bytes, exc: ValueError) -> str:
+    """Where a file is no TOML, and what stands there; never more of it than a key, since it may be a secret."""
+    if isinstance(exc, UnicodeDecodeError):
+        number = raw.count(b"\n", 0, exc.start) + 1
+    elif found := re.search(r"at line ([0-9]+)", str(exc)):
+        number = int(found[1])
+    else:  # at the end of the document
+        number = raw.rstrip().count(b"\n") + 1
+    lines = raw.splitlines()
+    text = lines[number - 1].decode("utf-8", "replace") if 0 < number <= len(lines) else ""
+    key, equals, _ = text.partition("=")
+    shown = f"{key.strip()} = …" if equals else text.strip() if text.lstrip().startswith("[") else ""
+    return f"; line {number}{f': {shown}' if shown else ''}"
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -77,6 +77,11 @@ SCENARIO_UNUSABLE = Gauge(
     "1 while this worker cannot compute a registered scenario; its log says why.",
     ["scenario"],
 )
+OTHER_QUERY = Gauge(
+    "anchorstream_other_query",
+    "1 while a worker computes another query for this scenario than this serve has; its log says which partitions.",
+    ["scenario"],
+)
 INDEX_VECTORS = Gauge("anchorstream_index_vectors", "Live vectors.", ["scenario"])
 INDEX_UPSERTS = Counter("anchorstream_index_upserts_total", "Records applied to the index.", ["scenario"])
 INDEX_REFUSED = Counter(

@@ -2,8 +2,9 @@
 
 An event is covered in a scenario when the user's record there has `covers[source] >= offset`. It is pending until it is
 covered in every scenario that counts: a scenario registered at run time does so once its back-fill is over. What was
-accepted before its user was erased will never be covered, and counts as settled. Memory follows the pending events
-only.
+accepted before its user was erased, or swept with all windows empty, will never be covered, and counts as settled; so
+does, at a start, what is older than deletions are kept, of a user of whom nothing is known. Memory follows the pending
+events only.
 
 The low-water mark of a partition of `events` is its lowest offset that still has a pending event, or else the position.
 Committed by serve, it makes the lag of that group the number of accepted messages not yet queryable, and a restart
@@ -86,13 +87,14 @@ class PendingEvents:
         return self._scenarios
 
     def require(self, scenarios: Iterable[str]) -> None:
-        """From now on these must cover an event. What was settled stays so; what only the others lacked is settled.
+        """From now on these must cover an event. What was settled stays so; what only the others lacked is settled, and
+        what a new one knows to be of a user who has gone.
 
         The freshness of the latter is not known, and no sample. For the thread that observes.
         """
         with self._lock:
             before, self._scenarios = self._scenarios, tuple(scenarios)
-            if set(before) - set(self._scenarios):
+            if set(before) != set(self._scenarios):
                 for user_id, sources in list(self._users.items()):
                     self._advance(user_id, sources, 0, [])
 
@@ -102,11 +104,19 @@ class PendingEvents:
             self._positions.update(positions)
 
     def observe(
-        self, partition: int, offset: int, events: Iterable[AcceptedEvent], *, sample: bool = True
+        self,
+        partition: int,
+        offset: int,
+        events: Iterable[AcceptedEvent],
+        *,
+        sample: bool = True,
+        forgotten_before: int = 0,
     ) -> list[float]:
         """One message of `events` was read. Returns the freshness, in seconds, of those that are covered already.
 
         sample: False while catching up after a restart: when events became covered then is not known.
+        forgotten_before: ms; deletions of before are no longer told. An event accepted before it, of a user whom no
+            scenario knows, is not waited for: the user may have gone since.
         """
         fresh: list[float] = []
         with self._lock:
@@ -114,6 +124,8 @@ class PendingEvents:
             for event in events:
                 found = [self._coverage(scenario, event.user_id) for scenario in self._scenarios]
                 item = _Pending(event.offset, event.ingested_at, event.produced_at, partition, offset)
+                if event.ingested_at < forgotten_before and not any(found):
+                    continue
                 if not _settled(found, event.source, item):
                     self._add(event.user_id, event.source, item)
                 elif sample and event.produced_at > 0 and _covers(found, event.source) >= event.offset:
@@ -269,10 +281,16 @@ def _covers(found: Sequence[Coverage | None], source: str) -> int:
 
 
 def _settled(found: Sequence[Coverage | None], source: str, item: _Pending) -> bool:
-    """Whether every scenario covers the event, or never will, its user having been erased after it was accepted."""
+    """Whether every scenario covers the event, or never will, its user having been erased after it was accepted.
+
+    A scenario that has never had a row of a user who was erased from another one gets none of it either.
+    """
+    gone = any(c is not None and c.erased_at is not None and item.ingested_at <= c.erased_at for c in found)
     for coverage in found:
         if coverage is None:
-            return False
+            if not gone:
+                return False
+            continue
         erased = coverage.erased_at is not None and item.ingested_at <= coverage.erased_at
         if not erased and coverage.covers.get(source, -1) < item.offset:
             return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from store.base import logs
+from store.base import logs, metrics
 from store.index.back_fill_board import BackFillBoard
 from store.index.catalog import Catalog
 from store.records.scenario import Registered, other_query
@@ -96,6 +96,9 @@ class BackFillWatch:
                     partitions=list(partitions),
                     detail=other_query(name, partitions),
                 )
+            metrics.OTHER_QUERY.labels(name).set(1)
+        for name in self._other_query.keys() - found.keys():
+            metrics.OTHER_QUERY.remove(name)
         self._other_query = found
 
     def _await(self) -> None:

@@ -14,12 +14,14 @@ from stream.events import field_counts
 from stream.events.event import Pack, unpack
 from stream.kafka.positions import resume_positions
 from stream.serve.offset_committer import Offsets
-from stream.topics import Topics
+from stream.topics import COMPACT, Topics
 
 MAX_PENDING_EVENTS = 250_000
 """Of 200 to 300 bytes each. Beyond it the rest of `events` waits on the broker, until half of them are covered."""
 MAX_INGEST_DELAY_MS = 30 * 86_400_000
 CLOCKS_APART_MS = 60_000
+DELETIONS_KEPT_MS = int(COMPACT["delete.retention.ms"])
+"""Of users in `embeddings.*`, at least; and in an index (`SnapshotStore.max_age_ms`)."""
 log = logs.get(__name__)
 
 
@@ -62,8 +64,9 @@ class EventsFeed:
             self.ends[tp.partition] = consumer.get_watermark_offsets(tp, timeout=10.0)[1]
         return positions
 
-    def observe(self, messages: Iterable[Any]) -> list[float]:
+    def observe(self, messages: Iterable[Any], *, now_ms: int) -> list[float]:
         """Returns the freshness, in seconds, of what is covered already."""
+        forgotten = now_ms - DELETIONS_KEPT_MS
         fresh: list[float] = []
         for message in messages:
             partition, offset = message.partition(), message.offset()
@@ -77,7 +80,9 @@ class EventsFeed:
                 if name == field_counts.HEADER:
                     self._count_fields(value, partition, offset)
             live = offset >= self.ends[partition]
-            fresh += self._tracker.observe(partition, offset, accepted, sample=live)
+            fresh += self._tracker.observe(
+                partition, offset, accepted, sample=live, forgotten_before=0 if live else forgotten
+            )
         return fresh
 
     def _count_fields(self, value: bytes | None, partition: int, offset: int) -> None:

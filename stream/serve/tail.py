@@ -302,7 +302,7 @@ class ServeTail:
             (events if message.topic() == self._events.topic else embeddings).append(message)
         now_ms = self._wall_ms()
         touched = self._indexes.apply(embeddings, now_ms=now_ms)
-        fresh = self._events.observe(events)
+        fresh = self._events.observe(events, now_ms=now_ms)
         fresh += self._tracker.advance(touched, now_ms=now_ms)
         self._events.skip_to(reached)
         self._indexes.mark_applied(reached)

@@ -187,6 +187,13 @@ FAULTS = [
           'anchorstream_state_set_aside_total{role="worker",instance="worker-a",job="anchorstream"}':
           f"0x{STEPS - 20} 1x20"}, ("StateDamaged", {
           "role": "worker", "instance": "worker-a", "job": "anchorstream"})),
+    Fault("serve and workers have different queries for a scenario", healthy() | {
+          f'anchorstream_other_query{{scenario="churn",instance="serve-{name}"}}': steady(1) for name in "ab"},
+          ("QueryDiffers", {"scenario": "churn"})),
+    Fault("an embeddings topic is deleted, and may not be made anew", changed(changed(healthy(),
+          "anchorstream_lag_unreadable", to=steady(1)), 'topic="as.embeddings.churn"', to=None), ("LagUnreadable", {})),
+    Fault("the worker's disk is full", both(down("worker"), status("worker", Status.STOPPED)),
+          ("RoleDown", {"role": "worker"})),
     Fault("a state folder is deleted under a running role", healthy(), None),
     Fault("every event is refused, none was ever accepted", {
           name: value for name, value in healthy().items() if "accepted" not in name}, ("DeadLetters", {

@@ -62,9 +62,11 @@ class World:
         for scenario in scenarios:
             self._send(self.topics.embeddings(scenario), user, None)
 
-    def event(self, *users: str, modality: str = "bill", headers: Sequence[tuple[str, bytes]] = ()) -> int:
+    def event(
+        self, *users: str, modality: str = "bill", headers: Sequence[tuple[str, bytes]] = (), age_ms: int = 0
+    ) -> int:
         """One message of `events`; all users must share a partition. Returns the last raw offset."""
-        now = int(time.time() * 1000)
+        now = int(time.time() * 1000) - age_ms
         events = []
         for user in users:
             events.append(Event(user, modality, now, f"e{self.offset}", "", (), None, "raw", 0, self.offset, now, now))

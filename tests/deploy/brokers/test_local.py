@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from deploy.kafka import topics
 from deploy.settings.config import Settings
 from store.base.errors import BrokerError
 from store.base.file_lock import lock
+from store.base.stop import Stopped, obey
 from stream.kafka.client import Connection
 from stream.kafka.pacing import SafeProducer
 from stream.topics import TopicSpec
@@ -244,3 +246,18 @@ def test_who_answers_at_its_port_must_be_it(
     monkeypatch.setattr(LocalKafka, "_formatted", lambda _: "another")
     with pytest.raises(BrokerError, match=r"is answered by cluster .*, not by another within 10 s"):
         LocalKafka(tmp_path)
+
+
+@pytest.mark.kafka
+def test_a_start_that_nobody_waits_for_any_more_ends(kafka_broker: LocalKafka, tmp_path: Path) -> None:
+    """Ctrl-C while a broker that had died did not come up again was not heard for a minute."""
+    stop = threading.Event()
+    broker = LocalKafka(tmp_path, waiting=lambda: obey(stop))
+    stop.set()
+    with pytest.raises(Stopped):
+        broker.restart()
+    assert not broker.alive()
+    stop.clear()
+    broker.restart()
+    assert broker.alive()
+    broker.stop()

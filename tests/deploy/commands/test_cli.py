@@ -13,7 +13,12 @@ from pathlib import Path
 import pytest
 
 from deploy import cli, output
+from deploy.commands import replay_report
+from deploy.commands.common import program
 from store.base.errors import ConfigError
+from store.base.settings import ModalitySettings
+from stream.replay.preflight import FileVerdict, Preflight
+from stream.settings import IngestSettings
 
 HEAVY = (
     "torch",
@@ -176,3 +181,34 @@ def test_pieces_of_output(capsys: pytest.CaptureFixture[str]) -> None:
     assert err == "error [config_invalid]: wrong\n  → mend it\n"
     assert [output.duration(s) for s in (None, 0.421, 61, 7500)] == ["–", "0.42 s", "1 min 01 s", "2 h 05 min"]
     assert output.moment(1_500_000_000_000) == "2017-07-14 02:40:00"
+
+
+def test_next_commands_are_as_this_one_was_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make setup` puts nothing on the PATH: `anchorstream doctor` was not found."""
+    binary = tmp_path / ".venv" / "bin" / "anchorstream"
+    binary.parent.mkdir(parents=True)
+    binary.write_text("#!/bin/sh\n")
+    binary.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [".venv/bin/anchorstream", "init"])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert program() == ".venv/bin/anchorstream"
+    monkeypatch.chdir(binary.parent)
+    monkeypatch.setattr("sys.argv", [str(binary)])
+    assert program() == "./anchorstream"
+    monkeypatch.chdir("/")
+    assert program() == str(binary)
+    monkeypatch.setenv("PATH", str(binary.parent))
+    assert program() == "anchorstream"
+    monkeypatch.setattr("sys.argv", ["/usr/lib/python3/pytest/__main__.py"])
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert program() == "anchorstream"
+
+
+def test_of_nothing_there_is_no_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """A replay that goes on where all was published showed two empty ones."""
+    modalities = {"bill": ModalitySettings(topic="bills")}
+    preflight = Preflight(modalities, {}, IngestSettings(), partition_of=lambda _: 0, dead_letters="d")
+    preflight.files["a.jsonl"] = FileVerdict("a.jsonl", whole=False)
+    replay_report.write_verdicts(preflight)
+    assert capsys.readouterr().out == "a.jsonl: no row is left to be judged\n"

@@ -184,6 +184,22 @@ def test_free_text_is_left_out_and_searches_are_not() -> None:
     assert set(found.left_out) == {"comment", "wish"}
 
 
+def test_what_is_always_the_same_tells_nothing_also_where_it_lacks_now_and_then() -> None:
+    """A country that is empty in one row of fifty came into every text."""
+    rows = range(400)
+    found = content(
+        country=["DE" if i % 50 else None for i in rows],
+        rate=[1 if i % 30 else None for i in rows],
+        shop=["main"] * 400,
+        gift=["yes" if i % 3 == 0 else None for i in rows],
+        product=[f"p{i % 7}" for i in rows],
+    )
+    assert {said.field for said in found.said} == {"gift", "product"}
+    assert found.numbers == ()
+    assert found.left_out["country"] == "always 'DE', where it is at all (98.0% of the rows)"
+    assert found.left_out["shop"] == "always 'main'"
+
+
 def test_no_more_than_sixteen_numbers() -> None:
     found = content(**{f"n{i}": lambda n, rng: rng.random() for i in range(20)})
     assert len(found.numbers) == 16

@@ -74,7 +74,10 @@ def test_no_file_gives_the_papers_six_modalities() -> None:
         ('[kafka.properties]\nacks = 0', ["kafka.properties: acks cannot be set", "all replicas"]),
         ("[serve]\nport = 99999", ["serve.port", "65535", "got 99999"]),
         ('[model]\npreset = "gpt"', ["model.preset", "tiny", "got 'gpt'"]),
-        ('[kafka\n', ["readable TOML"]),
+        ('[kafka\n', ["must be TOML", "line 1: [kafka"]),
+        ("[kafka]\npartitions = = 3\n", ["line 2: partitions = …"]),
+        ('[kafka]\ntopic_prefix = """as\n\n\n', ["line 2: topic_prefix = …"]),
+        ('[serve]\nread_token = "secret\n', ["line 2: read_token = …"]),
         (
             '[modalities.a]\ntopic = "web.x"\nts_field = "at"\nuser_id_field = "who"\nts_unit = "s"',
             [
@@ -104,6 +107,13 @@ def test_every_fault_is_named(tmp_path: Path, text: str, said: list[str]) -> Non
         load(write(tmp_path, text))
     for part in said:
         assert part in str(error.value)
+
+
+def test_what_is_not_utf_8_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "latin.toml"
+    path.write_bytes('[scenarios.churn]\n\nquery = "Verläßt er uns?"\n'.encode("latin-1"))
+    with pytest.raises(ConfigError, match="line 3: query = …"):
+        load(path)
 
 
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:

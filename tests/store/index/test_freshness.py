@@ -41,8 +41,9 @@ class Twin:
 
     def _settles(self, scenario: str, event: AcceptedEvent) -> bool:
         row = self.rows.get((scenario, event.user_id))
-        if row is None:
-            return False
+        if row is None:  # erased elsewhere, and never here
+            others = [self.rows.get((other, event.user_id)) for other in self.required]
+            return any(o and o.erased_at is not None and event.ingested_at <= o.erased_at for o in others)
         erased = row.erased_at is not None and event.ingested_at <= row.erased_at
         return erased or row.covers.get(event.source, -1) >= event.offset
 
@@ -196,3 +197,29 @@ def test_the_reservoir_is_bounded_and_fair_and_the_window_recent() -> None:
     # the newest 1000 samples are of the last ten steps, all within five minutes
     assert report["recent"] == {"seconds": RECENT_SECONDS, "count": 1000, "p50": 94.5, "p99": 99.0, "max": 99.0}
     assert samples.report(now_ms=10_000_000)["recent"] == {"seconds": RECENT_SECONDS, "count": 0}
+
+
+def test_a_user_of_whom_nothing_is_left_is_not_waited_for_in_a_scenario_of_later() -> None:
+    """Swept, then a scenario registered: its back-fill has no row of the user, and no deletion either."""
+    twin = Twin()
+    tracker = PendingEvents(SCENARIOS, twin.coverage)
+    twin.rows["a", "u"] = Coverage({"raw:0": 1}, 2000, erased_at=2000)
+    tracker.observe(0, 0, [event(1)], sample=False)
+    assert len(tracker) == 0
+    tracker.observe(0, 1, [event(2, produced_at=2001)])  # the user is back
+    assert len(tracker) == 1
+
+
+def test_what_may_have_been_forgotten_is_not_waited_for() -> None:
+    """Deletions are kept for a week: of a user swept earlier nothing tells that there is nothing to come."""
+    twin = Twin()
+    tracker = PendingEvents(SCENARIOS, twin.coverage)
+    tracker.observe(0, 0, [event(1, produced_at=1000), event(2, produced_at=1999)], sample=False, forgotten_before=2000)
+    assert tracker.low_water() == {0: 1}
+    tracker.observe(0, 1, [event(3, produced_at=2000)], sample=False, forgotten_before=2000)
+    assert tracker.low_water() == {0: 1}
+    assert len(tracker) == 1
+    # of whom there is a row it is known what is missing
+    twin.rows["a", "v"] = Coverage({"raw:0": 1}, 1500)
+    tracker.observe(0, 2, [event(4, user="v", produced_at=1000)], sample=False, forgotten_before=2000)
+    assert len(tracker) == 2

@@ -22,6 +22,7 @@ from store.index.index import ScenarioIndex
 from store.index.snapshot import SnapshotStore
 from stream.events.field_counts import FieldCounts, OfModality
 from stream.kafka.partitioner import partition_of
+from stream.topics import DAY_MS
 from tests.support.made_anew import delete_topics
 from tests.support.tailing import SCENARIOS, Running, World, running, until
 
@@ -348,3 +349,19 @@ def test_a_group_without_commit_begins_with_what_is_queryable(
     until(lambda: seen.add(world.committed(group, events)[0]) or 20 in seen)  # type: ignore[func-returns-value]
     tail.__exit__()
     assert seen <= {OFFSET_INVALID, 20}
+
+
+def test_a_group_without_commit_does_not_wait_for_users_who_have_gone(
+    kafka_broker: LocalKafka, topic_prefix: str, tmp_path: Path
+) -> None:
+    """On an old system whose freshness group was deleted: users swept more than a week ago, whose deletion the log has
+    forgotten, were waited for for ever, and with them freshness stood still."""
+    world = World(kafka_broker.connection, topic_prefix, tmp_path)
+    gone, swept, here = [u for u in (f"u{i}" for i in range(80)) if partition_of(u, 2) == 0][:3]
+    world.event(gone, age_ms=8 * DAY_MS)
+    world.record(swept, world.event(swept, age_ms=2 * DAY_MS))
+    world.erase(swept)
+    world.record(here, world.event(here))
+    world.flush()
+    with running(world):
+        until(lambda: world.committed(world.topics.group_freshness, world.topics.events)[0] == 3)
