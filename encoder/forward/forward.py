@@ -52,16 +52,15 @@ def user_states(
 
 def embed(model: UserModel, users: Sequence[UserTokens], planned: Plan, tail: Tail) -> Tensor:
     """All tokens' embeddings in flat order, (tokens, hidden), in the language model's type."""
-    device, modalities = tail.tokens.device, len(model.modality)
+    device = tail.tokens.device
     tokens = [
         _event_tokens(model, name, rows, device)
         for name, rows in zip(model.modality, planned.events, strict=True)
         if rows.places
     ]
-    means = [torch.from_numpy(np.stack([user.summaries[i].mean for user in users])) for i in range(modalities + 1)]
-    vectors = torch.stack(means).to(device)
-    tokens.append(_summary_tokens(model, users, vectors))
-    tokens.append(_segment_tokens(model, vectors[:-1], tail))
+    means = torch.from_numpy(np.stack([user.means for user in users])).to(device)
+    tokens.append(_summary_tokens(model, users, means))
+    tokens.append(_segment_tokens(model, means[:, :-1], tail))
     return torch.cat(tokens)[planned.order].to(model.dtype)
 
 
@@ -76,24 +75,27 @@ def _event_tokens(model: UserModel, modality: str, rows: EventRows, device: torc
 
 
 def _summary_tokens(model: UserModel, users: Sequence[UserTokens], means: Tensor) -> Tensor:
-    """(users * (modalities + 1), hidden): per user its modalities in order, then the user token."""
-    device, matched = means.device, model.matched
+    """(users * (modalities + 1), hidden): per user its modalities in order, then the user token.
+
+    means: (users, modalities + 1, dim).
+    """
     adapters = [*(model.adapters(name).summary for name in model.modality), model.user]
-    columns = []
+    stats = torch.from_numpy(np.stack([user.stats for user in users])).to(means.device)
+    match = torch.from_numpy(np.stack([user.match for user in users])).to(means.device) @ model.matched
+    tokens, at = [], 0
     for i, adapter in enumerate(adapters):
-        stats = torch.from_numpy(np.stack([user.summaries[i].stats for user in users])).to(device)
-        match = torch.from_numpy(np.stack([user.summaries[i].match for user in users])).to(device)
-        columns.append(adapter(means[i], stats, match @ matched))
-    return torch.stack(columns, 1).flatten(0, 1)
+        own = stats[:, at : at + len(adapter.stats_mean)]
+        tokens.append(adapter(means[:, i], own, match[:, i]))
+        at += len(adapter.stats_mean)
+    return torch.stack(tokens, 1).flatten(0, 1)
 
 
 def _segment_tokens(model: UserModel, means: Tensor, tail: Tail) -> Tensor:
     """(users * segment tokens, hidden): the scenarios' own, and in each <USER_EMB> how far its query meets the user.
 
-    means: (modalities, users, dim).
+    means: (users, modalities, dim).
     """
-    users = means.shape[1]
-    cosines = torch.einsum("mud,sd->usm", nn.functional.normalize(means, dim=-1), tail.queries)
-    tokens = tail.tokens.repeat(users, 1, 1)
+    cosines = tail.queries @ nn.functional.normalize(means, dim=-1).mT
+    tokens = tail.tokens.repeat(len(means), 1, 1)
     tokens[:, tail.outputs - tail.lead] += cosines @ model.asked
     return tokens.flatten(0, 1)

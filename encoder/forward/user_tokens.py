@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from encoder.forward import chunks
 from encoder.model import statistics
-from encoder.model.features import SummaryFeatures
 from encoder.model.statistics import Statistics
 from store.base.settings import ModalitySettings
 from store.window.user_window import ModalityWindow, UserWindow
@@ -54,12 +53,16 @@ class Part:
 
 @dataclass(frozen=True)
 class UserTokens:
-    """parts: modalities with rows, in the model's order. summaries: one per modality of the model, then the user's."""
+    """parts: modalities with rows, in the model's order. means, stats, match: of the summary tokens, one per modality
+    of the model, then the user's, as `statistics.Statistics` has them of a user.
+    """
 
     user_id: str
     as_of: int
     parts: list[Part]
-    summaries: list[SummaryFeatures]
+    means: NDArray[np.float32]
+    stats: NDArray[np.float32]
+    match: NDArray[np.float32]
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
@@ -102,9 +105,4 @@ def _tokens(window: UserWindow, u: int, found: Statistics, modalities: Mapping[s
     ]
     cuts = chunks.cut_each([rows.names for _, _, rows in present])
     parts = [Part(*own, cut) for own, cut in zip(present, cuts, strict=True)]
-    stats = [*found.modalities, found.user]
-    summaries = [
-        SummaryFeatures(mean[u], own[u], match[:, u])
-        for mean, own, match in zip(found.means, stats, found.match, strict=True)
-    ]
-    return UserTokens(window.user_id, int(found.as_of[u]), parts, summaries)
+    return UserTokens(window.user_id, int(found.as_of[u]), parts, found.means[u], found.stats[u], found.match[u])

@@ -26,17 +26,6 @@ class Numbers(NamedTuple):
     present: Floats
 
 
-class SummaryFeatures(NamedTuple):
-    """Input of one summary token. mean: float32 (dim,). stats: float32, as statistics.py names them.
-
-    match: float32 (modalities,), the newest events against each modality's mean; of the user token zeros.
-    """
-
-    mean: Floats
-    stats: Floats
-    match: Floats
-
-
 def number_count(settings: ModalitySettings) -> int:
     """How many numbers a row of the modality carries: those configured; one for a tabular field, its numeric value."""
     return 1 if settings.kind is ModalityKind.TABULAR else len(settings.numbers)

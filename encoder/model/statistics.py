@@ -9,6 +9,7 @@ their block that lies in it. Days and hours are those of a time zone; blocks of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -30,59 +31,69 @@ BOUND = 16.0
 SPANS = (1, 7, 14, 28, 56, 84, 90)
 """Days back from `as_of`."""
 
+
+class Statistic(NamedTuple):
+    """meaning: what is counted, before a logarithm is taken. scale: by which it is brought to about one."""
+
+    meaning: str
+    scale: float = 1.0
+
+
+_COUNT, _GAP, _TIME, _AMOUNT = 1 / 3, 1 / 2, 1 / 4, 1 / 4
+
 ACTIVITY = {
-    "any": "1 where the window has rows",
-    **{f"count_{days}d": f"rows of the last {days} days" for days in SPANS},
-    "count_28_56d": "rows of 28 to 56 days ago",
-    "count_56_84d": "rows of 56 to 84 days ago",
-    "count": "rows of the window",
-    "count_life": "rows of window and memory",
-    "recency": "hours since the newest event",
-    "span": "hours since the window's oldest row",
-    "tenure": "hours since the oldest row of window or memory",
-    "days": "days with events in the window",
-    "days_28d": "days with events among the last 28",
-    "gap_mean": "days between days with events: mean",
-    "gap_deviation": "… standard deviation",
-    "gap_max": "… longest",
-    "recency_per_gap_mean": "days since the newest event, in mean gaps",
-    "recency_per_gap_max": "… in longest gaps",
-    "rate_before": "rate of the last 28 days against the 28 before",
-    "rate_window": "rate of the last 28 days against the window's",
-    "rate_life": "rate of the last 28 days against lifetime's",
-    "rate_84d_life": "rate of the last 84 days against lifetime's",
-    "empty_blocks": "share of lifetime's blocks of 28 days that have no row",
-    "block_deviation": "standard deviation of rows per block over their mean",
-    "hour_cos": "hour of day, circular mean: towards midnight",
-    "hour_sin": "… towards 6 in the morning",
-    "weekday_cos": "day of the week, circular mean: towards Monday",
-    "weekday_sin": "… towards Tuesday and Wednesday",
-    "norm": "length of the mean vector: 1 where all texts are one",
+    "any": Statistic("1 where the window has rows"),
+    **{f"count_{days}d": Statistic(f"rows of the last {days} days", _COUNT) for days in SPANS},
+    "count_28_56d": Statistic("rows of 28 to 56 days ago", _COUNT),
+    "count_56_84d": Statistic("rows of 56 to 84 days ago", _COUNT),
+    "count": Statistic("rows of the window", _COUNT),
+    "count_life": Statistic("rows of window and memory", _COUNT),
+    "recency": Statistic("hours since the newest event", _TIME),
+    "span": Statistic("hours since the window's oldest row", _TIME),
+    "tenure": Statistic("hours since the oldest row of window or memory", _TIME),
+    "days": Statistic("days with events in the window", _COUNT),
+    "days_28d": Statistic("days with events among the last 28", _COUNT),
+    "gap_mean": Statistic("days between days with events: mean", _GAP),
+    "gap_deviation": Statistic("… standard deviation", _GAP),
+    "gap_max": Statistic("… longest", _GAP),
+    "recency_per_gap_mean": Statistic("days since the newest event, in mean gaps"),
+    "recency_per_gap_max": Statistic("… in longest gaps"),
+    "rate_before": Statistic("rate of the last 28 days against the 28 before"),
+    "rate_window": Statistic("rate of the last 28 days against the window's"),
+    "rate_life": Statistic("rate of the last 28 days against lifetime's"),
+    "rate_84d_life": Statistic("rate of the last 84 days against lifetime's"),
+    "empty_blocks": Statistic("share of lifetime's blocks of 28 days that have no row"),
+    "block_deviation": Statistic("standard deviation of rows per block over their mean"),
+    "hour_cos": Statistic("hour of day, circular mean: towards midnight"),
+    "hour_sin": Statistic("… towards 6 in the morning"),
+    "weekday_cos": Statistic("day of the week, circular mean: towards Monday"),
+    "weekday_sin": Statistic("… towards Tuesday and Wednesday"),
+    "norm": Statistic("length of the mean vector: 1 where all texts are one"),
 }
-"""Of a set of events: each modality's, and all of the user's. Name: meaning, before logarithms and scale."""
+"""Of a set of events: each modality's, and all of the user's."""
 
 TEXTS = {
-    "texts": "distinct texts in the window",
-    "top_text": "share of the most frequent text",
+    "texts": Statistic("distinct texts in the window", _COUNT),
+    "top_text": Statistic("share of the most frequent text"),
 }
 """Of each modality."""
 
 NUMBER = {
-    "present": "share of rows that carry the number",
-    "mean": "mean of its signed logarithms",
-    "deviation": "standard deviation of its signed logarithms",
-    "mean_vs_life": "mean of its signed logarithms against that of window and memory",
-    "last": "the newest, as signed logarithm",
-    **{f"total_{days}d": f"total of the last {days} days" for days in SPANS},
-    "total_28_56d": "total of 28 to 56 days ago",
-    "total_56_84d": "total of 56 to 84 days ago",
-    "total": "total of the window",
-    "total_life": "total of window and memory",
-    "total_before": "total of the last 28 days against the 28 before",
-    "total_level": "total of the last 28 days against a third of the last 84",
-    "total_vs_life": "total of the last 28 days against lifetime's per 28 days",
-    "total_84d_life": "a third of the total of the last 84 days against lifetime's per 28 days",
-    "block_total_deviation": "standard deviation of totals per block over their mean",
+    "present": Statistic("share of rows that carry the number"),
+    "mean": Statistic("mean of its signed logarithms", _AMOUNT),
+    "deviation": Statistic("standard deviation of its signed logarithms", 1 / 2),
+    "mean_vs_life": Statistic("mean of its signed logarithms against that of window and memory"),
+    "last": Statistic("the newest, as signed logarithm", _AMOUNT),
+    **{f"total_{days}d": Statistic(f"total of the last {days} days", _AMOUNT) for days in SPANS},
+    "total_28_56d": Statistic("total of 28 to 56 days ago", _AMOUNT),
+    "total_56_84d": Statistic("total of 56 to 84 days ago", _AMOUNT),
+    "total": Statistic("total of the window", _AMOUNT),
+    "total_life": Statistic("total of window and memory", _AMOUNT),
+    "total_before": Statistic("total of the last 28 days against the 28 before", 1 / 2),
+    "total_level": Statistic("total of the last 28 days against a third of the last 84", 1 / 2),
+    "total_vs_life": Statistic("total of the last 28 days against lifetime's per 28 days", 1 / 2),
+    "total_84d_life": Statistic("a third of the total of the last 84 days against lifetime's per 28 days", 1 / 2),
+    "block_total_deviation": Statistic("standard deviation of totals per block over their mean"),
 }
 """Of each number of each modality."""
 
@@ -91,9 +102,10 @@ BLOCK_DAYS = BLOCK_MS // DAY_MS
 _EDGES = np.array(SPANS, np.int64) * DAY_MS
 _AT = {days: i for i, days in enumerate(SPANS)}
 _BINS = len(SPANS) + 1
-_HOUR = 2 * np.pi * np.arange(24) / 24
-_WEEKDAY = 2 * np.pi * np.arange(7) / 7
-_NEVER = 1 << 62
+_HOUR, _WEEKDAY = (2 * np.pi * np.arange(n) / n for n in (24, 7))
+_HOUR_COS, _HOUR_SIN, _WEEKDAY_COS, _WEEKDAY_SIN = np.cos(_HOUR), np.sin(_HOUR), np.cos(_WEEKDAY), np.sin(_WEEKDAY)
+
+_NEVER = -(1 << 62)
 _BITS = 38
 """Of a day or block number in a key, above them the segment or series."""
 
@@ -101,16 +113,15 @@ _BITS = 38
 class Statistics(NamedTuple):
     """Of each user and modality, in the modalities' order, and of the user as a whole.
 
-    means: float32 (modalities + 1, users, dim), the last the user's: mean of the modalities', those without rows
-    zeros. modalities: per modality float32 (users, its statistics). user: float32 (users, len(ACTIVITY)).
-    match: float32 (modalities + 1, modalities, users), cosine of the first's newest rows and the second's mean; 0 of a
-    modality with itself, where either has no rows, and in the last, the user's. as_of: int64 (users,), ms.
+    as_of: int64 (users,), ms. means: float32 (users, modalities + 1, dim), the last the user's: mean of the
+    modalities', those without rows zeros. stats: float32 (users, statistics of the modalities, then the user's).
+    match: float32 (users, modalities + 1, modalities), cosine of the first's newest rows and the second's mean; 0 of a
+    modality with itself, where either has no rows, and in the last, the user's.
     """
 
     as_of: Ints
     means: Floats
-    modalities: list[Floats]
-    user: Floats
+    stats: Floats
     match: Floats
 
 
@@ -138,9 +149,9 @@ def compute(windows: Sequence[UserWindow], modalities: Mapping[str, ModalitySett
     dims = [m.vectors.shape[1] for window in windows for m in window.modalities.values()]
     got = describe(windows, modalities, max(dims, default=1), zone)
     count = len(modalities)
-    pairs = [got.match[i, j] for i in range(count) for j in range(count) if i != j]
-    match = np.stack(pairs, 1) if pairs else np.zeros((len(windows), 0), np.float32)
-    return np.concatenate([*got.modalities, got.user, match], 1)
+    pairs = ~np.eye(count + 1, count, dtype=bool)
+    pairs[count] = False
+    return np.concatenate([got.stats, got.match[:, pairs]], 1)
 
 
 def describe(
@@ -154,17 +165,18 @@ def describe(
     rows = gather(windows, modalities, dim)
     users, count = rows.users, rows.modalities
     spans = _Spans.of(rows)
-    user_mean = rows.means.astype(np.float64).mean(0).astype(np.float32)
-    means = np.concatenate([rows.means, user_mean[None]])
+    user_mean = rows.means.mean(0, dtype=np.float64, keepdims=True)
+    means = np.concatenate([rows.means, user_mean.astype(np.float32)])
     activity = _activity(rows, spans, means, zone).reshape(count + 1, users, len(ACTIVITY))
     texts = _texts(rows).reshape(count, users, len(TEXTS))
     numbers = _numbers(rows, spans).reshape(rows.columns, users, len(NUMBER))
     parts, column = [], 0
     for i, settings in enumerate(modalities.values()):
         width = 1 if settings.kind is ModalityKind.TABULAR else len(settings.numbers)
-        parts.append(np.concatenate([activity[i], texts[i], *numbers[column : column + width]], 1))
+        parts += [activity[i], texts[i], *numbers[column : column + width]]
         column += width
-    return Statistics(rows.as_of, means, parts, activity[count], _match(rows))
+    stats = np.concatenate([*parts, activity[count]], 1)
+    return Statistics(rows.as_of, means.swapaxes(0, 1), stats, np.moveaxis(_match(rows), -1, 0))
 
 
 class _Spans(NamedTuple):
@@ -198,66 +210,64 @@ class _Spans(NamedTuple):
 
 def _activity(rows: WindowArrays, spans: _Spans, means: Floats, zone: str) -> Floats:
     """(segments + users, ACTIVITY): of each segment, then of each user."""
-    users, segments = rows.users, rows.users * rows.modalities
-
-    def both(of_segments: Doubles) -> Doubles:
-        by_modality = of_segments.reshape(rows.modalities, users, *of_segments.shape[1:])
-        return np.concatenate([of_segments, by_modality.sum(0)])
-
-    def earliest(of_segments: Ints) -> Ints:
-        return np.concatenate([of_segments, of_segments.reshape(rows.modalities, users).min(0)])
-
-    within = _sums(rows.segment * _BINS + spans.bins, segments * _BINS).reshape(segments, _BINS)[:, :-1].cumsum(1)
-    memory = rows.memory
-    np.add.at(within, memory.segment, memory.rows[:, None] * spans.inside)
-    within = both(within)
-    count = both(rows.lengths.astype(np.float64))
-    life = count + both(_sums(memory.segment, segments, memory.rows))
-    as_of = np.concatenate([spans.as_of, rows.as_of])
-    recency = earliest(np.where(rows.newest > 0, spans.as_of - rows.newest, _NEVER))
-    recency = np.where(recency < _NEVER, recency, 0)
-    span = as_of - earliest(spans.oldest)
-    tenure = as_of - earliest(spans.life)
-    c28, c84 = within[:, _AT[28]], within[:, _AT[84]]
-    before = within[:, _AT[56]] - c28
-    per_window = count * BLOCK_DAYS / np.maximum(span / DAY_MS, BLOCK_DAYS)
-    per_life = life * BLOCK_DAYS / np.maximum(tenure / DAY_MS, BLOCK_DAYS)
-    local = local_time.offsets(zone).local(rows.ts)
-    hours = both(_sums(rows.segment * 24 + local_time.hours_of_day(local), segments * 24).reshape(segments, 24))
+    users, segments, memory = rows.users, rows.users * rows.modalities, rows.memory
+    offsets = local_time.offsets(zone)
+    local = offsets.local(rows.ts)
     day = local_time.days(local)
-    weekdays = both(_sums(rows.segment * 7 + local_time.weekdays(day), segments * 7).reshape(segments, 7))
-    gaps = _Gaps.of(rows, day, local_time.days(local_time.offsets(zone).local(rows.as_of)))
+    within = _sums(rows.segment * _BINS + spans.bins, segments * _BINS).reshape(segments, _BINS)[:, :-1].cumsum(1)
+    np.add.at(within, memory.segment, memory.rows[:, None] * spans.inside)
+    of_hours = _sums(rows.segment * 24 + local_time.hours_of_day(local), segments * 24).reshape(segments, 24)
+    of_weekdays = _sums(rows.segment * 7 + local_time.weekdays(day), segments * 7).reshape(segments, 7)
+    in_memory = _sums(memory.segment, segments, memory.rows)
+    counts = np.concatenate([within, of_hours, of_weekdays, rows.lengths[:, None], in_memory[:, None]], 1)
+    counts = np.concatenate([counts, counts.reshape(rows.modalities, users, counts.shape[1]).sum(0)])
+    within, hours, weekdays = counts[:, : len(SPANS)].T, counts[:, len(SPANS) : -9], counts[:, -9:-2]
+    count, life = counts[:, -2], counts[:, -2] + counts[:, -1]
+
+    as_of = np.concatenate([spans.as_of, rows.as_of])
+    newest = np.where(rows.newest > 0, rows.newest - spans.as_of, _NEVER)
+    ages = np.stack([newest, spans.as_of - spans.oldest, spans.as_of - spans.life])
+    ages = np.concatenate([ages, ages.reshape(3, rows.modalities, users).max(1)], 1)
+    recency, (span, tenure) = np.where(ages[0] > _NEVER, -ages[0], 0), ages[1:]
+    c28, c56, c84 = (within[_AT[days]] for days in (28, 56, 84))
+    gaps = _Gaps.of(rows, day, local_time.days(offsets.local(rows.as_of)))
     blocks = _Steadiness.of(*_blocks_of_rows(rows), as_of // BLOCK_MS)
+    logs = _logs(
+        **{f"count_{days}d": within[i] for days, i in _AT.items()},
+        count_28_56d=c56 - c28,
+        count_56_84d=c84 - c56,
+        third=c84 / 3,
+        count=count,
+        count_life=life,
+        per_window=count * BLOCK_DAYS / np.maximum(span / DAY_MS, BLOCK_DAYS),
+        per_life=life * BLOCK_DAYS / np.maximum(tenure / DAY_MS, BLOCK_DAYS),
+        recency=recency / HOUR_MS,
+        span=span / HOUR_MS,
+        tenure=tenure / HOUR_MS,
+        days=gaps.days,
+        days_28d=gaps.recent,
+        gap_mean=gaps.mean,
+        gap_deviation=gaps.deviation,
+        gap_max=gaps.longest,
+        recency_per_gap_mean=recency / DAY_MS / np.maximum(gaps.mean, 1),
+        recency_per_gap_max=recency / DAY_MS / np.maximum(gaps.longest, 1),
+        block_deviation=blocks.deviation / np.maximum(blocks.mean, 1e-9),
+    )
     one = np.maximum(count, 1)
-    recency_days = recency / DAY_MS
+    wide = means.reshape(segments + users, means.shape[-1]).astype(np.float64)
     found = {
+        **logs,
         "any": count > 0,
-        **{f"count_{days}d": _log(within[:, i]) / 3 for days, i in _AT.items()},
-        "count_28_56d": _log(before) / 3,
-        "count_56_84d": _log(c84 - within[:, _AT[56]]) / 3,
-        "count": _log(count) / 3,
-        "count_life": _log(life) / 3,
-        "recency": _log(recency / HOUR_MS) / 4,
-        "span": _log(span / HOUR_MS) / 4,
-        "tenure": _log(tenure / HOUR_MS) / 4,
-        "days": _log(gaps.days) / 3,
-        "days_28d": _log(gaps.recent) / 3,
-        "gap_mean": _log(gaps.mean) / 2,
-        "gap_deviation": _log(gaps.deviation) / 2,
-        "gap_max": _log(gaps.longest) / 2,
-        "recency_per_gap_mean": _log(recency_days / np.maximum(gaps.mean, 1)),
-        "recency_per_gap_max": _log(recency_days / np.maximum(gaps.longest, 1)),
-        "rate_before": _log(c28) - _log(before),
-        "rate_window": _log(c28) - _log(per_window),
-        "rate_life": _log(c28) - _log(per_life),
-        "rate_84d_life": _log(c84 / 3) - _log(per_life),
+        "rate_before": logs["count_28d"] - logs["count_28_56d"],
+        "rate_window": logs["count_28d"] - logs["per_window"],
+        "rate_life": logs["count_28d"] - logs["per_life"],
+        "rate_84d_life": logs["third"] - logs["per_life"],
         "empty_blocks": blocks.empty,
-        "block_deviation": _log(blocks.deviation / np.maximum(blocks.mean, 1e-9)),
-        "hour_cos": (hours * np.cos(_HOUR)).sum(1) / one,
-        "hour_sin": (hours * np.sin(_HOUR)).sum(1) / one,
-        "weekday_cos": (weekdays * np.cos(_WEEKDAY)).sum(1) / one,
-        "weekday_sin": (weekdays * np.sin(_WEEKDAY)).sum(1) / one,
-        "norm": np.sqrt(np.square(means.reshape(segments + users, means.shape[-1]), dtype=np.float64).sum(1)),
+        "hour_cos": (hours * _HOUR_COS).sum(1) / one,
+        "hour_sin": (hours * _HOUR_SIN).sum(1) / one,
+        "weekday_cos": (weekdays * _WEEKDAY_COS).sum(1) / one,
+        "weekday_sin": (weekdays * _WEEKDAY_SIN).sum(1) / one,
+        "norm": np.sqrt(np.square(wide).sum(1)),
     }
     return _table(found, ACTIVITY)
 
@@ -273,63 +283,61 @@ def _texts(rows: WindowArrays) -> Floats:
         segment = (keys[starts] >> np.uint64(40)).astype(np.int64)
         distinct = _sums(segment, segments)
         np.maximum.at(most, segment, repeats)
-    found = {"texts": _log(distinct) / 3, "top_text": most / np.maximum(rows.lengths, 1)}
+    found = {"texts": np.log1p(distinct), "top_text": most / np.maximum(rows.lengths, 1)}
     return _table(found, TEXTS)
 
 
 def _numbers(rows: WindowArrays, spans: _Spans) -> Floats:
     """(series, NUMBER)."""
-    series = rows.columns * rows.users
+    segment = rows.segment_of_series
+    series = len(segment)
     own, memory = rows.numbers, rows.memory
     count = _sums(own.series, series)
     one = np.maximum(count, 1)
-    logs = signed_log(own.values)
-    sums = _sums(own.series, series, logs)
+    own_logs = signed_log(own.values)
+    sums = _sums(own.series, series, own_logs)
     mean = sums / one
     life_count = np.maximum(count + _sums(memory.totals.series, series, memory.counts), 1)
     life_mean = (sums + _sums(memory.totals.series, series, memory.logs)) / life_count
-    deviation = np.sqrt(_sums(own.series, series, np.square(logs - mean[own.series])) / one)
+    squares = _sums(own.series, series, np.square(own_logs - mean[own.series]))
     last = np.zeros(series)
-    last[own.series] = logs  # of several, the last is kept
+    last[own.series] = own_logs  # of several, the last is kept
     bins = _sums(own.series * _BINS + spans.bins[own.at], series * _BINS, own.values).reshape(series, _BINS)
-    within = bins[:, :-1].cumsum(1)
-    total = bins.sum(1)
+    within, total = bins[:, :-1].cumsum(1), bins.sum(1)
     np.add.at(within, memory.totals.series, memory.totals.values[:, None] * spans.inside[memory.totals.at])
+    within = within.T
     life = total + _sums(memory.totals.series, series, memory.totals.values)
-    segment = np.zeros(series, np.int64)
-    # a series without any number says nothing of its segment: of those, zeros are right
-    segment[own.series] = rows.segment[own.at]
-    segment[memory.totals.series] = memory.segment[memory.totals.at]
-    there = np.zeros(series, bool)
-    there[own.series] = there[memory.totals.series] = True
-    tenure = (spans.as_of - spans.life)[segment] / DAY_MS if series else np.zeros(0)
-    per_life = life * BLOCK_DAYS / np.maximum(tenure, BLOCK_DAYS)
-    t28, t56, t84 = (within[:, _AT[days]] for days in (28, 56, 84))
-    until = (spans.as_of // BLOCK_MS)[segment] if series else np.zeros(0, np.int64)
+    t28, t56, t84 = (within[_AT[days]] for days in (28, 56, 84))
+    tenure = (spans.as_of - spans.life)[segment] / DAY_MS
     blocks = _Steadiness.of(
         np.concatenate([own.series, memory.totals.series]),
         np.concatenate([rows.ts[own.at] // BLOCK_MS, memory.block[memory.totals.at]]),
         np.concatenate([own.values, memory.totals.values]),
-        until,
+        (spans.as_of // BLOCK_MS)[segment],
+    )
+    logs = _logs(
+        **{f"total_{days}d": within[i] for days, i in _AT.items()},
+        total_28_56d=t56 - t28,
+        total_56_84d=t84 - t56,
+        third=t84 / 3,
+        total=total,
+        total_life=life,
+        per_life=life * BLOCK_DAYS / np.maximum(tenure, BLOCK_DAYS),
+        block_total_deviation=blocks.deviation / (np.abs(blocks.mean) + 1),
     )
     found = {
-        "present": count / np.maximum(rows.lengths[segment] if series else count, 1),
-        "mean": mean / 4,
-        "deviation": deviation / 2,
+        **logs,
+        "present": count / np.maximum(rows.lengths[segment], 1),
+        "mean": mean,
+        "deviation": np.sqrt(squares / one),
         "mean_vs_life": np.where(count > 0, mean - life_mean, 0.0),
-        "last": last / 4,
-        **{f"total_{days}d": signed_log(within[:, i]) / 4 for days, i in _AT.items()},
-        "total_28_56d": signed_log(t56 - t28) / 4,
-        "total_56_84d": signed_log(t84 - t56) / 4,
-        "total": signed_log(total) / 4,
-        "total_life": signed_log(life) / 4,
-        "total_before": (signed_log(t28) - signed_log(t56 - t28)) / 2,
-        "total_level": (signed_log(t28) - signed_log(t84 / 3)) / 2,
-        "total_vs_life": (signed_log(t28) - signed_log(per_life)) / 2,
-        "total_84d_life": (signed_log(t84 / 3) - signed_log(per_life)) / 2,
-        "block_total_deviation": _log(blocks.deviation / (np.abs(blocks.mean) + 1)),
+        "last": last,
+        "total_before": logs["total_28d"] - logs["total_28_56d"],
+        "total_level": logs["total_28d"] - logs["third"],
+        "total_vs_life": logs["total_28d"] - logs["per_life"],
+        "total_84d_life": logs["third"] - logs["per_life"],
     }
-    return np.where(there[:, None], _table(found, NUMBER), np.float32(0))
+    return _table(found, NUMBER)
 
 
 def _match(rows: WindowArrays) -> Floats:
@@ -432,11 +440,17 @@ def _sums(owner: Ints, count: int, amount: Doubles | None = None) -> Doubles:
     return np.bincount(owner, amount, count).astype(np.float64, copy=False)
 
 
-def _log(x: Doubles) -> Doubles:
-    logs: Doubles = np.log1p(np.maximum(x, 0.0))
-    return logs
+@cache
+def _scales(table: tuple[Statistic, ...]) -> Doubles:
+    return np.array([statistic.scale for statistic in table])
 
 
-def _table(found: Mapping[str, NDArray[np.generic]], table: Mapping[str, str]) -> Floats:
-    columns = np.stack([found[name] for name in table], -1)
+def _logs(**columns: Doubles) -> dict[str, Doubles]:
+    """Signed logarithms by name, in one call for all."""
+    return dict(zip(columns, signed_log(np.array(list(columns.values()))), strict=True))
+
+
+def _table(found: Mapping[str, NDArray[np.generic]], table: Mapping[str, Statistic]) -> Floats:
+    columns = np.array([found[name] for name in table], np.float64)
+    columns = columns.T * _scales(tuple(table.values()))
     return np.clip(columns, -BOUND, BOUND).astype(np.float32)

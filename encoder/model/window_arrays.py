@@ -61,15 +61,18 @@ class Blocks(NamedTuple):
 class WindowArrays(NamedTuple):
     """Windows of `users` users over `modalities` modalities.
 
-    as_of: int64 (users,), ms. lengths: int64 (segments,), rows. segment, ts: int64 (rows,). texts: uint64 (rows,),
-    equal for equal vectors. numbers: of the rows. newest: int64 (segments,), newest event time seen, ms, 0 where there
-    is nothing. memory: what lies before the windows. means, recent: float32 (modalities, users, dim), mean vector of
-    all rows and of the newest; zeros where there are none.
+    columns: numbers of all modalities. segment_of_series: int64 (series,). as_of: int64 (users,), ms.
+    lengths: int64 (segments,), rows. segment, ts: int64 (rows,). texts: uint64 (rows,), equal for equal vectors.
+    numbers: of the rows. newest: int64 (segments,), newest event time seen, ms, 0 where there is nothing.
+    memory: what lies before the windows.
+    means, recent: float32 (modalities, users, dim), mean vector of all rows and of the newest; zeros where there are
+    none.
     """
 
     users: int
     modalities: int
     columns: int
+    segment_of_series: Ints
     as_of: Ints
     lengths: Ints
     segment: Ints
@@ -95,8 +98,10 @@ def gather(windows: Sequence[UserWindow], modalities: Mapping[str, ModalitySetti
     ts, texts, recent, recent_of, cells = [], [], [], [], _CellLists()
     memory = _Memory(users)
     segment = rows = column = 0
-    for name, settings in modalities.items():
+    modality_of: list[int] = []
+    for modality, (name, settings) in enumerate(modalities.items()):
         width = number_width(settings)
+        modality_of += [modality] * width
         for user, window in enumerate(windows):
             own = window.modalities.get(name)
             if own is not None:
@@ -128,6 +133,7 @@ def gather(windows: Sequence[UserWindow], modalities: Mapping[str, ModalitySetti
         users=users,
         modalities=count,
         columns=column,
+        segment_of_series=(np.array(modality_of, np.int64)[:, None] * users + np.arange(users)).ravel(),
         as_of=as_of,
         lengths=lengths,
         segment=np.repeat(np.arange(count * users), lengths),

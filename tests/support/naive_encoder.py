@@ -30,11 +30,13 @@ def summary_tokens(encoder: UserEncoder, window: UserWindow, modalities: dict[st
     model = encoder.model
     user = prepare(window, modalities, encoder._dim)
     adapters = [*(model.adapters(name).summary for name in modalities), model.user]
-    tokens = []
-    for adapter, s in zip(adapters, user.summaries, strict=True):
-        joined = torch.cat([adapter.norm(torch.from_numpy(s.mean)), torch.from_numpy(s.stats)])
-        inner = adapter.inner(joined)
-        for cosine, name in zip(s.match.tolist(), modalities, strict=True):
+    tokens, at = [], 0
+    for adapter, mean, match in zip(adapters, user.means, user.match.tolist(), strict=True):
+        width = adapter.inner.in_features - encoder._dim
+        own = torch.from_numpy(user.stats[at : at + width])
+        at += width
+        inner = adapter.inner(torch.cat([adapter.norm(torch.from_numpy(mean)), own]))
+        for cosine, name in zip(match, modalities, strict=True):
             inner = inner + cosine * model.adapters(name).matched
         tokens.append(adapter.outer(torch.nn.functional.gelu(inner)))
     return torch.stack(tokens)
