@@ -26,7 +26,7 @@ from tests.support.memory import resident_bytes
 
 USERS = 200
 WINDOW = 40
-"""Rows of a user in each of the two windows: of the newest events, and of those young enough."""
+"""Rows of a user in each of the two windows, of the newest events and of those young enough, and in one memory."""
 DIM = 384
 BATCH = 500
 SAMPLES = 200
@@ -37,9 +37,14 @@ START_MS = 1_700_000_000_000
 DUPLICATES = 50
 """One event in so many comes a second time."""
 MODALITIES = {
-    "count": ModalitySettings(topic="a", numbers=("amount",), window_days=3650, max_events=WINDOW),
+    "count": ModalitySettings(topic="a", numbers=("amount",), window_days=3650, memory_days=0, max_events=WINDOW),
     # every other event is of this modality: a user has one each 2 * USERS steps
-    "age": ModalitySettings(topic="b", window_days=days(2 * USERS * WINDOW * STEP_MS), max_events=1000),
+    "age": ModalitySettings(
+        topic="b",
+        window_days=days(2 * USERS * WINDOW * STEP_MS),
+        memory_days=days(4 * USERS * WINDOW * STEP_MS),
+        max_events=1000,
+    ),
 }
 
 

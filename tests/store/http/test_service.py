@@ -529,7 +529,7 @@ def test_the_account_is_served_and_shown() -> None:
             "11",
             "2026-09-21 14:13:20 UTC",
         ],
-        ["&lt;raw&gt;", "bill", "90", "80", "8", "0", "0", "0", "0", "2"],
+        ["&lt;raw&gt;", "bill", "90", "80", "8", "0", "0", "0", "0", "0", "2"],
     ]
     assert "published 1,311 = 90 accepted + 1,207 refused + 3 skipped + 11 not yet read" in page
     assert "accepted 90 = 80 new + 8 duplicates + 2 not yet processed" in page

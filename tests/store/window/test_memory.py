@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import math
+
 import msgpack
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from store.window.memory import NO_MEMORY, Block, Memory, pack_blocks, unpack_blocks
+from store.window.memory import (
+    BLOCK_MS,
+    NO_MEMORY,
+    TOTAL_LIMIT,
+    TOTAL_SCALE,
+    Block,
+    Memory,
+    pack_blocks,
+    shift_blocks,
+    unpack_blocks,
+)
+from store.window.remembering import LightRow, Remembering, remember
 from store.window.rows import Summary, erased_newest, pack_summary, read_summary, unpack_summary
+from store.window.summary import Totals, signed_log
 
 I64 = st.integers(-(2**63), 2**63 - 1)
 I128 = st.integers(-(2**127), 2**127 - 1)
@@ -51,3 +65,50 @@ def test_a_summary_without_memory_is_what_it_was_before_there_was_any() -> None:
         assert read.erased == erased
         assert pack_summary(read) == packed
         assert erased_newest(packed) == (4 if erased else 0)
+
+
+def naive(rows: list[tuple[int, list[float]]], width: int) -> dict[int, Block]:
+    """Blocks of these rows, one number at a time."""
+    out: dict[int, Block] = {}
+    for number in {ts // BLOCK_MS for ts, _ in rows}:
+        mine = [numbers for ts, numbers in rows if ts // BLOCK_MS == number]
+        columns = [[n[i] for n in mine if i < len(n) and math.isfinite(n[i])] for i in range(width)]
+        out[number] = Block(
+            len(mine),
+            tuple(sum(signed_log(x) or 0 for x in column) for column in columns),
+            tuple(
+                sum(round(max(-TOTAL_LIMIT, min(TOTAL_LIMIT, x)) * TOTAL_SCALE) for x in column) for column in columns
+            ),
+            tuple(map(len, columns)),
+        )
+    return out
+
+
+floats = st.floats(width=32)
+light = st.tuples(st.integers(0, 5 * BLOCK_MS), st.lists(floats, max_size=3))
+
+
+@given(st.integers(0, 3), st.lists(st.tuples(light, st.booleans()), max_size=60), st.integers(1, 30))
+@example(1, [((0, [float(1 << 41)]), False)] * 50, 50)
+def test_rows_that_come_and_go_leave_the_sums_of_those_that_are_left(
+    width: int, steps: list[tuple[tuple[int, list[float]], bool]], batch: int
+) -> None:
+    """Whatever the order and the batches; rows with more or fewer numbers than are configured, and without any."""
+    totals, left = Totals.empty(1, width), []
+    for start in range(0, len(steps), batch):
+        came, went = [], []
+        for row, leaves in steps[start : start + batch]:
+            left.append(row)
+            came.append(row)
+            if leaves:
+                went.append(left.pop(len(left) // 2))
+        rows = [[LightRow(ts, np.array(n, "<f4").tobytes()) for ts, n in some] for some in (came, went)]
+        remember([Remembering(Totals.empty(1, 1), [], []), Remembering(totals, *rows)])
+        assert totals.blocks == pack_blocks(naive(left, width))
+
+
+def test_more_rows_at_the_limit_than_64_bits_hold() -> None:
+    change = [1 << 20, 0, TOTAL_SCALE * TOTAL_LIMIT << 20, 1 << 20]
+    packed = shift_blocks(b"", 1, {7: change})
+    assert unpack_blocks(packed, 1)[7].totals == (1 << 70,)
+    assert shift_blocks(packed, 1, {7: [-part for part in change]}) == b""
