@@ -112,15 +112,15 @@ def _of_statistics(show: Callable[[float, str], object], *, ablation: bool) -> T
     for i, (stand, matrix) in enumerate(matrices.items()):
         show(0.95 + i / 100, f"fitting {stand}")
         table.methods[stand] = evaluation.fit(matrix, strength)
-    for stand in matrices:
-        if stand is not Stand.NOW:
-            pair = (str(Stand.NOW), str(stand))
-            table.differences[pair] = evaluation.difference(*(table.methods[name] for name in pair))
     if ablation:
         group = groups(statistics.names(history.settings))
         for i, name in enumerate(GROUPS):
             show(0.99, f"without {name}, {i + 1} of {len(GROUPS)}")
             table.methods[f"without {name}"] = evaluation.fit(now, strength, kept=group != name)
+    first = str(Stand.NOW)
+    for name, method in table.methods.items():
+        if name != first:
+            table.differences[first, name] = evaluation.difference(table.methods[first], method)
     return table
 
 

@@ -30,15 +30,12 @@ def auc(scores: Doubles, y: NDArray[np.bool_], weights: Doubles | None = None) -
 
     weights: of rows; NaN where one kind has none.
     """
-    positive, negative = _at_each_score(scores, y, weights)
-    below = np.cumsum(negative) - negative
-    with np.errstate(invalid="ignore"):
-        return float((positive * (below + negative / 2)).sum() / (positive.sum() * negative.sum()))
+    return _Ranked.of(scores, y).auc(np.ones(len(y)) if weights is None else weights)
 
 
 def ks(scores: Doubles, y: NDArray[np.bool_]) -> float:
     """Kolmogorov and Smirnov's distance: the largest difference of the two kinds' cumulative shares."""
-    positive, negative = _at_each_score(scores, y, None)
+    positive, negative = _Ranked.of(scores, y).at_each_score(np.ones(len(y)))
     shares = np.cumsum(positive) / positive.sum() - np.cumsum(negative) / negative.sum()
     return float(np.abs(shares).max())
 
@@ -58,19 +55,36 @@ def difference_of_means(
     both kinds in some task says nothing of it.
     """
     rng = np.random.default_rng(seed)
+    ranked = [[_Ranked.of(scores[name], asked.y) for scores in (one, other)] for name, asked in tasks.items()]
     drawn = np.full((rounds, len(tasks)), np.nan)
     for row in drawn:
         times = np.bincount(rng.integers(0, users, users), minlength=users).astype(np.float64)
-        for i, (name, asked) in enumerate(tasks.items()):
+        for i, (asked, (first, second)) in enumerate(zip(tasks.values(), ranked, strict=True)):
             weights = times[asked.users]
-            row[i] = auc(one[name], asked.y, weights) - auc(other[name], asked.y, weights)
+            row[i] = first.auc(weights) - second.auc(weights)
     columns = {**dict(zip(tasks, drawn.T, strict=True)), "mean": drawn.mean(axis=1)}
     return {name: Interval(*map(float, np.nanpercentile(column, (2.5, 97.5)))) for name, column in columns.items()}
 
 
-def _at_each_score(scores: Doubles, y: NDArray[np.bool_], weights: Doubles | None) -> tuple[Doubles, Doubles]:
-    """(weight of the positive rows, of the negative ones) at each distinct score, ascending."""
-    _, place = np.unique(scores, return_inverse=True)
-    own = np.ones(len(scores)) if weights is None else weights
-    positive, negative = (np.bincount(place, np.where(kind, own, 0.0)).astype(np.float64) for kind in (y, ~y))
-    return positive, negative
+class _Ranked(NamedTuple):
+    """Rows by score. place: int64 (n,), of a row's score among the distinct ones, ascending."""
+
+    place: NDArray[np.intp]
+    y: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, scores: Doubles, y: NDArray[np.bool_]) -> _Ranked:
+        return cls(np.unique(scores, return_inverse=True)[1], y)
+
+    def at_each_score(self, weights: Doubles) -> tuple[Doubles, Doubles]:
+        """(weight of the positive rows, of the negative ones) at each distinct score."""
+        positive, negative = (
+            np.bincount(self.place, np.where(kind, weights, 0.0)).astype(np.float64) for kind in (self.y, ~self.y)
+        )
+        return positive, negative
+
+    def auc(self, weights: Doubles) -> float:
+        positive, negative = self.at_each_score(weights)
+        below = np.cumsum(negative) - negative
+        with np.errstate(invalid="ignore"):
+            return float((positive * (below + negative / 2)).sum() / (positive.sum() * negative.sum()))
