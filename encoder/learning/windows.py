@@ -20,6 +20,7 @@ class Windows:
     and `ingested_at`, which a history has not."""
 
     def __init__(self, history: History, granularity_ms: int = GRANULARITY_MS) -> None:
+        """granularity_ms: step in which the windows' lower edge moves."""
         self.history = history
         self._granularity_ms = granularity_ms
         self._exact = history.vectors.astype(np.float32)

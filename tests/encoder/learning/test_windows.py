@@ -84,8 +84,8 @@ def test_memory_is_what_a_scan_of_the_events_before_the_window_finds(seed: int) 
     days = 86_400_000
     made = [small.event("u", "a", int(rng.integers(1, 400 * days)), f"e{n}") for n in range(120)]
     now, window, kept = 380 * days, 60 * days, 300 * days
-    settings = small.modalities(window_days=60, max_events=9)
-    found = Windows(collect([made], settings, small.DIM), memory_days=300).at(0, now).modalities["a"].summary
+    settings = small.modalities(window_days=60, max_events=9, memory_days=300)
+    found = Windows(collect([made], settings, small.DIM)).at(0, now).modalities["a"].summary
     known = sorted((e for e in made if e.ts < now), key=lambda e: (e.ts, e.event_id))
     held = [e for e in known if e.ts >= now // 3_600_000 * 3_600_000 - window][-9:]
     gone = [e for e in known if e not in held and e.ts >= now // 3_600_000 * 3_600_000 - kept]
