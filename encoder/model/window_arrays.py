@@ -18,8 +18,8 @@ from store.window.rows import Summary
 from store.window.summary import NUMBER_SCALE, number_width
 from store.window.user_window import UserWindow, newest_event
 
-NEWEST_ROWS = 4
-"""Rows whose mean vector stands for what a user does now."""
+NEWEST_ROWS = 8
+"""Rows of the newest time, at most so many, whose mean vector stands for what a user does now: a basket, an offer."""
 STEP = 1 / TOTAL_SCALE
 """Raw numbers are rounded to multiples of it, and limited, as memory keeps them: totals stay finite."""
 
@@ -111,7 +111,8 @@ def gather(windows: Sequence[UserWindow], modalities: Mapping[str, ModalitySetti
                     sums[segment] = own.summary.vector_sum
                     ts.append(own.ts)
                     texts.append(own.vectors[:, :_TEXT_VALUES])
-                    recent.append(own.vectors[-NEWEST_ROWS:])
+                    last = own.ts[-NEWEST_ROWS:]
+                    recent.append(own.vectors[-NEWEST_ROWS:][last == last[-1]])
                     recent_of.append(segment)
                     if width:
                         cells.add(own.numbers[:, :width], column, user, users, rows)

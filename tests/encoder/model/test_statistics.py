@@ -139,16 +139,16 @@ def test_numbers_as_counted_by_hand() -> None:
 
 
 def test_texts_and_match_as_counted_by_hand() -> None:
-    rows = bills([1, 2, 3, 4, 5], seeds=[3, 3, 1, 3, 0])
+    rows = bills([1, 2, 4, 5, 5], seeds=[3, 3, 0, 3, 1])
     got = of_bills(rows)
     assert got["texts"] == pytest.approx(math.log1p(3) / 3)
     assert got["top_text"] == pytest.approx(3 / 5)
-    other = bills([2, 3], seeds=[1, 7]).modalities["bill"]
+    other = bills([2, 3], seeds=[7, 1]).modalities["bill"]
     both = UserWindow("u", {"bill": rows.modalities["bill"], "search": other})
     match = of(both)
-    # the newest four bills are 3, 1, 3, 0, all bills 3, 3, 1, 3, 0; all searches 1 and 7
-    assert match["bill.match.search"] == pytest.approx(1 / math.sqrt(6) / math.sqrt(2), abs=1e-6)
-    assert match["search.match.bill"] == pytest.approx(1 / math.sqrt(2) / math.sqrt(11), abs=1e-6)
+    # the newest bills are 0 and 1, all bills 3, 3, 0, 3, 1; the newest search is 1, all searches 7 and 1
+    assert match["bill.match.search"] == pytest.approx(1 / math.sqrt(2) / math.sqrt(2), abs=1e-6)
+    assert match["search.match.bill"] == pytest.approx(1 / math.sqrt(11), abs=1e-6)
     assert match["bill.match.profile"] == 0
     assert not statistics.describe([both], MODALITIES, DIM).match[0].diagonal().any()
 
