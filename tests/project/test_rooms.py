@@ -79,6 +79,7 @@ PURE = (
     *(f"deploy/init/{name}.py" for name in ("words", "columns", "times", "users", "event_ids", "kinds", "content")),
     *(f"deploy/init/{name}.py" for name in ("windows", "table", "proposal", "scenarios", "document")),
     "encoder/forward/chunks.py",
+    *(f"encoder/model/{name}.py" for name in ("features", "local_time", "statistics", "window_arrays")),
     *(f"encoder/learning/{name}.py" for name in ("rows", "complete_journey", "scores", "windows", "groups")),
     *(f"encoder/worker/{name}.py" for name in ("scheduler", "held_users", "turns")),
     "stream/ingest/behind.py",

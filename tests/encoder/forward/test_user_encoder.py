@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from encoder.forward.user_tokens import prepare
 from encoder.model.settings import ModelSettings
 from store.base.errors import ConfigError, NotFoundError, WeightsError
 from store.base.settings import ModalitySettings, ScenarioSettings
+from store.window.memory import BLOCK_MS, Block, Memory
 from store.window.user_window import UserWindow
 from tests.support import naive_encoder
 from tests.support.windows import DIM, MODALITIES, START_MS, Row, random_rows, window
@@ -131,6 +133,29 @@ def test_an_append_computes_only_what_is_new(tiny: UserEncoder) -> None:
         tiny.encode([window("w", rows[: n - 7 + 7])], NAMES)
         assert tiny.work.new_tokens == (1 if n == 101 else 7)
     assert tiny.work.forwards == 1
+
+
+def test_a_user_who_is_looked_at_again_in_silence_costs_a_tail(tiny: UserEncoder) -> None:
+    user = window("silent", random_rows(7, 120))
+    at_once = tiny.encode([user], NAMES)
+    later = user.at(user.as_of + 14 * DAY_MS)
+    got = tiny.encode([later], NAMES)
+    assert tiny.work.new_tokens == 0
+    assert tiny.work.tokens == tiny.tokens_of(NAMES)
+    assert_equal(got, tiny.encode_from_scratch([later], NAMES))
+    assert (got * at_once).sum(-1).max() < 0.9999, "time that passes is heard"
+
+
+def test_what_is_remembered_is_heard(tiny: UserEncoder) -> None:
+    user = window("old", random_rows(8, 90))
+    bills = user.modalities["bill"]
+    block = Block(40, (300_000, 0), (900_000, 0), (40, 0))
+    memory = Memory(40, START_MS - 200 * DAY_MS, {(START_MS - 200 * DAY_MS) // BLOCK_MS: block})
+    changed = replace(bills, summary=bills.summary._replace(memory=memory))
+    remembered = UserWindow("old", user.modalities | {"bill": changed})
+    got = tiny.encode([remembered], NAMES)
+    assert_equal(got, tiny.encode_from_scratch([remembered], NAMES))
+    assert np.abs(got - tiny.encode([user], NAMES)).max(-1).min() > 1e-4
 
 
 Step = tuple[str, int, int]
