@@ -22,6 +22,7 @@ from store.base.settings import ModalitySettings
 from store.buffer.resources import BufferResources
 from store.buffer.token_buffer import TokenBuffer
 from store.window.encoded_event import EncodedEvent
+from store.window.rows import FORMAT, LIGHT
 from stream.kafka.client import Connection
 from stream.token_log.ownership import OWNER_HEADER
 from stream.token_log.restore import RESTORE_CONFIG, restore
@@ -32,15 +33,20 @@ PACK = 64
 """Events in one message of `events` (`ingest.pack_events`): the processor applies no fewer under load."""
 BATCH = 500
 START_MS = 1_700_000_000_000
-MODALITIES = {"bill": ModalitySettings(topic="bill", numbers=("amount",), window_days=3650, max_events=WINDOW)}
+DAYS = 730
+"""What window and memory reach, and appends span: a memory of 26 blocks."""
+MODALITIES = {
+    "bill": ModalitySettings(topic="bill", numbers=("amount",), window_days=DAYS, memory_days=DAYS, max_events=WINDOW)
+}
 _OWNER = bytes(8)
 _ROUNDS = 3
 
 
 class Source:
-    """An endless, seeded stream of events, one second apart."""
+    """An endless, seeded stream of events, `step_ms` apart."""
 
-    def __init__(self, users: int) -> None:
+    def __init__(self, users: int, step_ms: int = 1000) -> None:
+        self._step_ms = step_ms
         self._rng = np.random.default_rng(7)
         vectors = self._rng.normal(size=(1000, DIM))
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -56,9 +62,10 @@ class Source:
     def _make(self, user: int) -> EncodedEvent:
         n = self._n
         self._n += 1
+        ts = START_MS + self._step_ms * n
         return EncodedEvent(
-            f"user-{user:07d}", "bill", START_MS + 1000 * n, f"event-{n:010d}", n, np.array([n % 997], np.float32),
-            self._vectors[n % 1000], None, "behavior.bill:0", n, START_MS + 1000 * n,
+            f"user-{user:07d}", "bill", ts, f"event-{n:010d}", n, np.array([n % 997], np.float32),
+            self._vectors[n % 1000], None, "behavior.bill:0", n, ts,
         )  # fmt: skip
 
 
@@ -91,9 +98,10 @@ def _open(path: Path) -> TokenBuffer:
 
 
 def _append(path: Path, rows: list[dict[str, Any]], ratios: dict[str, float], *, users: int) -> None:
-    """Appends to full windows: evict one row, add one, bring the summary up to date."""
-    buffer, source = _open(path / "append"), Source(users)
-    for i in range(int(users * WINDOW * 1.3) // BATCH):
+    """Appends to full windows: remember one row, add one, bring the summary up to date."""
+    before = int(users * WINDOW * 1.3)
+    buffer, source = _open(path / "append"), Source(users, DAYS * 86_400_000 // (before + 20_000))
+    for i in range(before // BATCH):
         buffer.commit(buffer.prepare(source.take(BATCH), source_offset=i), log_offset=i)
     traces: list[list[Any]] = []
     for label, batch, repeat in (
@@ -139,7 +147,7 @@ def _raw_calls(path: Path, traces: list[list[Any]]) -> float:
         families["summaries"].get(keys)
         families["ids"].get(ids)
         cursor = families["rows"].iter()
-        for key, _ in changes.deletes:
+        for key in [key for key, _ in changes.deletes] + [key for key, value in changes.puts if value[0] == LIGHT]:
             cursor.seek(key)
             if cursor.valid():
                 cursor.key()
@@ -176,15 +184,22 @@ def _disk(path: Path, rows: list[dict[str, Any]], ratios: dict[str, float]) -> N
     begin = time.perf_counter()
     buffer.compact()
     seconds = time.perf_counter() - begin
-    sizes = [len(key) + len(value) for key, value in buffer.rows() if len(value) < 4 * DIM]
+    sizes: dict[int, list[int]] = {FORMAT: [], LIGHT: []}
+    for key, value in buffer.rows():
+        if len(value) < 4 * DIM:
+            sizes[value[0]].append(len(key) + len(value))
     disk = buffer.disk_bytes()
     buffer.close()
-    ratios["disk_vs_row_bytes"] = disk / sum(sizes)
+    whole, light = (sum(sizes[which]) / len(sizes[which]) for which in (FORMAT, LIGHT))
+    ratios["disk_vs_row_bytes"] = disk / sum(map(sum, sizes.values()))
+    ratios["remembered_vs_row_bytes"] = light / whole
     rows.append(
         _row(
-            "compact", len(sizes), seconds, f"{disk / len(sizes):.0f} B on disk, {sum(sizes) / len(sizes):.0f} B a row"
+            "compact", sum(map(len, sizes.values())), seconds,
+            f"{disk / 1e6:.1f} MB on disk; {len(sizes[FORMAT])} rows of {whole:.0f} B, "
+            f"{len(sizes[LIGHT])} remembered ones of {light:.0f} B",
         )
-    )
+    )  # fmt: skip
 
 
 def _restore(

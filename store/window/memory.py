@@ -62,15 +62,17 @@ def pack_blocks(blocks: Mapping[int, Block]) -> bytes:
 
 def unpack_blocks(packed: bytes, width: int) -> dict[int, Block]:
     """Inverse of `pack_blocks`. width: numbers of a row."""
-    return {
-        number: Block(
-            rows,
-            tuple(values[::4]),
-            tuple([high << 64 | low for high, low in zip(values[1::4], values[2::4], strict=True)]),
-            tuple(values[3::4]),
-        )
-        for number, rows, *values in _block(width).iter_unpack(packed)
-    }
+    if not packed:
+        return {}
+    numbers, rows, *columns = zip(*_block(width).iter_unpack(packed), strict=True)
+    if not width:
+        return {number: Block(of, (), (), ()) for number, of in zip(numbers, rows, strict=True)}
+    sums, counts = zip(*columns[::4], strict=True), zip(*columns[3::4], strict=True)
+    wide = [
+        [high << 64 | low for high, low in zip(highs, lows, strict=True)]
+        for highs, lows in zip(columns[1::4], columns[2::4], strict=True)
+    ]
+    return dict(zip(numbers, map(Block, rows, sums, zip(*wide, strict=True), counts), strict=True))
 
 
 def fixed_total(number: float) -> int:
