@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from deploy.settings.config import Settings
     from encoder.learning.evaluate import Table
     from encoder.learning.history import History
@@ -95,7 +98,7 @@ def _of_statistics(show: Callable[[float, str], object], *, ablation: bool) -> T
     from encoder.model import statistics
     from store.window.silence import SilenceTicks
 
-    settings, history, tasks, asked = _complete_journey(show)
+    settings, history, tasks, asked, hand_made = _complete_journey(show)
     matrices = statistics_at(
         Windows(history),
         asked,
@@ -112,6 +115,7 @@ def _of_statistics(show: Callable[[float, str], object], *, ablation: bool) -> T
     for i, (stand, matrix) in enumerate(matrices.items()):
         show(0.95 + i / 100, f"fitting {stand}")
         table.methods[stand] = evaluation.fit(matrix, strength)
+    table.methods["logistic"] = evaluation.fit(hand_made, evaluation.choose(hand_made))
     if ablation:
         group = groups(statistics.names(history.settings))
         for i, name in enumerate(GROUPS):
@@ -124,8 +128,10 @@ def _of_statistics(show: Callable[[float, str], object], *, ablation: bool) -> T
     return table
 
 
-def _complete_journey(show: Callable[[float, str], object]) -> tuple[Settings, History, list[TaskRows], Moments]:
-    """The panel's settings, all its events, its tasks, and the moments they ask about."""
+def _complete_journey(
+    show: Callable[[float, str], object],
+) -> tuple[Settings, History, list[TaskRows], Moments, NDArray[np.float32]]:
+    """The panel's settings, all its events, its tasks, the moments they ask about, and hand-made features of these."""
     from dataclasses import replace
     from importlib.resources import files
 
@@ -135,6 +141,7 @@ def _complete_journey(show: Callable[[float, str], object]) -> tuple[Settings, H
     from deploy.demo import journey
     from deploy.settings.config import load
     from encoder.learning import complete_journey
+    from encoder.learning.hand_made import HandMade, logs
     from encoder.learning.history import accepted, collect, encoded
     from encoder.learning.matrix import moments
     from encoder.learning.text_vectors import StoredTextVectors
@@ -157,4 +164,10 @@ def _complete_journey(show: Callable[[float, str], object]) -> tuple[Settings, H
     place = {user: i for i, user in enumerate(history.users)}
     of = np.array([place[journey.user_of(household)] for household in households])
     tasks = [replace(task, users=of[task.users]) for task in tasks]
-    return settings, history, tasks, moments(tasks)
+    asked = moments(tasks)
+    show(0.6, "counting hand-made features")
+    household_of = np.empty(len(history.users), np.int64)
+    household_of[of] = np.arange(len(of))
+    made = HandMade(tables)
+    hand_made = logs(made.of(household_of[asked.users], complete_journey.days_of(asked.now)))
+    return settings, history, tasks, asked, hand_made

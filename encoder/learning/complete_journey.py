@@ -67,6 +67,11 @@ def midnight(day: int) -> int:
     return int((pd.Timestamp(FIRST_DAY) + pd.Timedelta(days=day)).tz_localize(ZONE).timestamp() * 1000)
 
 
+def days_of(moments: NDArray[np.int64]) -> Days:
+    """The days that begin at these moments: inverse of `midnight`."""
+    return np.rint((moments - midnight(0)) / 86_400_000).astype(np.int64)  # a day may have 23 or 25 hours
+
+
 def tasks(tables: Mapping[str, Any]) -> tuple[list[int], list[TaskRows]]:
     """(household ids, to which the rows' `users` point; the tasks in the order of `TASKS`).
 

@@ -40,7 +40,8 @@ def test_statistics_on_the_whole_panel(tmp_path: Path) -> None:
     assert cli.run(["evaluate", "--statistics", "--ablation", "--json", str(path)]) == 0
     found = json.loads(path.read_text())
     assert set(found["tasks"]) == set(TASKS)
-    assert set(found["mean"]) == {*Stand, *(f"without {group}" for group in GROUPS)}
+    assert set(found["mean"]) == {*Stand, "logistic", *(f"without {group}" for group in GROUPS)}
     assert found["mean"]["now"]["auc"] >= 0.818
     assert found["mean"]["now"]["auc"] > found["mean"]["ticks"]["auc"] > found["mean"]["computed_then"]["auc"]
+    assert found["mean"]["logistic"]["auc"] == pytest.approx(0.8215, abs=0.004)
     assert found["differences"]["now - computed_then"]["mean"][0] > 0

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from encoder.learning.complete_journey import FIRST_DAY, TASKS, ZONE, midnight, tasks
+from encoder.learning.complete_journey import FIRST_DAY, TASKS, ZONE, days_of, midnight, tasks
 from encoder.learning.rows import Split, TaskRows
 
 # (train n, positive), (validation …), (test …): counted once from the tables by other code
@@ -54,6 +54,11 @@ def test_answers_of_training_end_before_validation_and_those_before_test(
             assert task.now[task.split == Split.TRAIN].max() + 28 * 86_400_000 < midnight(217)
             assert task.now[task.split == Split.VALIDATION].max() + 28 * 86_400_000 <= midnight(244)
         assert task.now[task.split == Split.TEST].min() >= midnight(240)
+
+
+def test_a_day_begins_at_midnight_whatever_its_hours() -> None:
+    days = np.arange(-60, 366)
+    assert np.array_equal(days_of(np.array([midnight(int(day)) for day in days])), days)
 
 
 def test_a_households_rows_are_what_its_lines_say(
