@@ -18,6 +18,9 @@ NAME = r"^[a-z][a-z0-9_]{0,62}$"
 MAX_SCENARIOS = 256
 """In all, configured and registered; without candidates'."""
 
+MEMORY_DAYS = 730
+"""Default of `memory_days`."""
+
 MAX_EVENTS_LIMIT = 1000
 """Upper bound of `max_events`: a float32 sum of so many fixed-point vectors is exact (store/window/summary.py)."""
 
@@ -58,9 +61,10 @@ class ModalitySettings(Section):
     """Refuse an event with none of the fields that `text` and `numbers` name; tabular: with none (`no_content`)."""
     window_days: Annotated[float, Field(gt=0, le=3660)] = 90.0
     """Older events leave the window (by the newest event time seen)."""
-    memory_days: Annotated[float, Field(ge=0, le=3660)] = 730.0
+    memory_days: Annotated[float, Field(ge=0, le=3660)] | None = None
     """Events that have left the window, by age or by number, are remembered so long without their texts: time, numbers
-    and sums per 28 days. 0 = not at all; else no less than `window_days`. Tabular: nothing is."""
+    and sums per 28 days. 0 = not at all; else no less than `window_days`. None = 730, or `window_days` where that is
+    more. Tabular: nothing is."""
     max_events: Annotated[int, Field(ge=1, le=MAX_EVENTS_LIMIT)] = 250
     """Newest events of a user kept; tabular: fields."""
 
@@ -72,11 +76,13 @@ class ModalitySettings(Section):
 
     @model_validator(mode="after")
     def _memory_holds_the_window(self) -> Self:
-        if "memory_days" in self.model_fields_set and 0 < self.memory_days < self.window_days:
+        if self.memory_days and self.memory_days < self.window_days:
             raise ValueError(
                 f"memory_days = {self.memory_days:g} is shorter than window_days = {self.window_days:g}; "
                 "0 is for no memory"
             )
+        if self.memory_days and self.kind is ModalityKind.TABULAR:
+            raise ValueError("a tabular modality has the latest values only: it has no memory_days")
         return self
 
     @property
@@ -87,9 +93,9 @@ class ModalitySettings(Section):
     @property
     def memory_ms(self) -> int:
         """How long events are remembered, milliseconds: as long as the window at least, or 0 = not at all."""
-        if self.kind is ModalityKind.TABULAR or not self.memory_days:
+        if self.kind is ModalityKind.TABULAR or self.memory_days == 0:
             return 0
-        return max(self.window_ms, int(self.memory_days * 86_400_000))
+        return max(self.window_ms, int((self.memory_days or MEMORY_DAYS) * 86_400_000))
 
     @property
     def kept_ms(self) -> int:

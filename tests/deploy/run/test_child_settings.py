@@ -28,7 +28,12 @@ def as_child(path: Path, changes: dict[str, str | None], monkeypatch: pytest.Mon
 def test_overrides_reach_the_child_and_the_environment_does_not_undo_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = load(None, overrides={"store": {"data_dir": str(tmp_path)}, "serve": {"port": 0}})
+    overrides = {
+        "store": {"data_dir": str(tmp_path)},
+        "serve": {"port": 0},
+        "modalities": {"a": {"topic": "a", "window_days": 3000}},
+    }
+    settings = load(None, overrides=overrides)
     monkeypatch.setenv("ANCHORSTREAM_SERVE__PORT", "9999")
     monkeypatch.setenv("anchorstream_kafka__partitions", "7")
     monkeypatch.setenv("ANCHORSTREAM_LOG_LEVEL", "DEBUG")

@@ -9,7 +9,7 @@ import pytest
 from deploy import brokers
 from deploy.settings.config import load
 from store.base.errors import ConfigError
-from store.base.settings import ModalityKind
+from store.base.settings import ModalityKind, ModalitySettings
 from store.records.scenario_name import split
 
 GOOD = """
@@ -53,6 +53,15 @@ def test_a_files_modalities_replace_the_defaults(tmp_path: Path) -> None:
     assert settings.kafka.properties == {"security.protocol": "SSL"}
 
 
+def test_a_memory_reaches_two_years_or_as_far_as_the_window() -> None:
+    day = 86_400_000
+    for changed, ms in (({}, 730), ({"window_days": 3650}, 3650), ({"memory_days": 0}, 0), ({"memory_days": 100}, 100)):
+        made = ModalitySettings(topic="t", **changed)
+        assert made.memory_ms == ms * day
+        assert made.kept_ms == (ms or 90) * day
+    assert ModalitySettings(topic="t", kind=ModalityKind.TABULAR).memory_ms == 0
+
+
 def test_no_file_gives_the_papers_six_modalities() -> None:
     assert list(load(None).modalities) == ["bill", "minipro", "spm", "search", "app", "profile"]
 
@@ -69,6 +78,8 @@ def test_no_file_gives_the_papers_six_modalities() -> None:
         ('[modalities.a]\ntopic = "t"\ntext = "{x:>3}"', ["modalities.a.text", "placeholders"]),
         ('[modalities.a]\ntopic = "anchorstream.x"', ["modalities.a.topic", "prefix"]),
         ('[modalities.a]\ntopic = "t"\nmax_events = 100000', ["modalities.a.max_events", "1000", "got 100000"]),
+        ('[modalities.a]\ntopic = "t"\nmemory_days = 30', ["modalities.a", "memory_days = 30 is shorter"]),
+        ('[modalities.a]\ntopic = "t"\nkind = "tabular"\nmemory_days = 800', ["modalities.a", "has no memory_days"]),
         ('[scenarios."churn\\n"]\nquery = "q"', ["scenarios.'churn\\n'", "is not a name"]),
         ('[kafka.properties]\n"group.id" = "x"', ["kafka.properties", "group.id"]),
         ('[kafka.properties]\nacks = 0', ["kafka.properties: acks cannot be set", "all replicas"]),
