@@ -95,7 +95,7 @@ def _of_statistics(show: Callable[[float, str], object], *, ablation: bool) -> T
     from encoder.learning.groups import GROUPS, groups
     from encoder.learning.matrix import Stand, statistics_at
     from encoder.learning.windows import Windows
-    from encoder.model import statistics
+    from encoder.statistics import statistics
     from store.window.silence import SilenceTicks
 
     settings, history, tasks, asked, hand_made = _complete_journey(show)

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.forward import chunks
-from encoder.model import statistics
-from encoder.model.statistics import Statistics
+from encoder.statistics import statistics
+from encoder.statistics.statistics import Statistics
 from store.base.settings import ModalitySettings
 from store.window.user_window import ModalityWindow, UserWindow
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from encoder.learning.rows import TaskRows
 from encoder.learning.windows import Windows
-from encoder.model import statistics
+from encoder.statistics import statistics
 from store.window.silence import SilenceTicks
 from store.window.user_window import UserWindow
 

@@ -7,16 +7,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from encoder.statistics.window_arrays import Floats, signed_log
 from store.base.settings import ModalityKind, ModalitySettings
 
 VERSION = 2
-"""Part of the model id and of a checkpoint's card: other features are another model. 2: the table of statistics.py."""
+"""Part of the model id and of a checkpoint's card: other features are another model. 2: encoder/statistics/table.py."""
 
 HOUR_MS = 3_600_000
 EPOCH_MS = 1_577_836_800_000
 """2020-01-01 UTC, the origin of rotary positions. Attention only sees differences; a near origin keeps them exact."""
-
-Floats = NDArray[np.float32]
 
 
 class Numbers(NamedTuple):
@@ -34,11 +33,6 @@ def number_count(settings: ModalitySettings) -> int:
 def hours(ts: NDArray[np.int64] | int) -> NDArray[np.float64]:
     """Rotary position of an event time: hours since `EPOCH_MS`."""
     return (np.asarray(ts, np.int64) - EPOCH_MS) / HOUR_MS
-
-
-def signed_log(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """sign(x) * log(1 + |x|): magnitudes on one scale, signs kept."""
-    return np.sign(x) * np.log1p(np.abs(x))
 
 
 def numbers(raw: Floats, k: int) -> Numbers:

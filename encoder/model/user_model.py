@@ -12,10 +12,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from encoder.model import statistics
 from encoder.model.backbone import Backbone
 from encoder.model.features import number_count
 from encoder.model.presets import Pretrained
+from encoder.statistics import statistics
+from encoder.statistics.table import ACTIVITY
 from store.base.settings import ModalitySettings
 from store.records.embedding import DIM
 
@@ -106,7 +107,7 @@ class UserModel(nn.Module):
                 for name, m in modalities.items()
             }
         )
-        self.user = SummaryAdapter(dim, len(statistics.ACTIVITY), hidden)
+        self.user = SummaryAdapter(dim, len(ACTIVITY), hidden)
         self.user_emb = nn.Parameter(torch.empty(hidden))
         self.prompts = nn.ParameterDict()
         self.head = nn.Sequential(nn.Linear(hidden, HEAD_WIDTH), nn.ReLU(), nn.Linear(HEAD_WIDTH, DIM))

@@ -14,7 +14,7 @@ from encoder.learning.history import History, collect
 from encoder.learning.matrix import Moments, Stand, moments, statistics_at
 from encoder.learning.rows import TaskRows
 from encoder.learning.windows import Windows
-from encoder.model import statistics
+from encoder.statistics import statistics
 from store.window.silence import SilenceTicks
 from tests.models import events as small
 

@@ -25,6 +25,7 @@ STEP = 1 / TOTAL_SCALE
 
 Ints = NDArray[np.int64]
 Doubles = NDArray[np.float64]
+Floats = NDArray[np.float32]
 
 _TEXT_VALUES = 16
 """Components of a vector by which texts are told apart."""
@@ -81,8 +82,8 @@ class WindowArrays(NamedTuple):
     numbers: Cells
     newest: Ints
     memory: Blocks
-    means: NDArray[np.float32]
-    recent: NDArray[np.float32]
+    means: Floats
+    recent: Floats
 
 
 def gather(windows: Sequence[UserWindow], modalities: Mapping[str, ModalitySettings], dim: int) -> WindowArrays:
@@ -148,15 +149,18 @@ def gather(windows: Sequence[UserWindow], modalities: Mapping[str, ModalitySetti
     )
 
 
+def signed_log(x: Doubles) -> Doubles:
+    """sign(x) * log(1 + |x|): magnitudes on one scale, signs kept."""
+    return np.sign(x) * np.log1p(np.abs(x))
+
+
 def on_grid(raw: NDArray[np.generic]) -> Doubles:
     """Finite numbers on the grid of `STEP`, within memory's limit."""
     rounded: Doubles = np.rint(np.clip(raw.astype(np.float64), -TOTAL_LIMIT, TOTAL_LIMIT) / STEP) * STEP
     return rounded
 
 
-def _recent_means(
-    vectors: Sequence[NDArray[np.float16]], segments: Sequence[int], count: int, dim: int
-) -> NDArray[np.float32]:
+def _recent_means(vectors: Sequence[NDArray[np.float16]], segments: Sequence[int], count: int, dim: int) -> Floats:
     means = np.zeros((count, dim), np.float32)
     if segments:
         sizes = np.array([len(v) for v in vectors])
@@ -179,11 +183,11 @@ class _CellLists:
     """Numbers of the rows, gathered window by window."""
 
     def __init__(self) -> None:
-        self._raw: list[NDArray[np.float32]] = []
+        self._raw: list[Floats] = []
         self._series: list[Ints] = []
         self._rows: list[Ints] = []
 
-    def add(self, numbers: NDArray[np.float32], column: int, user: int, users: int, row: int) -> None:
+    def add(self, numbers: Floats, column: int, user: int, users: int, row: int) -> None:
         n, width = numbers.shape
         self._raw.append(numbers.ravel())
         self._series.append(np.tile(np.arange(column, column + width) * users + user, n))

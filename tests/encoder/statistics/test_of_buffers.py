@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from encoder.model import statistics
+from encoder.statistics import statistics
 from store.base.settings import ModalityKind, ModalitySettings
 from store.buffer.token_buffer import TokenBuffer
 from store.window.encoded_event import EncodedEvent

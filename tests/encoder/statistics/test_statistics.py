@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from encoder.model import local_time, statistics
-from encoder.model.statistics import ACTIVITY, BOUND, NUMBER, SPANS, TEXTS
+from encoder.statistics import local_time, statistics
+from encoder.statistics.table import ACTIVITY, BOUND, NUMBER, SPANS, TEXTS
 from store.base.settings import ModalitySettings
 from store.window.memory import BLOCK_MS, NO_MEMORY, TOTAL_LIMIT, TOTAL_SCALE, Block, Memory
 from store.window.rows import Summary

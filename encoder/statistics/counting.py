@@ -1,101 +1,22 @@
-"""What is counted of a user besides texts: one table of named statistics, computed for many users at once.
+"""How the table's statistics are counted, of all users at once: sums per segment and series in a few passes.
 
-Every statistic is a function of a window's rows, of what memory holds before them, and of the time it stands at
-(`as_of`), whatever the order of arrival and whoever is computed beside. Values are finite and within `BOUND`: counts,
-times and amounts enter as logarithms. Of a span that reaches beyond the window, memory's rows count by the share of
-their block that lies in it. Days and hours are those of a time zone; blocks of 28 days are counted from 1970, UTC.
+Sums are added in the order of the rows of each segment or series, so who is computed beside changes no bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.model import local_time
-from encoder.model.features import signed_log
-from encoder.model.local_time import DAY_MS, HOUR_MS
-from encoder.model.window_arrays import Doubles, Ints, WindowArrays, gather
-from store.base.settings import ModalityKind, ModalitySettings
+from encoder.statistics import local_time
+from encoder.statistics.local_time import DAY_MS, HOUR_MS
+from encoder.statistics.table import ACTIVITY, BOUND, NUMBER, SPANS, TEXTS, Statistic
+from encoder.statistics.window_arrays import Doubles, Floats, Ints, WindowArrays, signed_log
 from store.window.memory import BLOCK_MS
-from store.window.user_window import UserWindow
-
-Floats = NDArray[np.float32]
-
-BOUND = 16.0
-"""No statistic is beyond it, of either sign."""
-
-SPANS = (1, 7, 14, 28, 56, 84, 90)
-"""Days back from `as_of`."""
-
-
-class Statistic(NamedTuple):
-    """meaning: what is counted, before a logarithm is taken. scale: by which it is brought to about one."""
-
-    meaning: str
-    scale: float = 1.0
-
-
-_COUNT, _GAP, _TIME, _AMOUNT = 1 / 3, 1 / 2, 1 / 4, 1 / 4
-
-ACTIVITY = {
-    "any": Statistic("1 where the window has rows"),
-    **{f"count_{days}d": Statistic(f"rows of the last {days} days", _COUNT) for days in SPANS},
-    "count_28_56d": Statistic("rows of 28 to 56 days ago", _COUNT),
-    "count_56_84d": Statistic("rows of 56 to 84 days ago", _COUNT),
-    "count": Statistic("rows of the window", _COUNT),
-    "count_life": Statistic("rows of window and memory", _COUNT),
-    "recency": Statistic("hours since the newest event", _TIME),
-    "span": Statistic("hours since the window's oldest row", _TIME),
-    "tenure": Statistic("hours since the oldest row of window or memory", _TIME),
-    "days": Statistic("days with events in the window", _COUNT),
-    "days_28d": Statistic("days with events among the last 28", _COUNT),
-    "gap_mean": Statistic("days between days with events: mean", _GAP),
-    "gap_deviation": Statistic("… standard deviation", _GAP),
-    "gap_max": Statistic("… longest", _GAP),
-    "recency_per_gap_mean": Statistic("days since the newest event, in mean gaps"),
-    "recency_per_gap_max": Statistic("… in longest gaps"),
-    "rate_before": Statistic("rate of the last 28 days against the 28 before"),
-    "rate_window": Statistic("rate of the last 28 days against the window's"),
-    "rate_life": Statistic("rate of the last 28 days against lifetime's"),
-    "rate_84d_life": Statistic("rate of the last 84 days against lifetime's"),
-    "empty_blocks": Statistic("share of lifetime's blocks of 28 days that have no row"),
-    "block_deviation": Statistic("standard deviation of rows per block over their mean"),
-    "hour_cos": Statistic("hour of day, circular mean: towards midnight"),
-    "hour_sin": Statistic("… towards 6 in the morning"),
-    "weekday_cos": Statistic("day of the week, circular mean: towards Monday"),
-    "weekday_sin": Statistic("… towards Tuesday and Wednesday"),
-    "norm": Statistic("length of the mean vector: 1 where all texts are one"),
-}
-"""Of a set of events: each modality's, and all of the user's."""
-
-TEXTS = {
-    "texts": Statistic("distinct texts in the window", _COUNT),
-    "top_text": Statistic("share of the most frequent text"),
-}
-"""Of each modality."""
-
-NUMBER = {
-    "present": Statistic("share of rows that carry the number"),
-    "mean": Statistic("mean of its signed logarithms", _AMOUNT),
-    "deviation": Statistic("standard deviation of its signed logarithms", 1 / 2),
-    "mean_vs_life": Statistic("mean of its signed logarithms against that of window and memory"),
-    "last": Statistic("the newest, as signed logarithm", _AMOUNT),
-    **{f"total_{days}d": Statistic(f"total of the last {days} days", _AMOUNT) for days in SPANS},
-    "total_28_56d": Statistic("total of 28 to 56 days ago", _AMOUNT),
-    "total_56_84d": Statistic("total of 56 to 84 days ago", _AMOUNT),
-    "total": Statistic("total of the window", _AMOUNT),
-    "total_life": Statistic("total of window and memory", _AMOUNT),
-    "total_before": Statistic("total of the last 28 days against the 28 before", 1 / 2),
-    "total_level": Statistic("total of the last 28 days against a third of the last 84", 1 / 2),
-    "total_vs_life": Statistic("total of the last 28 days against lifetime's per 28 days", 1 / 2),
-    "total_84d_life": Statistic("a third of the total of the last 84 days against lifetime's per 28 days", 1 / 2),
-    "block_total_deviation": Statistic("standard deviation of totals per block over their mean"),
-}
-"""Of each number of each modality."""
 
 BLOCK_DAYS = BLOCK_MS // DAY_MS
 
@@ -110,76 +31,7 @@ _BITS = 38
 """Of a day or block number in a key, above them the segment or series."""
 
 
-class Statistics(NamedTuple):
-    """Of each user and modality, in the modalities' order, and of the user as a whole.
-
-    as_of: int64 (users,), ms. means: float32 (users, modalities + 1, dim), the last the user's: mean of the
-    modalities', those without rows zeros. stats: float32 (users, statistics of the modalities, then the user's).
-    match: float32 (users, modalities + 1, modalities), cosine of the first's newest rows and the second's mean; 0 of a
-    modality with itself, where either has no rows, and in the last, the user's.
-    """
-
-    as_of: Ints
-    means: Floats
-    stats: Floats
-    match: Floats
-
-
-def modality_names(settings: ModalitySettings) -> list[str]:
-    """Names of the statistics of one modality."""
-    numbers = ("value",) if settings.kind is ModalityKind.TABULAR else settings.numbers
-    return [*ACTIVITY, *TEXTS, *(f"{number}.{name}" for number in numbers for name in NUMBER)]
-
-
-def names(modalities: Mapping[str, ModalitySettings]) -> list[str]:
-    """Names of the columns of `compute`: `bill.recency`, `bill.amount.total_28d`, `user.count`, `bill.match.search`."""
-    return [
-        *(f"{name}.{each}" for name, settings in modalities.items() for each in modality_names(settings)),
-        *(f"user.{name}" for name in ACTIVITY),
-        *(f"{one}.match.{other}" for one in modalities for other in modalities if one != other),
-    ]
-
-
-def compute(windows: Sequence[UserWindow], modalities: Mapping[str, ModalitySettings], zone: str = "UTC") -> Floats:
-    """All statistics of users as flat vectors, float32 (users, len(names(modalities))); pure.
-
-    Args:
-        zone: IANA name of the time zone of hours and days.
-    """
-    dims = [m.vectors.shape[1] for window in windows for m in window.modalities.values()]
-    got = describe(windows, modalities, max(dims, default=1), zone)
-    count = len(modalities)
-    pairs = ~np.eye(count + 1, count, dtype=bool)
-    pairs[count] = False
-    return np.concatenate([got.stats, got.match[:, pairs]], 1)
-
-
-def describe(
-    windows: Sequence[UserWindow], modalities: Mapping[str, ModalitySettings], dim: int, zone: str = "UTC"
-) -> Statistics:
-    """Statistics of users, as the model takes them. Modalities that are not named are left out; pure.
-
-    Args:
-        dim: of event vectors. zone: see `compute`.
-    """
-    rows = gather(windows, modalities, dim)
-    users, count = rows.users, rows.modalities
-    spans = _Spans.of(rows)
-    user_mean = rows.means.mean(0, dtype=np.float64, keepdims=True)
-    means = np.concatenate([rows.means, user_mean.astype(np.float32)])
-    activity = _activity(rows, spans, means, zone).reshape(count + 1, users, len(ACTIVITY))
-    texts = _texts(rows).reshape(count, users, len(TEXTS))
-    numbers = _numbers(rows, spans).reshape(rows.columns, users, len(NUMBER))
-    parts, column = [], 0
-    for i, settings in enumerate(modalities.values()):
-        width = 1 if settings.kind is ModalityKind.TABULAR else len(settings.numbers)
-        parts += [activity[i], texts[i], *numbers[column : column + width]]
-        column += width
-    stats = np.concatenate([*parts, activity[count]], 1)
-    return Statistics(rows.as_of, means.swapaxes(0, 1), stats, np.moveaxis(_match(rows), -1, 0))
-
-
-class _Spans(NamedTuple):
+class Spans(NamedTuple):
     """When rows are. bins: int64 (rows,), first of `SPANS` that a row is within. oldest: int64 (segments,), ms, of the
     window; life: of window and memory; as_of: of each segment. inside: (entries, SPANS), share of a memory block.
     """
@@ -191,7 +43,7 @@ class _Spans(NamedTuple):
     inside: Doubles
 
     @classmethod
-    def of(cls, rows: WindowArrays) -> _Spans:
+    def of(cls, rows: WindowArrays) -> Spans:
         as_of = np.tile(rows.as_of, rows.modalities)
         bins = np.searchsorted(_EDGES, as_of[rows.segment] - rows.ts, side="right")
         oldest = as_of.copy()
@@ -208,7 +60,7 @@ class _Spans(NamedTuple):
         return cls(bins, as_of, oldest, life, np.clip(covered, 0.0, 1.0).T)
 
 
-def _activity(rows: WindowArrays, spans: _Spans, means: Floats, zone: str) -> Floats:
+def activity(rows: WindowArrays, spans: Spans, means: Floats, zone: str) -> Floats:
     """(segments + users, ACTIVITY): of each segment, then of each user."""
     users, segments, memory = rows.users, rows.users * rows.modalities, rows.memory
     offsets = local_time.offsets(zone)
@@ -272,7 +124,7 @@ def _activity(rows: WindowArrays, spans: _Spans, means: Floats, zone: str) -> Fl
     return _table(found, ACTIVITY)
 
 
-def _texts(rows: WindowArrays) -> Floats:
+def texts(rows: WindowArrays) -> Floats:
     """(segments, TEXTS)."""
     segments = len(rows.lengths)
     distinct, most = np.zeros(segments), np.zeros(segments)
@@ -287,7 +139,7 @@ def _texts(rows: WindowArrays) -> Floats:
     return _table(found, TEXTS)
 
 
-def _numbers(rows: WindowArrays, spans: _Spans) -> Floats:
+def numbers(rows: WindowArrays, spans: Spans) -> Floats:
     """(series, NUMBER)."""
     segment = rows.segment_of_series
     series = len(segment)
@@ -340,7 +192,7 @@ def _numbers(rows: WindowArrays, spans: _Spans) -> Floats:
     return _table(found, NUMBER)
 
 
-def _match(rows: WindowArrays) -> Floats:
+def match(rows: WindowArrays) -> Floats:
     """(modalities + 1, modalities, users): cosine of newest rows and means."""
     recent, means = _unit(rows.recent), _unit(rows.means)
     match = np.zeros((rows.modalities + 1, rows.modalities, rows.users), np.float32)
