@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 MAX_BYTES = 20 * 1024 * 1024
@@ -23,16 +24,18 @@ def shorten(path: Path, *, max_bytes: int = MAX_BYTES, keep: int = KEEP) -> bool
     """Copy PATH to PATH.1 and empty it when it is above `max_bytes`, while a process goes on appending to it.
 
     Its writer keeps its descriptor, so the file must have been opened for appending. Lines written between the copy
-    and the truncation are lost. Returns whether it did.
+    and the truncation are lost; all of them where there is no room for a copy, since the bound is what protects the
+    disk. Returns whether it did. Never raises: whoever watches processes goes on.
     """
     try:
         if path.stat().st_size <= max_bytes:
             return False
-    except FileNotFoundError:
+        with suppress(OSError):
+            _shift(path, keep)
+            shutil.copyfile(path, _numbered(path, 1))
+        os.truncate(path, 0)
+    except OSError:  # it has gone, or may not be written
         return False
-    _shift(path, keep)
-    shutil.copyfile(path, _numbered(path, 1))
-    os.truncate(path, 0)
     return True
 
 

@@ -283,3 +283,20 @@ def test_names() -> None:
     assert role_of("broker") == "broker"
     assert describe_exit(-9) == "was killed by SIGKILL"
     assert describe_exit(0) == "exited with code 0"
+
+
+@pytest.mark.parametrize("what", ["a folder in its place", "gone", "a folder as its copy"])
+def test_a_log_that_cannot_be_shortened_ends_nothing(tmp_path: Path, what: str) -> None:
+    """It ended the supervisor's thread, and with it every role: a full disk, or a logrotate at that moment."""
+    path = tmp_path / "role.log"
+    if what == "a folder in its place":
+        path.mkdir()
+        assert not shorten(path, max_bytes=0)
+    elif what == "gone":
+        assert not shorten(path, max_bytes=0)
+    else:
+        path.write_bytes(b"x" * 2000)
+        for number in (1, 2):
+            (tmp_path / f"role.log.{number}" / "taken").mkdir(parents=True)
+        assert shorten(path, max_bytes=1000)
+        assert path.stat().st_size == 0
