@@ -47,6 +47,7 @@ def evaluate(
     logs.configure("cli", level="ERROR")
     if not statistics:
         raise ConfigError("there is nothing to evaluate", action="add --statistics")
+    _check(json)
     begun = time.monotonic()
     output.note(HONESTY)
     with output.progress("evaluate", lines_seconds=_PLAIN_LINE_SECONDS) as bar:
@@ -67,6 +68,21 @@ def evaluate(
         else:
             with Path(json).open("w", encoding="utf-8") as file:
                 output.write_json(result, file)
+
+
+def _check(json: str | None) -> None:
+    """What would else fail after minutes."""
+    from encoder.learning.probe import sklearn
+    from store.base.errors import ConfigError
+
+    sklearn()
+    if json in (None, "-"):
+        return
+    try:
+        with Path(str(json)).open("a", encoding="utf-8"):
+            pass
+    except OSError as exc:
+        raise ConfigError(f"--json {json}: {exc.strerror}", action="name a file that can be written") from exc
 
 
 def write(table: Table) -> None:

@@ -32,7 +32,7 @@ def logistic(
     Raises:
         NotFoundError: scikit-learn is not installed.
     """
-    linear, scaler = _sklearn()
+    linear, scaler = sklearn()
     fitted = split == Split.TRAIN
     scale = scaler().fit(columns[fitted].astype(np.float64))
     model = linear(C=strength, max_iter=MAX_ITERATIONS)
@@ -43,7 +43,8 @@ def logistic(
     return scores
 
 
-def _sklearn() -> tuple[Any, Any]:
+def sklearn() -> tuple[Any, Any]:
+    """(LogisticRegression, StandardScaler). Raises NotFoundError: scikit-learn is not installed."""
     try:
         from sklearn.linear_model import LogisticRegression
         from sklearn.preprocessing import StandardScaler

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,17 @@ from encoder.learning.scores import Interval
 def test_without_something_to_evaluate_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["evaluate"]) == 2
     assert "--statistics" in capsys.readouterr().err
+
+
+def test_what_would_fail_at_the_end_fails_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sklearn")
+    assert cli.run(["evaluate", "--statistics", "--json", str(tmp_path / "no folder" / "table.json")]) == 2
+    assert "No such file or directory" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
+    assert cli.run(["evaluate", "--statistics"]) == 1
+    assert "anchorstream[learn,demo]" in capsys.readouterr().err
 
 
 def test_the_table_has_methods_tasks_and_intervals(capsys: pytest.CaptureFixture[str]) -> None:
