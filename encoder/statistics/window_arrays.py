@@ -207,26 +207,45 @@ class _Memory:
 
     def __init__(self, users: int) -> None:
         self._users = users
-        self._entries: list[tuple[int, int, int, int]] = []
-        self._cells: list[tuple[int, int]] = []
-        self._sums: list[tuple[float, float, int]] = []
+        self._lengths: list[tuple[int, int, int]] = []
+        self._numbers: list[int] = []
+        self._rows: list[int] = []
+        self._series: list[Ints] = []
+        self._blocks: list[Ints] = []
+        self._sums: list[int] = []
+        self._totals: list[int] = []
+        self._counts: list[int] = []
 
     def add(self, summary: Summary, segment: int, column: int, width: int, user: int) -> bool:
         """Whether there is any."""
-        memory = summary.memory
-        if not memory.rows:
+        blocks, first = summary.memory.blocks, len(self._rows)
+        if not summary.memory.rows:
             return False
-        for block, own in memory.blocks.items():
-            for i, count in enumerate(own.counts[:width]):
-                if count:
-                    self._cells.append(((column + i) * self._users + user, len(self._entries)))
-                    self._sums.append((own.totals[i] * STEP, own.sums[i] / NUMBER_SCALE, count))
-            self._entries.append((segment, block, own.rows, memory.oldest))
+        self._lengths.append((segment, summary.memory.oldest, len(blocks)))
+        self._numbers += blocks
+        self._rows += [block.rows for block in blocks.values()]
+        if width and all(len(block.counts) == width for block in blocks.values()):  # else other numbers were configured
+            self._series.append(np.tile(np.arange(column, column + width) * self._users + user, len(blocks)))
+            self._blocks.append(np.repeat(np.arange(first, first + len(blocks)), width))
+            for block in blocks.values():
+                self._sums += block.sums
+                self._totals += block.totals
+                self._counts += block.counts
         return True
 
     def join(self) -> Blocks:
-        entries = np.array(self._entries, np.int64).reshape(-1, 4).T
-        cells = np.array(self._cells, np.int64).reshape(-1, 2).T
-        totals, logs, counts = np.array(self._sums, np.float64).reshape(-1, 3).T
-        rows = entries[2].astype(np.float64)
-        return Blocks(entries[0], entries[1], rows, entries[3], Cells(cells[0], cells[1], totals), logs, counts)
+        lengths = np.array(self._lengths, np.int64).reshape(-1, 3)
+        segment, oldest = lengths[:, :2].repeat(lengths[:, 2], axis=0).T
+        counts = np.array(self._counts, np.float64)
+        there = counts > 0
+        series, at = (np.concatenate(each) if each else np.zeros(0, np.int64) for each in (self._series, self._blocks))
+        totals = np.array(self._totals, np.float64) * STEP
+        return Blocks(
+            segment=segment,
+            block=np.array(self._numbers, np.int64),
+            rows=np.array(self._rows, np.float64),
+            oldest=oldest,
+            totals=Cells(series[there], at[there], totals[there]),
+            logs=np.array(self._sums, np.float64)[there] / NUMBER_SCALE,
+            counts=counts[there],
+        )
