@@ -52,9 +52,11 @@ class Spans(NamedTuple):
         life = oldest.copy()
         memory = rows.memory
         life[memory.segment] = np.minimum(oldest[memory.segment], memory.oldest)
-        # a block's rows lie between its ends, after the oldest in memory and before the window
+        # a block's rows lie between its ends, after the oldest in memory and before the window, its rows and its edge
         start = np.maximum(memory.block * BLOCK_MS, memory.oldest)
-        end = np.minimum((memory.block + 1) * BLOCK_MS, oldest[memory.segment])
+        before = np.where(held, oldest, rows.newest + 1)
+        before = np.where(rows.by_age, np.minimum(before, as_of - rows.window_ms), before)
+        end = np.minimum((memory.block + 1) * BLOCK_MS, before[memory.segment])
         end = np.maximum(end, start + 1)
         covered = (end - np.maximum(start, as_of[memory.segment] - _EDGES[:, None])) / (end - start)
         return cls(bins, as_of, oldest, life, np.clip(covered, 0.0, 1.0).T)

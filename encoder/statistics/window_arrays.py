@@ -65,7 +65,8 @@ class WindowArrays(NamedTuple):
     columns: numbers of all modalities. segment_of_series: int64 (series,). as_of: int64 (users,), ms.
     lengths: int64 (segments,), rows. segment, ts: int64 (rows,). texts: uint64 (rows,), equal for equal vectors.
     numbers: of the rows. newest: int64 (segments,), newest event time seen, ms, 0 where there is nothing.
-    memory: what lies before the windows.
+    memory: what lies before the windows; by_age: bool (segments,), by its age alone: the window is not full.
+    window_ms: int64 (segments,).
     means, recent: float32 (modalities, users, dim), mean vector of all rows and of the newest; zeros where there are
     none.
     """
@@ -81,6 +82,8 @@ class WindowArrays(NamedTuple):
     texts: NDArray[np.uint64]
     numbers: Cells
     newest: Ints
+    by_age: NDArray[np.bool_]
+    window_ms: Ints
     memory: Blocks
     means: Floats
     recent: Floats
@@ -99,6 +102,9 @@ def gather(windows: Sequence[UserWindow], modalities: Mapping[str, ModalitySetti
     ts, texts, recent, recent_of, cells = [], [], [], [], _CellLists()
     memory = _Memory(users)
     segment = rows = column = 0
+    settings_of = list(modalities.values())
+    most, window_ms = (np.array(each, np.int64).repeat(users) for each in (
+        [m.max_events for m in settings_of], [m.window_ms for m in settings_of]))  # fmt: skip
     modality_of: list[int] = []
     for modality, (name, settings) in enumerate(modalities.items()):
         width = number_width(settings)
@@ -143,6 +149,8 @@ def gather(windows: Sequence[UserWindow], modalities: Mapping[str, ModalitySetti
         texts=_text_keys(texts),
         numbers=cells.join(),
         newest=newest,
+        by_age=lengths < most,
+        window_ms=window_ms,
         memory=memory.join(),
         means=means.reshape(count, users, dim),
         recent=_recent_means(recent, recent_of, count * users, dim).reshape(count, users, dim),

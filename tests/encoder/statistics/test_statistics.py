@@ -42,8 +42,9 @@ def bills(days: list[float], amounts: list[float] | None = None, seeds: list[int
     return UserWindow("u", {"bill": ModalityWindow(summary, ts, [str(i) for i in range(count)], numbers, vectors)})
 
 
-def of_bills(user: UserWindow) -> dict[str, float]:
-    got = statistics.compute([user], ONE)[0].tolist()
+def of_bills(user: UserWindow, *, max_events: int = 250) -> dict[str, float]:
+    one = {"bill": ModalitySettings(topic="b", numbers=("amount",), max_events=max_events)}
+    got = statistics.compute([user], one)[0].tolist()
     return dict(zip((name.removeprefix("bill.") for name in statistics.names(ONE)), got, strict=True))
 
 
@@ -245,19 +246,34 @@ def test_lifetime_is_that_of_all_events_wherever_the_window_begins(
 
 
 def test_of_a_span_beyond_the_window_a_block_counts_by_its_share() -> None:
-    """Ten rows spread over 28 days in memory, a window of the last day."""
+    """Ten rows spread over 28 days in memory, a full window of the last day."""
     block = START_MS // BLOCK_MS * BLOCK_MS
     first = (block - START_MS) / DAY_MS
     days = [first + 2.8 * i for i in range(10)]
     user = remembering(bills([*days, first + 28 + 27], [1.0] * 11), 10)
-    got = of_bills(user.at(block + 56 * DAY_MS))
+    got = of_bills(user.at(block + 56 * DAY_MS), max_events=1)
     assert got["count_28d"] == pytest.approx(log(1) / 3)
     assert got["count_56d"] == pytest.approx(log(11) / 3)
     assert got["amount.total_56d"] == pytest.approx(log(11) / 4)
-    half = of_bills(user.at(block + 70 * DAY_MS))  # the span begins in the middle of the block
+    half = of_bills(user.at(block + 70 * DAY_MS), max_events=1)  # the span begins in the middle of the block
     assert half["count_56d"] == pytest.approx(log(1 + 5) / 3)
     assert half["amount.total_56d"] == pytest.approx(log(1 + 5) / 4)
     assert half["count_life"] == pytest.approx(log(11) / 3)
+
+
+@pytest.mark.parametrize("silent", [91, 100, 110])
+@pytest.mark.parametrize("others", [0, 1])
+def test_what_left_the_window_by_its_age_is_not_within_its_days(silent: int, others: int) -> None:
+    """Ten rows at the beginning of a block, which itself reaches into the span; the window is not full."""
+    block = (START_MS // BLOCK_MS + 1) * BLOCK_MS
+    days = [(block - START_MS) / DAY_MS + hour / 24 for hour in range(10)]
+    days += [days[0] + silent - 1] * others
+    user = remembering(bills(days), 10).at(block + silent * DAY_MS)
+    got = of_bills(user)
+    for name in ("count_84d", "count_90d"):
+        assert got[name] == pytest.approx(log(others) / 3), name
+    assert got["amount.total_90d"] == pytest.approx(log(others) / 4)
+    assert got["count_life"] == pytest.approx(log(10 + others) / 3)
 
 
 def test_time_that_passes_without_events_is_heard() -> None:
