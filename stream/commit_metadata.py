@@ -29,14 +29,29 @@ class Waiting(NamedTuple):
     read: int | None = None
 
 
-MAX_WAITING = 72
+class Horizon(NamedTuple):
+    """How far time has passed for the silent users of one partition (encoder/worker/silence_rounds.py).
+
+    at: ms, the time up to which ticks count for whatever is computed. reached: everybody's ticks up to here have been
+    published. days: which tick times those are, short.
+    """
+
+    at: int
+    reached: int
+    days: str
+
+
+MAX_WAITING = 136
 """Characters of `with_waiting` beyond the metadata."""
 
 
-def with_waiting(metadata: str, waiting: Waiting) -> str:
-    """Metadata of the worker's own (without a comma), and what waits behind it."""
+def with_waiting(metadata: str, waiting: Waiting, horizon: Horizon | None = None) -> str:
+    """Metadata of the worker's own (without a comma), and what waits behind it, and how far time has passed."""
     seconds = None if waiting.seconds is None else f"{min(waiting.seconds, 1e9):.3g}"
-    return f"{metadata},{encode({'users': waiting.users, 'seconds': seconds, 'read': waiting.read})}"
+    fields: dict[str, str | int | None] = {"users": waiting.users, "seconds": seconds, "read": waiting.read}
+    if horizon is not None:
+        fields |= {"horizon": horizon.at, "reached": horizon.reached, "days": horizon.days}
+    return f"{metadata},{encode(fields)}"
 
 
 def without_waiting(metadata: str | None) -> str | None:
@@ -51,5 +66,14 @@ def read_waiting(metadata: str | None) -> Waiting | None:
         seconds = fields.get("seconds")
         read = int(fields["read"]) if "read" in fields else None
         return Waiting(int(fields["users"]), None if seconds is None else float(seconds), read)
+    except (KeyError, ValueError):
+        return None
+
+
+def read_horizon(metadata: str | None) -> Horizon | None:
+    """Inverse of `with_waiting`; None where nothing is said."""
+    fields = decode((metadata or "").partition(",")[2])
+    try:
+        return Horizon(int(fields["horizon"]), int(fields["reached"]), fields["days"])
     except (KeyError, ValueError):
         return None

@@ -177,7 +177,8 @@ class IngestSettings(Section):
     """Validation and packing of raw events."""
 
     clock: Clock = Clock.WALL
-    """`wall` for live traffic. `stream` to replay history: an event is too old by its partition's newest event time."""
+    """`wall` for live traffic. `stream` to replay history: an event is too old by its partition's newest event time,
+    and time passes by events alone: without any nothing expires, and nobody is embedded again for being silent."""
     max_future_seconds: Annotated[float, Field(ge=0)] = 600.0
     """Events further ahead of the wall clock are refused."""
     max_age_days: Annotated[float, Field(gt=0)] = 7300.0

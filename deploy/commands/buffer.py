@@ -52,7 +52,7 @@ def inspect(
         {
             "user": user,
             "partition": found["partition"],
-            "newest event": output.moment(window.as_of),
+            "newest event": output.moment(window.newest_event),
             "stream time": output.moment(found["stream_time"]),
             "covers": ", ".join(f"{source}:{offset}" for source, offset in window.covers.items()),
         }
@@ -67,7 +67,7 @@ def describe(window: UserWindow, newest: int) -> dict[str, Any]:
     """A user's windows as JSON; `newest` events per modality."""
     return {
         "user_id": window.user_id,
-        "as_of": window.as_of,
+        "newest_event": window.newest_event,
         "covers": window.covers,
         "ingested_at": window.ingested_at,
         "modalities": {

@@ -32,7 +32,8 @@ def verify(
     """Recompute all embeddings from scratch from the stored tokens, and compare them with what is served.
 
     Exit code 1 unless everything agrees: a cosine of at least 0.999 (vectors travel as float16), the same model and the
-    same newest event. Runs where the processors run, best when nothing is on the way.
+    same newest event, each computed for the time at which its record stands. Runs where the processors run, best when
+    nothing is on the way.
     """
     from deploy import output
 
@@ -63,6 +64,7 @@ def _once(settings: Settings, scenario: str | None, url: str | None, *, quiet: b
         records, scenarios, source = served.load(settings, scenario, url=url)
         users = sum(1 for view in views for _ in view.users())
         from encoder.forward.model_set import ModelSet  # last: importing torch takes seconds
+        from store.window.silence import SilenceTicks
 
         needed = {split(name)[1] for name in scenarios}
         candidates = {name: model for name, model in settings.candidates.items() if name in needed}
@@ -71,7 +73,11 @@ def _once(settings: Settings, scenario: str | None, url: str | None, *, quiet: b
             encoder.add_scenario(name, of)
         bar = stack.enter_context(output.progress("verify", quiet=quiet))
         found = compare(
-            views, records, encoder, on_users=lambda n: bar.update(n / max(users, 1), f"{n:,} of {users:,} users")
+            views,
+            records,
+            encoder,
+            ticks=SilenceTicks(settings.model.silence_days),
+            on_users=lambda n: bar.update(n / max(users, 1), f"{n:,} of {users:,} users"),
         )
     return found, source
 

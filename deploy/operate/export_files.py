@@ -79,7 +79,7 @@ def _parquet(path: Path) -> Iterator[Writer]:
         [
             pa.field("user_id", pa.string(), nullable=False),
             *((name, pa.string()) for name in ("scenario", "model")),
-            *((name, time) for name in ("as_of", "ingested_at", "computed_at")),
+            *((name, time) for name in ("as_of", "newest_event", "ingested_at", "computed_at")),
             *((name, counts) for name in ("covers", "events")),
             ("gone", pa.bool_()),
             ("vector", pa.list_(pa.float32(), DIM)),
@@ -136,5 +136,7 @@ class _Npy:
 
 def _members(row: Exported) -> dict[str, Any]:
     """All but the vector."""
-    names = ("user_id", "scenario", "model", "as_of", "ingested_at", "computed_at", "covers", "events")
-    return {name: getattr(row.record, name) for name in names} | {"gone": row.gone}
+    names = ("user_id", "scenario", "model", "as_of", "newest_event", "ingested_at", "computed_at", "covers", "events")
+    members = {name: getattr(row.record, name) for name in names} | {"gone": row.gone}
+    members["newest_event"] = members["newest_event"] or members["as_of"]
+    return members

@@ -69,7 +69,12 @@ def from_service(service: Service, scenarios: Iterable[str]) -> Records:
     """Page by page over HTTP."""
     return {
         name: {
-            record["user_id"]: Served(record["model"], int(record["as_of"]), _vector(record["vector"]))
+            record["user_id"]: Served(
+                record["model"],
+                int(record["as_of"]),
+                _vector(record["vector"]),
+                int(record.get("newest_event", record["as_of"])),
+            )
             for record in service.embeddings(name)
         }
         for name in scenarios
@@ -104,7 +109,9 @@ def from_snapshot(settings: Settings, scenarios: Iterable[str]) -> Records:
         while page := index.page(after, _PAGE):
             for stored in page:
                 record = stored.record
-                of[record.user_id] = Served(record.model, record.as_of, record.vector.astype(np.float16))
+                of[record.user_id] = Served(
+                    record.model, record.as_of, record.vector.astype(np.float16), record.newest_event
+                )
             after = page[-1].record.user_id
     return records
 

@@ -22,20 +22,23 @@ from store.base.errors import NotFoundError
 from store.base.settings import ModalitySettings
 from store.buffer.view import BufferView, find
 from store.window.rows import pack_summary
+from store.window.silence import SilenceTicks
 from store.window.user_window import UserWindow
 
 MIN_COSINE = 0.999
 """Agreement: float16 on the wire costs below 1e-6 of cosine, bfloat16 against float32 below 1e-3."""
 BATCH_USERS = 64
 SHOWN = 20
+NO_TICKS = SilenceTicks(())
 
 
 class Served(NamedTuple):
-    """What a service answers for one user and scenario. vector: float16 (dim,)."""
+    """What a service answers for one user and scenario. vector: float16 (dim,). newest_event: 0 = `as_of`."""
 
     model: str
     as_of: int
     vector: NDArray[np.float16]
+    newest_event: int = 0
 
 
 class Encoder(Protocol):
@@ -50,7 +53,8 @@ class Encoder(Protocol):
 class Verification:
     """users: with stored tokens. mismatched, missing, extra: pairs of user and scenario, as `scenario/user`.
 
-    A pair is mismatched when its cosine is below the threshold, or model id or newest event time differ; it says which.
+    A pair is mismatched when its cosine is below the threshold, or model id or newest event time differ, or it stands
+    at a time at which nothing does; it says which.
     wrong_summaries: (user, modality) whose stored summary is not what its rows give, as `modality/user`.
     """
 
@@ -91,11 +95,13 @@ def compare(
     records: Records,
     encoder: Encoder,
     *,
+    ticks: SilenceTicks = NO_TICKS,
     on_users: Callable[[int], None] = lambda _users: None,
 ) -> Verification:
-    """Compare every user of the buffers with every record.
+    """Compare every user of the buffers with every record, computed anew for the time at which that stands.
 
     Args:
+        ticks: when users who are silent are embedded again.
         on_users: called with the number of users done.
     """
     found = Verification()
@@ -107,11 +113,13 @@ def compare(
             windows = [_checked(view, user, found) for user in users]
             windows = [window for window in windows if window.is_known]
             known.update(window.user_id for window in windows)
-            if windows:
-                vectors = encoder.encode_from_scratch(windows, scenarios)
-                for window, row in zip(windows, vectors, strict=True):
+            if placed := _at_their_times(windows, records, found):
+                vectors = encoder.encode_from_scratch([window for window, _ in placed], scenarios)
+                for (window, served), row in zip(placed, vectors, strict=True):
+                    stands = _standing(window, ticks, view.stream_time)
                     for scenario, vector in zip(scenarios, row, strict=True):
-                        _judge(found, encoder, scenario, window, vector, records[scenario].get(window.user_id))
+                        if (got := served.get(scenario)) is not None:
+                            _judge(found, encoder, scenario, window, vector, got, stands)
             on_users(len(known))
     found.users = len(known)
     found.extra = [f"{name}/{user}" for name, of in records.items() for user in of if user not in known]
@@ -152,24 +160,48 @@ def _judge(
     scenario: str,
     window: UserWindow,
     vector: NDArray[np.float32],
-    got: Served | None,
+    got: Served,
+    stands: int,
 ) -> None:
+    """stands: the time at which the window, looked at from there, stands."""
     pair = f"{scenario}/{window.user_id}"
-    if got is None:
-        found.missing.append(pair)
-        return
     found.compared += 1
     agreement = cosine(vector, got.vector) if vector.shape == got.vector.shape else 0.0
     found.min_cosine = min(found.min_cosine, agreement)
     faults = []
     if got.model != encoder.model_id(scenario):
         faults.append(f"model {got.model}, not {encoder.model_id(scenario)}")
-    if got.as_of != window.as_of:
-        faults.append(f"as of {got.as_of}, not {window.as_of}")
+    if (newest := got.newest_event or got.as_of) != window.newest_event:
+        faults.append(f"newest event {newest}, not {window.newest_event}")
+    if got.as_of != stands:
+        faults.append(f"as of {got.as_of}, not {stands}")
     if not agreement >= MIN_COSINE:  # not `<`: a NaN is a mismatch
         faults.append(f"cosine {agreement:.6f}")
     if faults:
         found.mismatched.append(f"{pair}: {', '.join(faults)}")
+
+
+def _at_their_times(
+    windows: Iterable[UserWindow], records: Records, found: Verification
+) -> list[tuple[UserWindow, dict[str, Served]]]:
+    """Each user at each time at which records of it stand, and which these are."""
+    placed = []
+    for window in windows:
+        times: dict[int, dict[str, Served]] = {}
+        for scenario, of in records.items():
+            if (got := of.get(window.user_id)) is None:
+                found.missing.append(f"{scenario}/{window.user_id}")
+            else:
+                times.setdefault(got.as_of, {})[scenario] = got
+        placed += [(window.at(time), served) for time, served in times.items()]
+    return placed
+
+
+def _standing(window: UserWindow, ticks: SilenceTicks, stream_time: int) -> int:
+    """Where the window, looked at from its time, stands. How far a worker's horizon is, only the worker knows."""
+    if window.as_of == (newest := window.newest_event):
+        return newest
+    return ticks.stands_at(window.user_id, newest, min(window.as_of, stream_time))
 
 
 def _checked(view: BufferView, user: str, found: Verification) -> UserWindow:

@@ -118,6 +118,7 @@ def _ingest(context: Context) -> None:
 def _processor(context: Context) -> None:
     from encoder.model.text_encoder import TextEncoder
     from stream.processor.processor import Processor
+    from stream.settings import Clock
 
     settings = context.settings
     processor = settings.processor
@@ -131,6 +132,7 @@ def _processor(context: Context) -> None:
         processor,
         encoder,
         _buffers(context, encoder.id, encoder.dim),
+        wall_passes=settings.ingest.clock is Clock.WALL,
         on_ready=context.on_ready,
     )
     role.run(context.stop)
@@ -144,6 +146,7 @@ def _worker(context: Context) -> None:
     from encoder.worker.live_scenarios import LiveScenarios
     from encoder.worker.scheduler import RefreshScheduler
     from encoder.worker.worker import Worker
+    from store.window.silence import SilenceTicks
     from stream.scenarios.registry import ScenarioRegistry
 
     settings = context.settings
@@ -164,6 +167,7 @@ def _worker(context: Context) -> None:
         _buffers(context, text_encoder_id, event_dim, replica=True),
         LiveScenarios(registry, encoder, make_topics, EmbeddingTopicIds(context.connection, context.topics)),
         RefreshScheduler.of(settings.model, sum(m.max_events for m in settings.modalities.values())),
+        ticks=SilenceTicks(settings.model.silence_days),
         requests=EmbedRequests(context.connection, context.topics),
         on_ready=context.on_ready,
     )

@@ -90,6 +90,8 @@ def _default(field: FieldInfo) -> str:
         return f"`{value}` ({value >> 20} MiB)"
     if value == () or value == {}:
         return "empty"
+    if isinstance(value, tuple):
+        value = list(value)
     return f"`{value}`" if value != "" else "empty"
 
 

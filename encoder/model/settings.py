@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, field_validator
 
 from store.base.settings import Section
+from store.base.silence_days import check_days
 
 
 class ModelSettings(Section):
@@ -43,6 +44,10 @@ class ModelSettings(Section):
     """A user is refreshed at most once per this interval."""
     max_staleness_ms: Annotated[int, Field(ge=0)] = 1000
     """The scheduler's target bound from a summary's arrival to its refresh."""
+    silence_days: Annotated[tuple[Annotated[int, Field(ge=1, le=366)], ...], Field(max_length=16)] = (
+        1, 2, 4, 8, 16, 32, 64,
+    )  # fmt: skip
+    """A user without new events is embedded again after about so many days; each divides the next. [] = never."""
 
     @field_validator("time_zone")
     @classmethod
@@ -51,3 +56,9 @@ class ModelSettings(Section):
             return ZoneInfo(value).key
         except (ValueError, KeyError, OSError) as exc:
             raise ValueError("not a time zone that this machine knows, like Europe/Paris") from exc
+
+    @field_validator("silence_days")
+    @classmethod
+    def _check_days(cls, days: tuple[int, ...]) -> tuple[int, ...]:
+        check_days(days)
+        return days

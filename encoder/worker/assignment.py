@@ -10,11 +10,13 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from encoder.worker.back_fill import PartitionBackFill
+from encoder.worker.silence_rounds import SilenceRounds
 from encoder.worker.targets import Target, unpack
 from store.base import fault
 from store.base.errors import DataLossError
 from store.buffer.token_buffer import TokenBuffer
-from stream.commit_metadata import Waiting, with_waiting, without_waiting
+from store.window.silence import SilenceTicks
+from stream.commit_metadata import Waiting, read_horizon, with_waiting, without_waiting
 from stream.kafka.membership import Rebalance
 from stream.kafka.patience import passes, patiently
 from stream.kafka.positions import REBUILD
@@ -29,17 +31,28 @@ class Assignment:
     """One partition.
 
     end: of the log when it was given; below it another member may have published. published: everything below this
-    offset was published before. back_fill: of its users.
+    offset was published before. back_fill, silence: of its users.
     """
 
-    def __init__(self, partition: int, buffer: TokenBuffer, found: Any, end: int, targets: Sequence[Target]) -> None:
+    def __init__(
+        self,
+        partition: int,
+        buffer: TokenBuffer,
+        found: Any,
+        end: int,
+        targets: Sequence[Target],
+        ticks: SilenceTicks,
+    ) -> None:
         """found: TopicPartition with the committed offset and metadata."""
         self.partition = partition
         self.buffer = buffer
         self.end = end
         self.published = max(int(found.offset), 0)
         new = found.offset < 0 and buffer.log_offset == 0
-        self.back_fill = PartitionBackFill(buffer, unpack(found.metadata), targets, new=new)
+        self.silence = SilenceRounds(buffer, ticks, read_horizon(found.metadata))
+        self.back_fill = PartitionBackFill(
+            buffer, unpack(found.metadata), targets, new=new, window_of=self.silence.window
+        )
         self.caught_up = False
         self.waiting = Waiting(0)
         """To be told with each commit."""
@@ -68,8 +81,8 @@ class Assignment:
 
     @property
     def metadata(self) -> str:
-        """Of the offset to be committed: the standings of the back-fills, and who waits."""
-        return with_waiting(self.back_fill.metadata, self.waiting)
+        """Of the offset to be committed: the standings of the back-fills, who waits, and how far time has passed."""
+        return with_waiting(self.back_fill.metadata, self.waiting, self.silence.position)
 
     @property
     def usable(self) -> bool:
@@ -108,14 +121,23 @@ class Assignments:
         consumer: of the worker's group, subscribed by the caller.
         catch_up: reads those that are far behind; the group's consumer is to be paused there.
         open_buffer: opens the replica of a partition.
+        ticks: of users who are silent.
     """
 
-    def __init__(self, consumer: Any, catch_up: CatchUp, topic: str, open_buffer: Callable[[int], TokenBuffer]) -> None:
+    def __init__(
+        self,
+        consumer: Any,
+        catch_up: CatchUp,
+        topic: str,
+        open_buffer: Callable[[int], TokenBuffer],
+        ticks: SilenceTicks,
+    ) -> None:
         self.reader = LogReader(consumer, topic)
         self.catch_up = catch_up
         self._consumer = consumer
         self._topic = topic
         self._open_buffer = open_buffer
+        self._ticks = ticks
         self._mine: dict[int, Assignment] = {}
         self._rebalance = Rebalance("worker")
 
@@ -176,7 +198,8 @@ class Assignments:
                     action=f"{REBUILD}; where only the group's offset is wrong, with every worker stopped: "
                     "`anchorstream offsets reset worker --to earliest`",
                 )
-            assignment = self._mine[found.partition] = Assignment(found.partition, buffer, found, end, targets)
+            assignment = Assignment(found.partition, buffer, found, end, targets, self._ticks)
+            self._mine[found.partition] = assignment
             mark_from = assignment.published
             if far and end - buffer.log_offset > NEAR_ROWS:
                 positions.append(self.catch_up.add(found.partition, buffer, end=end, mark_from=mark_from))

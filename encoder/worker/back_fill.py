@@ -15,7 +15,7 @@ Protocol (the same numbers in encoder/worker/worker.py and docs/commit-protocol.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -56,15 +56,23 @@ class PartitionBackFill:
     """
 
     def __init__(
-        self, buffer: TokenBuffer, found: Mapping[bytes, int], targets: Sequence[Target], *, new: bool
+        self,
+        buffer: TokenBuffer,
+        found: Mapping[bytes, int],
+        targets: Sequence[Target],
+        *,
+        new: bool,
+        window_of: Callable[[str], UserWindow] | None = None,
     ) -> None:
         """Take a partition on; the replica may be behind.
 
         Args:
             found: standings committed with the offset.
             new: nothing was ever published, and all users will be marked dirty as the log is read: all is complete.
+            window_of: a user's window as it is to be computed. Default: as of its newest event.
         """
         self._buffer = buffer
+        self._window_of = window_of or buffer.window
         self._targets = list(targets)
         self.standings = dict.fromkeys((t.digest for t in targets), COMPLETE) if new else carried_on(found, targets)
         self.metadata = pack(self.standings)
@@ -129,7 +137,7 @@ class PartitionBackFill:
             while users < MAX_USERS and (user := self._peek(last)) is not None:
                 if bound and position_of(user) > position_of(bound):
                     break
-                window = self._buffer.window(user)
+                window = self._window_of(user)
                 cost = tail + sum(window.events.values()) if window.is_known else 0
                 if windows and cost > left:
                     break

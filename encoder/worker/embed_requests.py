@@ -192,6 +192,7 @@ class EmbedRequests:
                 vector=vector,
                 covers=window.covers,
                 events=window.events,
+                newest_event=window.newest_event,
             )
             for (user, window), vector in zip(known.items(), vectors, strict=True)
         }

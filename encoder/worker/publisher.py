@@ -46,6 +46,7 @@ class Publisher:
                     covers=window.covers,
                     events=window.events,
                     registration=registration,
+                    newest_event=window.newest_event,
                 )
                 self._writers.produce(partition, topic, record.pack(), window.user_id.encode())
             metrics.EMBEDDINGS_PUBLISHED.labels(scenario).inc(len(windows))

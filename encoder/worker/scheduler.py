@@ -6,9 +6,9 @@ Rules:
   3. Live users are served first come, first served, by the time they became eligible. So a user with a thousand times
      the events takes one place per interval, and waits behind everyone who became eligible before.
   4. A batch takes users until `batch_tokens` are spent, at least one.
-  5. Low-priority work (window sweeps, rule 8's users, back-fills; when both wait, in turns) is served when no live user
-     is eligible, partition by partition in turn, in batches of a quarter of the budget, because a batch cannot be
-     interrupted.
+  5. Low-priority work (window sweeps and rule 8's users; back-fills; silent users; in turns, where several wait) is
+     served when no live user is eligible, partition by partition in turn, in batches of a quarter of the budget,
+     because a batch cannot be interrupted.
   6. Where live users leave no idle time, low-priority work gets one batch all the same once it has waited
      LOW_WAIT_MS and nine times as long as its last batch took: about a tenth of the time, so that it ends some day.
   7. Input should pause while live work is expected to take longer than `max_staleness_ms`, or someone has waited
@@ -53,6 +53,12 @@ class RefreshBatch(NamedTuple):
 
 class BackFillTurn(NamedTuple):
     """The caller's back-fill may compute about so many tokens now, at least one user."""
+
+    tokens: int
+
+
+class TickTurn(NamedTuple):
+    """Silent users may be computed at about so many tokens now, at least one user."""
 
     tokens: int
 
@@ -106,7 +112,7 @@ class RefreshScheduler:
         self._live_new = 0
         self._low_since_ms: int | None = None
         self._low_took_ms = 0.0
-        self._back_fill_next = False
+        self._turn = 0  # of low-priority work: whose turn it is first
         self._rate = 0.0
         self._paused = False
 
@@ -179,15 +185,24 @@ class RefreshScheduler:
         self._held.end(partition)
         self._heard_of.discard(partition)
 
-    def next_batch(self, now_ms: int, *, back_fill: bool = False) -> RefreshBatch | BackFillTurn | None:
+    def behind(self, partition: int, now_ms: int) -> bool:
+        """Whether a partition's input is, and its users are held (rule 9)."""
+        self._advance(now_ms)
+        self._release(now_ms)
+        return self._held.behind(partition)
+
+    def next_batch(
+        self, now_ms: int, *, back_fill: bool = False, ticks: bool = False
+    ) -> RefreshBatch | BackFillTurn | TickTurn | None:
         """Take the next users to refresh; None when nobody is eligible. Their refresh begins now.
 
         Args:
             back_fill: the caller has users to back-fill. Only then a BackFillTurn is returned.
+            ticks: it has silent users that are due. Only then a TickTurn is returned.
         """
         self._advance(now_ms)
         self._release(now_ms)
-        if not self._low and not back_fill:
+        if not self._low and not back_fill and not ticks:
             self._low_since_ms = None
             return self._live_batch(now_ms)
         if self._low_since_ms is None:
@@ -197,13 +212,13 @@ class RefreshScheduler:
             live = self._live_batch(now_ms)
             if live is not None:
                 return live
-        if back_fill and (self._back_fill_next or not self._low):
-            self._back_fill_next = False
-            return BackFillTurn(self._batch_tokens // LOW_PRIORITY_SHARE)
-        self._back_fill_next = True
-        return self._low_batch(now_ms)
+        waits = (bool(self._low), back_fill, ticks)
+        self._turn = next(kind for i in range(len(waits)) if waits[kind := (self._turn + i) % len(waits)]) + 1
+        if self._turn == 1:
+            return self._low_batch(now_ms)
+        return (BackFillTurn if self._turn == 2 else TickTurn)(self._batch_tokens // LOW_PRIORITY_SHARE)
 
-    def done(self, batch: RefreshBatch | BackFillTurn, seconds: float, now_ms: int) -> None:
+    def done(self, batch: RefreshBatch | BackFillTurn | TickTurn, seconds: float, now_ms: int) -> None:
         """A batch took so long; it ended now. Teaches the rate, and rule 6 what low-priority work costs."""
         if not isinstance(batch, RefreshBatch) or not batch.live:
             self._low_since_ms, self._low_took_ms = now_ms, 1000 * seconds

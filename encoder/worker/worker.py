@@ -13,7 +13,8 @@ A crash before W3's commit leaves nothing of it; before W4 the marks: they are c
 Partitions are independent: of one that is still being read nothing is published, and the others' users are refreshed.
 A partition whose transaction is refused is fenced: its users stay dirty. If the group takes it away, it is another's;
 else it is renewed: its producer opened and its committed position read again.
-Scenarios that come or change are back-filled beside it, by B1 to B5 of encoder/worker/back_fill.py.
+Scenarios that come or change are back-filled beside it, by B1 to B5 of encoder/worker/back_fill.py; silent users are
+embedded again as time passes, by T1 to T4 of encoder/worker/silence_rounds.py.
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ from encoder.worker.assignment import Assignment, Assignments
 from encoder.worker.back_fill_reports import BackFillReports
 from encoder.worker.live_scenarios import LiveScenarios
 from encoder.worker.publisher import Publisher
-from encoder.worker.scheduler import BackFillTurn, Pending, RefreshBatch, RefreshScheduler
+from encoder.worker.scheduler import BackFillTurn, Pending, RefreshBatch, RefreshScheduler, TickTurn
 from encoder.worker.transactions import Position, writers
 from store.base import fault, logs, metrics, pulse
 from store.base.errors import BrokerError
 from store.base.stop import Stopped
 from store.buffer.partition_buffers import PartitionBuffers
 from store.buffer.token_buffer import TokenBuffer
+from store.window.silence import SilenceTicks
 from store.window.user_window import UserWindow
 from stream.commit_metadata import Waiting
 from stream.kafka.client import Connection
@@ -80,6 +82,7 @@ class Worker:
         buffers: where the replicas lie; of this worker alone.
         scenarios: what is computed, and by which encoder; read here, and closed at the end.
         scheduler: who is refreshed next; empty.
+        ticks: when users who are silent are embedded again.
         requests: asked once per step, before anybody is refreshed. Closed at the end.
         on_ready: called once, when the first partitions are assigned.
         wall: seconds since the epoch.
@@ -93,6 +96,7 @@ class Worker:
         scenarios: LiveScenarios,
         scheduler: RefreshScheduler,
         *,
+        ticks: SilenceTicks,
         requests: Requests | None = None,
         on_ready: Callable[[], None] = lambda: None,
         wall: Callable[[], float] = time.time,
@@ -103,6 +107,7 @@ class Worker:
         self._scenarios = scenarios
         self._encoder = scenarios.encoder
         self._scheduler = scheduler
+        self._ticks = ticks
         self._requests = requests
         self._on_ready = on_ready
         self._ready = False
@@ -153,7 +158,7 @@ class Worker:
 
     def _assignments(self, consumer: Any) -> Assignments:
         tokens = self._topics.tokens
-        return Assignments(consumer, CatchUp(self._connection, tokens), tokens, self._open_buffer)
+        return Assignments(consumer, CatchUp(self._connection, tokens), tokens, self._open_buffer, self._ticks)
 
     def _detach(self) -> None:
         self._release([assignment.partition for assignment in self._mine], commit=True)
@@ -170,12 +175,14 @@ class Worker:
         asked = 0
         if self._requests is not None:
             asked = self._requests.answer(self._window_of, self._encoder, self._mine.usable)
-        waiting = any(assignment.back_fill.waiting for assignment in self._mine if assignment.ready)
-        batch = self._scheduler.next_batch(_now_ms(), back_fill=waiting) if self._mine.ready else None
+        self._pass_time()
+        batch = self._next_batch() if self._mine.ready else None
         busy = bool(batch or asked)
         rows = self._poll(0.0 if busy or self._mine.catch_up else IDLE_SECONDS)
         if isinstance(batch, RefreshBatch):
             self._refresh(batch)
+        elif isinstance(batch, TickTurn):
+            self._tick(batch)
         elif batch is not None:
             self._back_fill(batch)
         if busy or not rows:  # else their users are next
@@ -184,6 +191,21 @@ class Worker:
         self._commit()
         self._report()
         self._renew()
+
+    def _pass_time(self) -> None:
+        """T1. Before anybody is computed who was held while the input was behind."""
+        now_ms = _now_ms()
+        for assignment in self._mine:
+            if assignment.usable and not self._scheduler.behind(assignment.partition, now_ms):
+                assignment.silence.move()
+
+    def _next_batch(self) -> RefreshBatch | BackFillTurn | TickTurn | None:
+        ready = [assignment for assignment in self._mine if assignment.ready]
+        return self._scheduler.next_batch(
+            _now_ms(),
+            back_fill=any(assignment.back_fill.waiting for assignment in ready),
+            ticks=any(assignment.silence.waiting for assignment in ready),
+        )
 
     def _rescope(self) -> None:
         """The scenarios have changed, or were read for the first time."""
@@ -264,7 +286,8 @@ class Worker:
         # W4
         for part in mine:
             if part.assignment in published:
-                part.assignment.buffer.clear_dirty(part.users, upto=part.upto)
+                due = part.assignment.silence.next_due(part.known, part.gone)
+                part.assignment.buffer.clear_dirty(part.users, upto=part.upto, due=due)
         fault.point("worker.4")
         self._scheduler.done(batch, computed - started, _now_ms())
         metrics.REFRESHED_USERS.inc(len(windows))
@@ -297,6 +320,30 @@ class Worker:
                 fault.point("back_fill.4")
                 for target in batch.targets:
                     metrics.BACK_FILLED_USERS.labels(target.scenario).inc(len(batch.windows))
+        self._scheduler.done(turn, time.monotonic() - started, _now_ms())
+
+    def _tick(self, turn: TickTurn) -> None:
+        """One batch of silent users, of the partition that is furthest behind in time."""
+        started = time.monotonic()
+        ready = [assignment for assignment in self._mine if assignment.ready and assignment.silence.waiting]
+        assignment = max(ready, key=lambda a: a.silence.behind_ms)
+        names = self._scenarios.names
+        batch = assignment.silence.take(turn.tokens, self._scheduler.tail_tokens)
+        if batch is not None and batch.windows:
+            # T2
+            vectors = self._encoder.encode(batch.windows, names)
+            fault.point("silence.2")
+            if self._still_mine(assignment):
+                # T3
+                self._publisher.publish(assignment.partition, batch.windows, self._scenarios.targets, vectors)
+                assignment.silence.reach(batch)
+                published = self._publish({assignment: assignment.position})
+                fault.point("silence.3")
+                if published:
+                    # T4
+                    assignment.silence.done(batch)
+                    fault.point("silence.4")
+                    metrics.SILENT_USERS.inc(len(batch.windows))
         self._scheduler.done(turn, time.monotonic() - started, _now_ms())
 
     def _still_mine(self, assignment: Assignment) -> bool:
@@ -356,13 +403,15 @@ class Worker:
             for assignment in self._mine:
                 users = assignment.buffer.dirty_count
                 assignment.waiting = Waiting(users, left if users else None, assignment.buffer.log_offset)
+            behind_ms = max((a.silence.behind_ms for a in self._mine if a.ready), default=0)
+            metrics.SILENCE_BEHIND_SECONDS.set(behind_ms / 1000)
             self._mine.commit()
             self._writers.check()
 
     def _window_of(self, partition: int, user_id: str) -> UserWindow | None:
         """None where the partition is not ours."""
         assignment = self._mine.get(partition)
-        return None if assignment is None else assignment.buffer.window(user_id)
+        return None if assignment is None else assignment.silence.window(user_id)
 
     # Partitions come and go
 
@@ -435,7 +484,7 @@ class _Part:
     def __init__(self, assignment: Assignment, users: list[str]) -> None:
         self.assignment, self.users = assignment, users
         self.upto = assignment.buffer.log_offset
-        windows = [assignment.buffer.window(user) for user in users]
+        windows = [assignment.silence.window(user) for user in users]
         self.known = [window for window in windows if window.is_known]
         self.gone = [window.user_id for window in windows if not window.is_known]
 

@@ -72,6 +72,13 @@ BACK_FILLED_USERS = Counter(
 BACK_FILL_USERS_LEFT = Gauge(
     "anchorstream_back_fill_users_left", "Users that this worker has still to back-fill.", ["scenario"]
 )
+SILENT_USERS = Counter(
+    "anchorstream_silent_users_total", "Users embedded again because time passed without events of theirs."
+)
+SILENCE_BEHIND_SECONDS = Gauge(
+    "anchorstream_silence_behind_seconds",
+    "Stream time by which this worker is behind with silent users, of its hindmost partition.",
+)
 SCENARIO_UNUSABLE = Gauge(
     "anchorstream_scenario_unusable",
     "1 while this worker cannot compute a registered scenario; its log says why.",

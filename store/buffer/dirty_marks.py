@@ -34,6 +34,9 @@ class DirtyMarks:
     def __len__(self) -> int:
         return len(self._fresh) + len(self._swept)
 
+    def __contains__(self, user: object) -> bool:
+        return user in self._fresh or user in self._swept
+
     def __iter__(self) -> Iterator[DirtyUser]:
         for marks in (self._fresh, self._swept):
             yield from (DirtyUser(user, mark) for user, mark in marks.items())

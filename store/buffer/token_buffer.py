@@ -32,6 +32,7 @@ from store.buffer.held_rows import LogPosition
 from store.buffer.log_apply import LogApplier
 from store.buffer.resources import BufferResources
 from store.buffer.restore_finish import finish, index_all
+from store.buffer.tick_index import TickIndex
 from store.window import layout
 from store.window.changes import Changes
 from store.window.encoded_event import EncodedEvent, EncodedField
@@ -47,7 +48,7 @@ from store.window.layout import (
 )
 from store.window.rows import KIND_SUMMARY, Summary, prefix_end, summary_key, unpack_summary, user_prefix
 from store.window.summary import Totals
-from store.window.user_window import UserWindow, read_user, summary_by_scan
+from store.window.user_window import UserWindow, newest_event, read_user, summary_by_scan
 from store.window.window_update import Row
 
 __all__ = [
@@ -104,6 +105,8 @@ class TokenBuffer:
         """Id of the `tokens` that it counts for; "" = not known."""
         self.stream_time = database.get_int(layout.M_STREAM_TIME, 0)
         """Newest event time applied, ms."""
+        self.wall_time = database.get_int(layout.M_WALL_TIME, 0)
+        """Up to which hour the wall has moved the stream time, ms; 0 = it never has."""
         self.account = Account.unpack(database.meta.get(layout.M_ACCOUNT))
         """What became of the events, each counted once; of a replica empty."""
         self.owner: bytes = database.meta.get(layout.M_OWNER) or b""
@@ -115,6 +118,8 @@ class TokenBuffer:
         self._due: dict[str, int] = {}
         self._version = 0
         self._log = LogApplier(database, rules, replica=replica)
+        self.ticks = TickIndex(database)
+        """Of a replica."""
 
     @classmethod
     def open(
@@ -205,8 +210,7 @@ class TokenBuffer:
         Args:
             events: in the order of `events`. May be empty: expired rows are swept all the same.
             source_offset: of the last message of `events` in the batch.
-            stream_now: lets stream time advance without an event. It must be a function of the events alone, or
-                two replays end differently; the processor leaves it out.
+            stream_now: lets stream time advance without an event (docs/adr/0014). Everybody who reads the log is told.
             refused: events of the batch that went to dead-letters instead; they are counted.
 
         Raises:
@@ -231,7 +235,8 @@ class TokenBuffer:
                 source_offset=event.source_offset,
             )
         batch.sweep()
-        return batch.changes(source_offset, self._version, self.current(self._again()) if self._stale else ())
+        changes = batch.changes(source_offset, self._version, self.current(self._again()) if self._stale else ())
+        return changes._replace(wall_time=max(self.wall_time, stream_now))
 
     @_judged
     def commit(self, changes: Changes, *, log_offset: int) -> None:
@@ -278,7 +283,10 @@ class TokenBuffer:
         put(layout.M_STREAM_TIME, pack_int(changes.stream_time), db.h_meta)
         if changes.account is not None:
             put(layout.M_ACCOUNT, changes.account.packed, db.h_meta)
+        if changes.wall_time > self.wall_time:
+            put(layout.M_WALL_TIME, pack_int(changes.wall_time), db.h_meta)
         db.write(batch)
+        self.wall_time = changes.wall_time
         self.account = changes.account or self.account
         self.source_offset, self.log_offset = changes.source_offset, log_offset
         self.stream_time = changes.stream_time
@@ -330,6 +338,8 @@ class TokenBuffer:
         if mark_dirty and out.summaries:
             users = dict.fromkeys(split_prefix(prefix)[0] for prefix in out.summaries)
             self._write_marks(out.batch, self._dirty.mark(users, first, next_offset - 1, sweep=sweep))
+        elif self.ticks.kept:  # somebody else has published them
+            self.ticks.set(out.batch, {split_prefix(prefix)[0]: 0 for prefix in out.summaries})
         stale = [] if self.replica else list(stale)
         for key in stale:
             out.batch.put(layout.M_STALE + key, b"", self._db.h_meta)
@@ -341,6 +351,10 @@ class TokenBuffer:
         account = None if self.replica else layout.marked_account(marker)
         if account is not None:
             out.batch.put(layout.M_ACCOUNT, account.packed, self._db.h_meta)
+        if (wall_time := layout.marked_time(marker)) > self.wall_time:
+            out.batch.put(layout.M_WALL_TIME, pack_int(wall_time), self._db.h_meta)
+            self.wall_time = wall_time
+            out.stream_time = max(out.stream_time, wall_time)
         owner = self.owner if owner is None else owner
         self._log.write(out, LogPosition(next_offset, owner))
         self.log_offset, self.stream_time, self.owner = next_offset, out.stream_time, owner
@@ -401,12 +415,14 @@ class TokenBuffer:
         """As configured, with the modalities that only the log knows: for the log."""
         return self._configured.with_others_of(self._schema)
 
-    def marker(self, account: Account | None = None, arrival: layout.Arrival | None = None) -> bytes:
+    def marker(
+        self, account: Account | None = None, arrival: layout.Arrival | None = None, wall_time: int = 0
+    ) -> bytes:
         """What the owner says in the log, with this account. Default: the account as it is.
 
-        arrival: as of `layout.marker`.
+        arrival, wall_time: as of `layout.marker`.
         """
-        return layout.marker(self.schema, account or self.account, arrival)
+        return layout.marker(self.schema, account or self.account, arrival, max(wall_time, self.wall_time))
 
     def _again(self) -> set[bytes]:
         """Keys of what has to be logged again: rows are used only together with a summary that comes after them."""
@@ -443,11 +459,20 @@ class TokenBuffer:
         self._db.write(batch)
 
     @_judged
-    def clear_dirty(self, users: Iterable[str], *, upto: int) -> None:
-        """Unmark users refreshed from windows read when `log_offset` was `upto`; those changed since stay dirty."""
+    def clear_dirty(self, users: Iterable[str], *, upto: int, due: Mapping[str, int | None] | None = None) -> None:
+        """Unmark users refreshed from windows read when `log_offset` was `upto`; those changed since stay dirty.
+
+        due: when they are next, for the index of ticks. Default: it is not known.
+        """
+        users = list(users)
         batch = self._db.batch()
+        self.ticks.set(batch, dict.fromkeys(users, 0) if due is None else due)
         self._write_marks(batch, self._dirty.clear(users, upto))
         self._db.write(batch)
+
+    def is_dirty(self, user_id: str) -> bool:
+        """Whether a user waits for a refresh."""
+        return user_id in self._dirty
 
     @property
     def dirty_count(self) -> int:
@@ -530,13 +555,23 @@ class TokenBuffer:
         packed = self._db.summaries.get(summary_key(user_id, modality))
         return None if packed is None else unpack_summary(packed)
 
+    @_judged
+    def newest_event(self, user_id: str) -> int | None:
+        """As of the user's window; None if the user is unknown. Reads summaries only."""
+        found = [
+            unpack_summary(value)
+            for key, value in self._db.items(self._db.summaries, user_prefix(user_id))
+            if split_prefix(key[:-1])[1] in self._rules.modalities
+        ]
+        return newest_event(found) if found else None
+
     def inspect(self, user_id: str) -> dict[str, Any]:
         """What the buffer holds of a user, for people: JSON-able, without vectors."""
         window = self.window(user_id)
         mark = next((user.mark for user in self._dirty if user.user_id == user_id), None)
         return {
             "user_id": user_id,
-            "as_of": window.as_of,
+            "newest_event": window.newest_event,
             "covers": window.covers,
             "ingested_at": window.ingested_at,
             "stream_time": self.stream_time,

@@ -40,7 +40,8 @@ class QueryEmbedding(BaseModel):
     query: str
     prompt: str | None
     model: str = Field(description="id of weights, query and prompt")
-    as_of: int = Field(description="time of the newest event covered, ms")
+    as_of: int = Field(description="time at which the vector stands, ms: later than the newest event in a silence")
+    newest_event: int = Field(description="time of the newest event covered, ms")
     ingested_at: int = Field(description="newest ingestion time covered, ms")
     computed_at: int = Field(description="ms")
     covers: dict[str, int] = Field(description='{"topic:partition": last raw offset covered for this user}')
@@ -88,6 +89,7 @@ def _answer(asked: EmbedRequestBody, record: EmbeddingRecord, pending_events: in
         prompt=asked.prompt,
         model=record.model,
         as_of=record.as_of,
+        newest_event=record.newest_event or record.as_of,
         ingested_at=record.ingested_at,
         computed_at=record.computed_at,
         covers=record.covers,

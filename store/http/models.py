@@ -28,7 +28,8 @@ class Embedding(BaseModel):
     user_id: str
     scenario: str
     model: str = Field(description="id of weights and prompt")
-    as_of: int = Field(description="time of the newest event covered, ms")
+    as_of: int = Field(description="time at which the vector stands, ms: later than the newest event in a silence")
+    newest_event: int = Field(description="time of the newest event covered, ms")
     ingested_at: int = Field(description="newest ingestion time covered, ms")
     computed_at: int = Field(description="ms")
     covers: dict[str, int] = Field(description='{"topic:partition": last raw offset covered for this user}')
@@ -221,6 +222,7 @@ def to_embedding(stored: StoredRecord, pending_events: int, *, other_query: bool
         scenario=record.scenario,
         model=record.model,
         as_of=record.as_of,
+        newest_event=record.newest_event or record.as_of,
         ingested_at=record.ingested_at,
         computed_at=record.computed_at,
         covers=record.covers,

@@ -10,7 +10,10 @@ from store.records.embedding import EmbeddingRecord
 
 
 class RowMeta(msgspec.Struct, frozen=True, array_like=True):
-    """A record without user, scenario and vector; an array on disk. applied_at: ms, when it became queryable here."""
+    """A record without user, scenario and vector; an array on disk. applied_at: ms, when it became queryable here.
+
+    newest_event: 0 = `as_of`, as in rows that older versions wrote.
+    """
 
     model: str
     as_of: int
@@ -19,6 +22,7 @@ class RowMeta(msgspec.Struct, frozen=True, array_like=True):
     applied_at: int
     covers: dict[str, int]
     events: dict[str, int]
+    newest_event: int = 0
 
 
 class Coverage(NamedTuple):
@@ -35,17 +39,17 @@ class Coverage(NamedTuple):
 
 def pack_meta(record: EmbeddingRecord, applied_at: int) -> bytes:
     """Bytes of a row's metadata."""
-    return msgspec.msgpack.encode(
-        RowMeta(
-            record.model,
-            record.as_of,
-            record.ingested_at,
-            record.computed_at,
-            applied_at,
-            record.covers,
-            record.events,
-        )
+    fields = (
+        record.model,
+        record.as_of,
+        record.ingested_at,
+        record.computed_at,
+        applied_at,
+        record.covers,
+        record.events,
     )
+    silent = record.newest_event not in (0, record.as_of)
+    return msgspec.msgpack.encode((*fields, record.newest_event) if silent else fields)
 
 
 def unpack_meta(raw: bytes) -> RowMeta:

@@ -146,6 +146,7 @@ class RowTable:
             vector=self.matrix.rows[row].copy(),
             covers=meta.covers,
             events=meta.events,
+            newest_event=meta.newest_event,
         )
         return StoredRecord(record, *self.version(row), meta.applied_at)
 

@@ -26,6 +26,7 @@ class _Wire(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="v", tag=
     dtype: Literal["f2"]
     vector: bytes
     registration: int = 0
+    newest_event: int = 0
 
 
 _DECODER = msgspec.msgpack.Decoder(_Wire)
@@ -34,7 +35,9 @@ _DECODER = msgspec.msgpack.Decoder(_Wire)
 class EmbeddingRecord(msgspec.Struct, frozen=True):
     """One user's embedding for one scenario.
 
-    as_of: ms, newest event covered. covers: {"topic:partition": last raw offset covered for this user}.
+    as_of: ms, the time at which the vector stands: the newest event, or later, where the user has been silent since.
+    newest_event: ms; 0 = `as_of`. On the wire only where it differs.
+    covers: {"topic:partition": last raw offset covered for this user}.
     events: rows in the window per modality. ingested_at, computed_at: ms.
     registration: of the scenario (store/records/scenario.py); on the wire only where it is not 0.
     vector: float32 (dim,), L2-normalised; float16 on the wire (norm error below 1.3e-4).
@@ -50,6 +53,7 @@ class EmbeddingRecord(msgspec.Struct, frozen=True):
     covers: dict[str, int] = {}
     events: dict[str, int] = {}
     registration: int = 0
+    newest_event: int = 0
 
     def pack(self) -> bytes:
         """Message value."""
@@ -67,6 +71,7 @@ class EmbeddingRecord(msgspec.Struct, frozen=True):
                 "f2",
                 self.vector.astype("<f2").tobytes(),
                 self.registration,
+                0 if self.newest_event == self.as_of else self.newest_event,
             )
         )
 
@@ -87,4 +92,5 @@ class EmbeddingRecord(msgspec.Struct, frozen=True):
             found.covers,
             found.events,
             found.registration,
+            found.newest_event,
         )

@@ -17,6 +17,7 @@ class Changes(NamedTuple):
     users: whose summaries the events rewrote. swept_users: those changed by expiry alone.
     healed: rows logged again because a former owner wrote over them (`stale`: all such keys).
     outcomes: of all events. account: after the batch; None = as before.
+    wall_time: up to which hour the wall has moved the stream time, ms.
     sweep_left: more has expired than fits one batch; the next `prepare`, empty or not, goes on.
     """
 
@@ -40,6 +41,7 @@ class Changes(NamedTuple):
     stale: list[bytes]
     healed: list[Row]
     version: int
+    wall_time: int = 0
 
     @property
     def rows(self) -> list[Row]:

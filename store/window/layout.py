@@ -8,7 +8,8 @@
     dirty           user                                         u64 first offset | u64 last offset | u8 sweep only
     meta            a name below                                 text or bytes, or big-endian integer
 
-`ids` and `expiry` are derived from the rows and are left out of a replica, which never judges an event.
+`ids` and `expiry` are derived from the rows. A replica, which never judges an event, has other things in them: when
+each user is next looked at for silence (store/buffer/tick_index.py).
 Summaries have a family of their own so that users and summaries can be walked without touching their windows.
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -53,6 +54,8 @@ M_ACCOUNT = b"account"
 """What became of the events (store/account/account.py)."""
 M_SOURCE_TOPIC = b"source_topic"
 """Id of the topic that `source_offset` counts for; a topic made anew has another."""
+M_WALL_TIME = b"wall_time"
+"""Up to which hour time has passed by the wall, as the log says."""
 M_LOG_TOPIC = b"log_topic"
 """Id of the topic that `log_offset` counts for."""
 M_RESTORING = b"restoring"
@@ -69,6 +72,9 @@ M_STALE = b"stale/"
 
 M_BACK_FILL = b"back_fill/"
 """Prefix, followed by a scenario's name: how far its back-fill has come (a worker's replica)."""
+
+M_TICKS = b"ticks"
+"""Every user of this replica is in its index of ticks, for these days of silence (store/buffer/tick_index.py)."""
 
 M_UNSUMMED = b"unsummed/"
 """Prefix, followed by a (user, modality) prefix: the log, as far as it is applied, has rows after its last summary."""
@@ -163,12 +169,14 @@ class Arrival(NamedTuple):
     behind_ms: int
 
 
-def marker(schema: Schema, account: Account, arrival: Arrival | None = None) -> bytes:
+def marker(schema: Schema, account: Account, arrival: Arrival | None = None, wall_time: int = 0) -> bytes:
     """Value of an owner's record in the log: when it takes over, and before the rows of each batch.
 
-    arrival: of the batch, as far as that is known.
+    arrival: of the batch, as far as that is known. wall_time: ms, the stream time is at least this; 0 = not said.
     """
-    more = {} if arrival is None else {"arrived": arrival}
+    more: dict[str, Any] = {} if arrival is None else {"arrived": arrival}
+    if wall_time:
+        more["time"] = wall_time
     return schema.pack(account=account.packed, **more)
 
 
@@ -192,6 +200,13 @@ def marked_arrival(value: bytes | None) -> Arrival | None:
         return None
     arrived = msgpack.unpackb(value).get("arrived")
     return None if arrived is None else Arrival(*arrived)
+
+
+def marked_time(value: bytes | None) -> int:
+    """Up to which hour time has passed by the wall, ms; 0 where a marker does not say."""
+    if not value or value[0] >> 4 != _MSGPACK_MAP:
+        return 0
+    return int(msgpack.unpackb(value).get("time") or 0)
 
 
 class ExpiryKey(NamedTuple):

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
+
+from store.base.silence_days import check_days
 
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
@@ -74,13 +75,6 @@ class SilenceTicks:
         """Spreads users over the longest grid, and with it over all of them. Stable: it decides what is published."""
         digest = hashlib.blake2b(user_id.encode(), digest_size=8, person=b"silence").digest()
         return int.from_bytes(digest) % self._period
-
-
-def check_days(days: Sequence[int]) -> None:
-    """Raises ValueError where they do not rise, or one does not divide the next."""
-    for shorter, longer in pairwise(days):
-        if longer <= shorter or longer % shorter:
-            raise ValueError(f"{longer} after {shorter}: each must be a multiple of the one before")
 
 
 def floor_hour(time_ms: int) -> int:

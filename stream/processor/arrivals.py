@@ -43,6 +43,10 @@ class Arrivals:
             else:
                 self._late.pop(partition, None)
 
+    def late(self, partition: int) -> bool:
+        """Whether its last batch was, and more of it may come."""
+        return partition in self._late
+
     def ended(self, now: float) -> list[int]:
         """Partitions of which no more comes though the last batch was late; each is told once."""
         out = [

@@ -31,6 +31,7 @@ from store.buffer.token_buffer import TokenBuffer
 from store.window.changes import Changes
 from store.window.encoded_event import EncodedEvent
 from store.window.layout import Arrival
+from store.window.silence import floor_hour
 from stream.commit_metadata import decode
 from stream.dead_letter import DeadLetterHeaders
 from stream.events.event import Pack
@@ -52,6 +53,8 @@ T = TypeVar("T")
 LOG_INTERVAL_SECONDS = 10.0
 UNKNOWN_MODALITY_SECONDS = 300.0
 """How long, from its ingestion, an event waits for a processor that knows its modality."""
+SETTLE_SECONDS = 10.0
+"""How long a partition that was opened may have something to catch up with, before the hour is told."""
 _LOOK_SECONDS = 0.1
 log = logs.get(__name__)
 
@@ -67,6 +70,7 @@ class BatchWriter:
         *,
         group: str,
         openings: Openings | None = None,
+        wall_passes: bool = False,
         wall: Callable[[], float] = time.time,
     ) -> None:
         """Create the producer.
@@ -74,6 +78,7 @@ class BatchWriter:
         Args:
             stop: once set, what blocks gives up its batch.
             group: the consumer group whose committed offset is where an empty buffer starts.
+            wall_passes: time passes by the wall too, not by events alone.
             openings: from where buffers are taken, and where they are left; closed with this.
             wall: seconds since the epoch.
         """
@@ -84,6 +89,7 @@ class BatchWriter:
         self._group = group
         self._openings = openings or Openings(config)
         self._wall = wall
+        self._wall_passes = wall_passes
         self._partitions: dict[int, Partition] = {}
         self._next: dict[int, int] = {}
         self._arrivals = Arrivals()
@@ -162,6 +168,18 @@ class BatchWriter:
                 buffer = partition.buffer
                 changes = buffer.prepare([], source_offset=buffer.source_offset)
                 self._write([(partition, changes._replace(account=buffer.account))], {number: wall_ms})
+
+    def say_time(self) -> None:
+        """Where time passes by the wall: tell each hour, and expire by it. A partition that is behind waits."""
+        if not self._wall_passes:
+            return
+        hour, now = floor_hour(int(self._wall() * 1000)), time.monotonic()
+        for number, partition in self._partitions.items():
+            buffer = partition.buffer
+            known = max(buffer.wall_time, floor_hour(buffer.stream_time))
+            if hour > known and now - partition.opened_at >= SETTLE_SECONDS and not self._arrivals.late(number):
+                changes = buffer.prepare([], source_offset=buffer.source_offset, stream_now=hour)
+                self._write([(partition, changes._replace(account=buffer.account))])
 
     def say_account(self) -> None:
         """Tell where the accounts lie, now and then; does not wait."""

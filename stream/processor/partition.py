@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
 from store.base.stop import Stop
 from store.buffer.partition_buffers import PartitionBuffers
@@ -24,12 +25,13 @@ class PartitionConfig:
 
 @dataclass(slots=True)
 class Partition:
-    """Open and owned. sweep_left: expired rows remain that no event touches."""
+    """Open and owned. sweep_left: expired rows remain that no event touches. opened_at: seconds, monotonic."""
 
     number: int
     buffer: TokenBuffer
     log: OwnedLog
     sweep_left: bool = True
+    opened_at: float = field(default_factory=time.monotonic)
 
     def close(self) -> None:
         """Let the database go. What was not committed to it is read again by the next owner."""

@@ -50,11 +50,13 @@ class Processor:
         encoder: TextEncoder,
         buffers: PartitionBuffers,
         *,
+        wall_passes: bool = False,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         """Create the clients; nothing is read yet.
 
         Args:
+            wall_passes: time passes by the wall too, not by events alone.
             encoder: its vectors are what the buffers hold.
             buffers: of this instance alone; Faust's files lie beside them.
             on_ready: called once, when the first partitions that were assigned are open, from another thread.
@@ -62,6 +64,7 @@ class Processor:
         self._connection = connection
         self._topics = topics
         self._settings = settings
+        self._wall_passes = wall_passes
         self._on_ready: Callable[[], None] | None = on_ready
         self._encoder = encoder
         self._config = PartitionConfig(connection, topics, buffers)
@@ -81,7 +84,12 @@ class Processor:
         standby = self._standby() if self._settings.standby else None
         self._openings = Openings(self._config, standby, on_failure=_die)
         self._writer = BatchWriter(
-            self._config, self._encoder, stop, group=self._topics.group_processor, openings=self._openings
+            self._config,
+            self._encoder,
+            stop,
+            group=self._topics.group_processor,
+            openings=self._openings,
+            wall_passes=self._wall_passes,
         )
         try:
             asyncio.run(self._consume())
@@ -136,6 +144,7 @@ class Processor:
         """In the batch thread."""
         pulse.beat()
         self._writer.say_caught_up()
+        self._writer.say_time()
         self._writer.say_account()
 
     # faust_app.Handler: called in the event loop

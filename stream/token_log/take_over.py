@@ -79,7 +79,7 @@ class OwnedLog:
         self._sent, self._last = sum(len(rows) for rows, _ in runs), None
         if changes.account is not None:
             self._sent += 1
-            marker = self._buffer.marker(changes.account, arrival)
+            marker = self._buffer.marker(changes.account, arrival, changes.wall_time)
             produce(topic, marker, MARKER_KEY, partition, [owner], 0, self._marked)
         left = self._sent - (changes.account is not None)
         for rows, headers in runs:

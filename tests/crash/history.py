@@ -58,6 +58,7 @@ class Embeddings:
 
     def __init__(self) -> None:
         self._last: dict[str, Covers | None] = {}
+        self._stood: dict[str, int] = {}
 
     def take(self, verdict: Verdict, message: Any, departures: Departures) -> None:
         """The next record. departures: of all that may have caused it."""
@@ -75,7 +76,9 @@ class Embeddings:
             verdict.add("mismatched", f"{_where(message)}: {record.user_id} under the key {user}")
         if before is not None and not departures.explain(user, before):
             _compare(verdict, message, user, record.covers, before)
-        self._last[user] = record.covers
+            if record.as_of < (stood := self._stood[user]):
+                verdict.add("regressed", f"{_where(message)}: {user} stands at {record.as_of}, {stood} before")
+        self._last[user], self._stood[user] = record.covers, record.as_of
 
 
 class History:

@@ -16,6 +16,7 @@ from encoder.forward.user_encoder import UserEncoder
 from encoder.model.text_encoder import TextEncoder
 from store.base.settings import ModalitySettings
 from store.window.rows import KIND_EVENT, KIND_SUMMARY, Summary, parse_key, unpack_event, unpack_field, unpack_summary
+from store.window.silence import SilenceTicks, floor_hour
 from store.window.summary import number_width
 from store.window.user_window import ModalityWindow, UserWindow
 from stream.clock import EventClock
@@ -125,13 +126,15 @@ class Reference:
                 model.batch(encode_events([Pack.of(0, of_partition)], self._texts))
 
     def expected(self, users: UserEncoder) -> dict[str, Expected]:
-        """What must be served by now."""
-        scenarios = sorted(self._settings.scenarios)
-        return {
-            user: Expected(window, users.encode_from_scratch([window], scenarios)[0])
-            for model in self._models
-            for user, window in windows_of(model.rows(), self._settings.modalities).items()
-        }
+        """What must be served by now, time having passed for everybody as far as the partition's events say."""
+        scenarios, ticks = sorted(self._settings.scenarios), SilenceTicks(self._settings.model.silence_days)
+        out = {}
+        for model in self._models:
+            horizon = floor_hour(model.stream_time)
+            for user, found in windows_of(model.rows(), self._settings.modalities).items():
+                window = found.at(ticks.stands_at(user, found.newest_event, horizon))
+                out[user] = Expected(window, users.encode_from_scratch([window], scenarios)[0])
+        return out
 
     def _judge_of(self, source: str) -> Judge:
         """A partition has a clock of its own, and so has a topic that was made anew."""

@@ -24,9 +24,11 @@ from encoder.model.text_encoder import TextEncoder
 from store.base.errors import BrokerError
 from store.base.files import write_json
 from store.buffer.view import BufferView, find
+from store.window.silence import floor_hour
 from store.window.user_window import UserWindow
 from stream.account.reader import AccountReader
 from stream.account.report import AccountReport
+from stream.commit_metadata import read_horizon
 from stream.lag.reader import LagReader, plan
 from stream.topics import Topics
 from tests.crash import invariants
@@ -36,6 +38,7 @@ from tests.crash.reference import Reference, Sent
 from tests.crash.verdict import Verdict, compare_account, compare_letters, compare_served, compare_windows
 from tests.support.behaviour import CONFIG, DAY_MS, NOW, Message, behaviour
 from tests.support.broker_proxy import port_of
+from tests.support.offsets import committed
 from tests.support.ports import lasting_port
 
 SEND_SECONDS = 400
@@ -243,6 +246,22 @@ class System:
             time.sleep(0.1)
         raise AssertionError(f"not drained after {seconds:g} s: {seen}; logs in {self.launcher.log_dir}")
 
+    def wait_silent(self, seconds: float = DRAIN_SECONDS) -> None:
+        """Until everybody is embedded as of the time that has passed, and that is served."""
+        group, tokens, number = self.topics.group_worker, self.topics.tokens, self.topics.partitions
+        deadline = time.monotonic() + seconds
+        while True:
+            passed: dict[int, int] = {}
+            for partition, path in find(self.settings.store.data_dir / "processor").items():
+                with BufferView(path, self.settings.modalities) as view:
+                    passed[partition] = floor_hour(view.stream_time)
+            found = [read_horizon(tp.metadata) for tp in committed(self.launcher.connection, group, tokens, number)]
+            if all(h is not None and h.at == h.reached >= passed.get(p, 0) for p, h in enumerate(found)):
+                break
+            assert time.monotonic() < deadline, f"horizons {found}, time has passed to {passed}"
+            time.sleep(0.2)
+        self.wait_drained()
+
     def _lag_reader(self) -> LagReader:
         """One for as long as the broker is where it was."""
         connection = self.launcher.connection
@@ -324,6 +343,7 @@ class System:
         self.reference.take(new)
         want = self.reference.expected(users)
         buffered = self.buffered()
+        self.wait_silent()
         compare_windows(verdict, buffered, {user: e.window for user, e in want.items()})
         compare_served(verdict, self.served(), want, sorted(self.settings.scenarios))
         self.history.read(self.launcher.connection, verdict)

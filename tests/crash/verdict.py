@@ -15,8 +15,8 @@ from tests.crash.reference import Expected, Sent
 KINDS = ("lost", "doubled", "mismatched", "regressed", "missing", "miscounted")
 """lost: a row of the buffer, or a dead letter, that is not there. doubled: a row that should not be, or is twice.
 mismatched: a window, its summary, an embedding or a dead letter that says something else. regressed: a record whose
-`covers` is behind an earlier one's, or a null behind a newer record. missing: an embedding that is not served.
-miscounted: a number of the account."""
+`covers` or `as_of` is behind an earlier one's, or a null behind a newer record. missing: an embedding that is not
+served. miscounted: a number of the account."""
 Place = tuple[str, int, int]
 """Of a raw message: the topic's name in `covers`, partition, offset."""
 SHOWN = 20
@@ -102,7 +102,8 @@ def compare_served(
             same = {
                 f"cosine {cosine}": cosine >= COSINE,
                 "events": record["events"] == e.window.events,
-                "as_of": record["as_of"] == e.window.as_of,
+                f"as_of {record['as_of']} for {e.window.as_of}": record["as_of"] == e.window.as_of,
+                "newest event": record.get("newest_event", record["as_of"]) == e.window.newest_event,
                 "covers": record["covers"].items() >= e.window.covers.items(),
             }
             if wrong := [what for what, is_so in same.items() if not is_so]:

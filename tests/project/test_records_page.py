@@ -36,7 +36,7 @@ def test_the_bytes_of_the_page_are_ours() -> None:
 def test_the_table_names_every_key() -> None:
     table = PAGE[PAGE.index("## The value") : PAGE.index("## One record")]
     keys = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
-    registered = EmbeddingRecord(*(getattr(example(), name) for name in example().__struct_fields__[:-1]), 5)
+    registered = EmbeddingRecord(*(getattr(example(), name) for name in example().__struct_fields__[:-2]), 5, 1)
     assert keys == set(msgpack.unpackb(registered.pack()))
 
 

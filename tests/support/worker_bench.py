@@ -26,6 +26,7 @@ from store.records.back_fill import BackFillRecord
 from store.records.embedding import EmbeddingRecord
 from store.records.scenario import Registered
 from store.window.layout import Arrival
+from store.window.silence import SilenceTicks
 from stream.kafka.client import Connection
 from stream.kafka.partitioner import partition_of
 from stream.scenarios.registry import ScenarioRegistry
@@ -137,6 +138,7 @@ def make_worker(
             EmbeddingTopicIds(connection, topics),
         ),
         RefreshScheduler.of(model, sum(m.max_events for m in MODALITIES.values())),
+        ticks=SilenceTicks(model.silence_days),
         on_ready=on_ready,
         requests=requests,
     )

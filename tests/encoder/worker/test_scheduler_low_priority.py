@@ -15,6 +15,7 @@ from encoder.worker.scheduler import (
     BackFillTurn,
     RefreshBatch,
     RefreshScheduler,
+    TickTurn,
 )
 
 TAIL, BUDGET = 10, 100
@@ -158,3 +159,40 @@ def test_a_user_of_a_backlog_with_a_new_event_is_live() -> None:
     batch = one.next_batch(0)
     assert isinstance(batch, RefreshBatch)
     assert (batch.users, batch.live) == (("old49",), True)
+
+
+@given(st.integers(20, 2000), st.integers(1, 400), st.booleans(), st.booleans())
+def test_silent_users_wait_like_the_rest_and_take_turns_with_it(
+    live: int, took: int, swept: bool, filling: bool
+) -> None:
+    """A tick delays no live user by more than a sweep does, and none of the three starves."""
+    s, now, live_time = scheduler(), 0, 0
+    kinds: list[str] = []
+    for i in range(500 if swept else 0):
+        s.mark_low(f"low{i}", 0)
+    while now < 20_000:
+        s.mark("live", now)
+        batch = s.next_batch(now, back_fill=filling, ticks=True)
+        assert batch is not None
+        is_live = isinstance(batch, RefreshBatch) and batch.live
+        seconds = live if is_live else took
+        live_time += live if is_live else 0
+        if not is_live:
+            kinds.append(type(batch).__name__)
+        now += seconds
+        s.done(batch, seconds / 1000, now)
+    assert now - live_time <= now / LOW_TIME_SHARE + 2 * took
+    there = {"TickTurn"} | ({"RefreshBatch"} if swept else set()) | ({"BackFillTurn"} if filling else set())
+    for some in zip(*(kinds[i:] for i in range(len(there))), strict=False):
+        assert set(some) == there, "in turns"
+
+
+def test_only_silent_users_are_computed_where_nothing_else_is_to_do() -> None:
+    s = scheduler()
+    assert s.next_batch(0) is None
+    turn = TickTurn(BUDGET // LOW_PRIORITY_SHARE)
+    assert s.next_batch(0, ticks=True) == s.next_batch(0, ticks=True) == turn
+    s.done(turn, 3.0, 3000)
+    s.mark("u", 3000)
+    assert s.next_batch(3000, ticks=True) == RefreshBatch(("u",), TAIL + 1, live=True)
+    assert not s.should_pause(3000), "the rate is not taught by ticks"

@@ -287,7 +287,7 @@ def test_a_back_fill_that_was_cut_short_is_done_by_the_next_owner(
         wait_for_lag_zero(connection, topics)
     other = ModelSet(OTHER_MODEL, {}, MODALITIES, SCENARIOS, DIM)
     with monkeypatch.context() as nobody_is_due:
-        nobody_is_due.setattr(RefreshScheduler, "next_batch", lambda self, now_ms, back_fill: None)
+        nobody_is_due.setattr(RefreshScheduler, "next_batch", lambda self, now_ms, **_: None)
         with running(connection, topics, other, tmp_path / "w"):
             pass  # it commits as it leaves
     with running(connection, topics, other, tmp_path / "other disk"):

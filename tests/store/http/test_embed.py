@@ -63,6 +63,7 @@ def test_an_answer_has_every_member_and_tells_how_current_it_is() -> None:
         "prompt": "tuned",
         "model": "tiny-1",
         "as_of": 1,
+        "newest_event": 1,
         "ingested_at": 2,
         "computed_at": 3,
         "covers": {"raw:0": 7},

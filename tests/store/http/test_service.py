@@ -62,6 +62,7 @@ def test_embedding_has_every_member_of_the_contract(serving: Serving) -> None:
         "scenario": "churn",
         "model": "m",
         "as_of": 1,
+        "newest_event": 1,
         "ingested_at": 2,
         "computed_at": 3,
         "covers": {"raw:0": 7},

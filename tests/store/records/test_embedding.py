@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from store.index.row_meta import pack_meta, unpack_meta
 from store.records.embedding import EmbeddingRecord
 
 
@@ -42,6 +43,16 @@ def test_round_trip_keeps_the_direction() -> None:
     assert (back.covers, back.events, back.as_of) == (sent.covers, sent.events, sent.as_of)
     assert abs(np.linalg.norm(back.vector) - 1) <= 1.3e-4
     assert back.vector @ sent.vector / np.linalg.norm(back.vector) > 1 - 1e-6
+
+
+def test_the_newest_event_is_said_where_the_vector_stands_later() -> None:
+    assert "newest_event" not in msgpack.unpackb(record(newest_event=5).pack())
+    silent = record(as_of=9, newest_event=5)
+    assert msgpack.unpackb(silent.pack())["newest_event"] == 5
+    assert EmbeddingRecord.unpack(silent.pack()).newest_event == 5
+    for one in (silent, record(newest_event=5), record()):
+        meta = unpack_meta(pack_meta(one, 1))
+        assert (meta.as_of, meta.newest_event or meta.as_of) == (one.as_of, 5)
 
 
 def test_a_later_versions_extra_key_is_ignored() -> None:

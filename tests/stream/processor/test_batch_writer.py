@@ -24,6 +24,7 @@ from stream.processor.batch_writer import UNKNOWN_MODALITY_SECONDS, BatchWriter
 from stream.processor.faust_app import Message
 from stream.processor.partition import PartitionConfig
 from stream.settings import KafkaSettings
+from stream.token_log.restore import restore
 from stream.topics import Topics
 from tests.support.hash_encoder import HashEncoder
 
@@ -43,6 +44,7 @@ def writer_of(
     *,
     modalities: dict[str, ModalitySettings] = MODALITIES,
     wall: Callable[[], float] = time.time,
+    wall_passes: bool = False,
 ) -> BatchWriter:
     topics = Topics(KafkaSettings(topic_prefix=prefix, partitions=1))
     deploy_topics.ensure(connection, topics.specs(MODALITIES, ()))
@@ -50,7 +52,12 @@ def writer_of(
     encoder = HashEncoder()
     buffers = PartitionBuffers(path, connection.identity, modalities, encoder.id, encoder.dim, 3_600_000, resources)
     return BatchWriter(
-        PartitionConfig(connection, topics, buffers), encoder, NEVER, group=topics.group_processor, wall=wall
+        PartitionConfig(connection, topics, buffers),
+        encoder,
+        NEVER,
+        group=topics.group_processor,
+        wall=wall,
+        wall_passes=wall_passes,
     )
 
 
@@ -183,3 +190,42 @@ def test_a_partition_that_was_added_to_events_is_refused(writer: BatchWriter) ->
     with pytest.raises(TopicError, match="partitions were added") as caught:
         writer.open(1, NEVER)
     assert "replay the source" in caught.value.action
+
+
+def test_time_passes_by_the_wall_and_is_known_to_everybody_who_reads_the_log(
+    embedded_broker: EmbeddedBroker, send: Callable[[int], Message], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/adr/0014: told each hour, by the owner; expiry follows; a lost disk, and a replica, find it in the log."""
+    connection, hour = embedded_broker.connection, 3_600_000
+    wall = [NOW / 1000 + 60]
+    monkeypatch.setattr("stream.processor.batch_writer.SETTLE_SECONDS", 0.0)
+    writer = writer_of(connection, "t", tmp_path / "a", wall=lambda: wall[0], wall_passes=True)
+    writer.apply([send(0)], NEVER)
+    buffer = writer._partitions[0].buffer
+    writer.say_time()
+    assert buffer.wall_time == 0, "the hour of the newest event is known"
+    wall[0] += 11 * 86_400
+    writer._arrivals.batch({0: NOW}, NOW + 9999, time.monotonic())
+    writer.say_time()
+    assert buffer.wall_time == 0, "it is behind"
+    writer._arrivals.forget([0])
+    for _ in range(2):
+        writer.say_time()
+        assert buffer.stream_time == buffer.wall_time == int(wall[0] * 1000) // hour * hour
+    assert buffer.window("u").events == {}, "what is older than the window has expired"
+    told, end = buffer.stream_time, buffer.log_offset
+    writer.say_time()
+    assert buffer.log_offset == end, "once an hour"
+    writer.close()
+    fresh = writer_of(connection, "t", tmp_path / "b", wall=lambda: wall[0], wall_passes=False)
+    fresh.apply([Message(0, 0, pack_of(0)), send(1)], NEVER)
+    restored = fresh._partitions[0].buffer
+    assert (restored.wall_time, restored.stream_time) == (told, told)
+    fresh.close()
+    replica = PartitionBuffers(
+        tmp_path / "r", connection.identity, MODALITIES, HashEncoder().id, HashEncoder().dim, hour,
+        BufferResources.create(block_cache_bytes=8 << 20, write_buffer_bytes=4 << 20), True,
+    ).open(0)  # fmt: skip
+    restore(connection, "t.tokens", 0, replica)
+    assert replica.stream_time == told
+    replica.close()
