@@ -221,7 +221,7 @@ def accounted(folder: Path) -> Any:
     assert (account["adds_up"], account["settled"]) == (True, True)
     # an embedded broker ends with its dead letters, and that of no topic is nowhere else
     assert sum(topic["published"] for topic in account["topics"] if topic["topic"] != NOWHERE) == good + 2
-    assert sum(total[name] for name in ("applied", "expired", "evicted")) == good
+    assert sum(total[name] for name in ("applied", "expired", "evicted", "remembered")) == good
     return account
 
 

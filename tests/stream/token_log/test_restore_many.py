@@ -162,7 +162,7 @@ def test_many_rows_are_restored(kafka_broker: LocalKafka, topic_prefix: str, tmp
     buffer.commit(buffer.prepare([later], source_offset=1), log_offset=buffer.log_offset)
     swept = 0
     while (changes := buffer.prepare([], source_offset=1)).sweep_left or changes.sweep_rows:
-        swept += len(changes.sweep_deletes)
+        swept += len(changes.sweep_deletes) + len(changes.sweep_puts)
         buffer.commit(changes, log_offset=buffer.log_offset)
         if swept > records // 20:
             break
