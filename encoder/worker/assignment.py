@@ -60,18 +60,18 @@ class Assignment:
         """Not None: nothing can be published until it is renewed, then or later; seconds, monotonic."""
         self._committed: tuple[int, str | None] | None = (found.offset, found.metadata) if found.offset >= 0 else None
         # marks from before another member had the partition
-        buffer.clear_dirty([user.user_id for user in buffer.dirty()], upto=self.published)
+        buffer.dirty.clear([user.user_id for user in buffer.dirty], upto=self.published)
 
     @property
     def position(self) -> int:
         """W5: everything below this offset of `tokens` is in the embeddings."""
-        oldest = self.buffer.oldest_dirty_offset()
+        oldest = self.buffer.dirty.oldest_offset()
         read = self.buffer.log_offset if oldest is None else oldest
         return max(self.published, read)
 
     def position_after(self, users: Collection[str], upto: int) -> int:
         """`position` once these users' marks have been cleared `upto`."""
-        oldest = self.buffer.oldest_dirty_offset(without=users, upto=upto)
+        oldest = self.buffer.dirty.oldest_offset(without=users, upto=upto)
         return max(self.published, self.buffer.log_offset if oldest is None else oldest)
 
     @property

@@ -117,7 +117,7 @@ class SilenceRounds:
                     break
                 looked += 1
                 user = entry.user_id
-                if self._buffer.is_dirty(user):
+                if user in self._buffer.dirty:
                     done.append(entry)  # W4 says when it is next due
                     continue
                 newest = self._buffer.newest_event(user) or 0

@@ -287,7 +287,7 @@ class Worker:
         for part in mine:
             if part.assignment in published:
                 due = part.assignment.silence.next_due(part.known, part.gone)
-                part.assignment.buffer.clear_dirty(part.users, upto=part.upto, due=due)
+                part.assignment.buffer.dirty.clear(part.users, upto=part.upto, due=due)
         fault.point("worker.4")
         self._scheduler.done(batch, computed - started, _now_ms())
         metrics.REFRESHED_USERS.inc(len(windows))
@@ -401,7 +401,7 @@ class Worker:
             self._committed_at = now
             left = self._scheduler.pending().seconds or None
             for assignment in self._mine:
-                users = assignment.buffer.dirty_count
+                users = len(assignment.buffer.dirty)
                 assignment.waiting = Waiting(users, left if users else None, assignment.buffer.log_offset)
             behind_ms = max((a.silence.behind_ms for a in self._mine if a.ready), default=0)
             metrics.SILENCE_BEHIND_SECONDS.set(behind_ms / 1000)
@@ -446,7 +446,7 @@ class Worker:
     def _schedule(self, assignment: Assignment) -> None:
         """It has become usable."""
         now_ms, partition = _now_ms(), assignment.partition
-        dirty = assignment.buffer.dirty()
+        dirty = assignment.buffer.dirty
         fresh = [user.user_id for user in dirty if not user.mark.sweep]
         self._scheduler.mark_backlog(fresh, now_ms, partition=partition)
         for user in dirty:
@@ -455,7 +455,7 @@ class Worker:
 
     def _unschedule(self, assignment: Assignment) -> None:
         """It is usable no more."""
-        for user in assignment.buffer.dirty():
+        for user in assignment.buffer.dirty:
             self._scheduler.remove(user.user_id)
         self._scheduler.forget(assignment.partition)
 

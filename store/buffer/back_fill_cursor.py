@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from store.base import versioned
+from store.buffer.database import BufferDatabase
+from store.window.layout import M_BACK_FILL
 from store.window.rows import user_prefix
 
 
@@ -42,3 +46,19 @@ _DECODER = msgspec.msgpack.Decoder(BackFillCursor)
 def position_of(user_id: str) -> bytes:
     """Orders users as the buffer does; "" comes before everyone."""
     return user_prefix(user_id)
+
+
+def read_cursors(db: BufferDatabase) -> dict[str, BackFillCursor]:
+    """Cursors of the back-fills under way, by scenario."""
+    start = len(M_BACK_FILL)
+    return {key[start:].decode(): BackFillCursor.unpack(value) for key, value in db.items(db.meta, M_BACK_FILL)}
+
+
+def write_cursors(db: BufferDatabase, cursors: Mapping[str, BackFillCursor | None]) -> None:
+    """Keep cursors, or drop them (None), by scenario; durable on return, all or none."""
+    db.put_meta(
+        {
+            M_BACK_FILL + scenario.encode(): None if cursor is None else cursor.pack()
+            for scenario, cursor in cursors.items()
+        }
+    )

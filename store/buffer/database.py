@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import rocksdict
 
@@ -17,6 +18,15 @@ from store.base.files import write_atomic
 from store.buffer.resources import BufferResources
 from store.window import layout
 from store.window.rows import prefix_end
+
+
+class _OnDatabase(Protocol):
+    _db: BufferDatabase
+
+
+_S = TypeVar("_S", bound=_OnDatabase)
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 _PAGE = 1000
 """Entries taken from an iterator at a time."""
@@ -140,17 +150,10 @@ class BufferDatabase:
         """
         stored = {key: self.meta.get(key) for key in expected}
         if all(value is None for value in stored.values()):
-            batch = self.batch()
-            for key, text in expected.items():
-                batch.put(key, text.encode(), self.h_meta)
-            self.write(batch)
+            self.put_meta({key: text.encode() for key, text in expected.items()})
             return
-        if stored.get(layout.M_FORMAT) == layout.FORMAT_BEFORE.encode():  # what it holds is read as it is
-            stored[layout.M_FORMAT] = expected[layout.M_FORMAT].encode()
-            upgraded = self.batch()
-            upgraded.put(layout.M_FORMAT, stored[layout.M_FORMAT], self.h_meta)
-        else:
-            upgraded = None
+        if upgraded := stored.get(layout.M_FORMAT) == layout.FORMAT_BEFORE.encode():  # it is read as it is
+            stored[layout.M_FORMAT] = layout.FORMAT.encode()
         for key, text in expected.items():
             found = (stored[key] or b"").decode()
             if found != text:
@@ -170,8 +173,14 @@ class BufferDatabase:
                     action=action,
                     code="broker_replaced" if key == layout.M_IDENTITY else "state_mismatch",
                 )
-        if upgraded is not None:
-            self.write(upgraded)
+        if self.meta.get(layout.M_RESTORING) is not None:
+            raise StateError(
+                f"an older version was restoring the token buffer at {self.path} when it ended",
+                action=f"remove {self.path}; it is restored from the `tokens` topic",
+                code="state_mismatch",
+            )
+        if upgraded:
+            self.put_meta({layout.M_FORMAT: layout.FORMAT.encode()})
 
     def batch(self) -> Any:
         """An empty WriteBatch."""
@@ -199,6 +208,16 @@ class BufferDatabase:
                 getattr(self, name).flush()
             fault.point("buffer.flush")
             self._unsettled = False
+
+    def put_meta(self, values: Mapping[bytes, bytes | None]) -> None:
+        """Write to `meta`, all or nothing; None = deleted."""
+        batch = self.batch()
+        for key, value in values.items():
+            if value is None:
+                batch.delete(key, self.h_meta)
+            else:
+                batch.put(key, value, self.h_meta)
+        self.write(batch)
 
     def get_int(self, key: bytes, default: int) -> int:
         """Integer from `meta`."""
@@ -285,48 +304,22 @@ class BufferDatabase:
             self.db = None
 
 
+def judged(method: Callable[Concatenate[_S, _P], _R]) -> Callable[Concatenate[_S, _P], _R]:
+    """Of something on a database: damage that the method meets marks it, and is raised as a StateError."""
+
+    @wraps(method)
+    def call(self: _S, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as exc:
+            found = self._db.judge(exc)
+            if found is exc:
+                raise
+            raise found from exc
+
+    return call
+
+
 def _open(path: Path, resources: BufferResources, *, bulk: bool) -> Any:
     options = resources.database_options(bulk=bulk)
     return rocksdict.Rdict(str(path), options, column_families=resources.family_options(bulk=bulk))
-
-
-class Cursor:
-    """Reads of one batch. Holds an iterator, so drop it when the batch is prepared."""
-
-    def __init__(self, database: BufferDatabase) -> None:
-        self._db = database
-        self._iter: Any = None
-
-    def summaries(self, prefixes: Sequence[bytes]) -> list[bytes | None]:
-        """Summary rows by (user, modality) prefix."""
-        found: list[bytes | None] = self._db.summaries.get([prefix + b"\x00" for prefix in prefixes])
-        return found
-
-    def ids(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Entries of the id index."""
-        found: list[bytes | None] = self._db.ids.get(list(keys))
-        return found
-
-    def scan(self, prefix: bytes, start: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """Up to `limit` rows with this prefix, from prefix + start on; keys without the prefix."""
-        cursor = self._iter
-        if cursor is None:
-            cursor = self._iter = self._db.rows.iter()
-        cursor.seek(prefix + start)
-        out: list[tuple[bytes, bytes]] = []
-        cut = len(prefix)
-        while cursor.valid():
-            key = cursor.key()
-            if not key.startswith(prefix):
-                break
-            out.append((key[cut:], cursor.value()))
-            if len(out) == limit:
-                break
-            cursor.next()
-        else:
-            cursor.status()  # raises where a block is damaged
-        return out
-
-    def expiry(self, start: bytes, end: bytes, limit: int) -> list[bytes]:
-        """Keys of the expiry index in [start, end)."""
-        return [key for key in self._db.keys(self._db.expiry, start, limit) if key < end]

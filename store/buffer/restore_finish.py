@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from store.base import logs
 from store.buffer.database import BufferDatabase
 from store.window.event_batch import WindowRules, is_occupied
 from store.window.layout import M_INDEXED, M_UNSUMMED, expiry_key, split_prefix
 from store.window.rows import read_summary, unpack_summary
 from store.window.user_window import summary_by_scan
+
+log = logs.get(__name__)
 
 _BATCH = 500
 """Windows per WriteBatch: a large one holds the interpreter lock for its whole duration."""
@@ -40,12 +43,10 @@ def finish(db: BufferDatabase, rules: WindowRules, unsummed: set[bytes]) -> int:
     return recomputed
 
 
-def index_all(db: BufferDatabase, rules: WindowRules) -> int:
-    """Give every window its entry in the expiry index, where a version did that could leave some without.
-
-    Returns:
-        How many windows there are.
-    """
+def index_all(db: BufferDatabase, rules: WindowRules) -> None:
+    """Give every window its entry in the expiry index, where a version wrote it that could leave some without."""
+    if db.meta.get(M_INDEXED) is not None:
+        return
     windows = 0
     batch = db.batch()
     for key, value in db.items(db.summaries, b""):
@@ -58,7 +59,8 @@ def index_all(db: BufferDatabase, rules: WindowRules) -> int:
             batch = db.batch()
     batch.put(M_INDEXED, b"", db.h_meta)
     db.write(batch)
-    return windows
+    if windows:
+        log.warning(logs.BUFFER_REINDEXED, path=str(db.path), windows=windows)
 
 
 def _recompute(db: BufferDatabase, rules: WindowRules, prefix: bytes, batch: Any) -> bool:

@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 from store.base.settings import ModalityKind, ModalitySettings
 from store.window.layout import prefix_length, split_prefix
 from store.window.remembering import LightRow, Remembering, remember
-from store.window.rows import KIND_FIELD, LIGHT, Summary, prefix_end, unpack_event, unpack_field, unpack_summary
+from store.window.rows import (
+    KIND_FIELD,
+    LIGHT,
+    Summary,
+    SummaryRow,
+    prefix_end,
+    unpack_event,
+    unpack_field,
+    unpack_summary,
+)
 from store.window.summary import Totals, number_width
 
 
@@ -81,7 +90,7 @@ class UserWindow:
         return max((m.summary.ingested_at for m in self.modalities.values()), default=0)
 
 
-def newest_event(summaries: Iterable[Summary]) -> int:
+def newest_event(summaries: Iterable[Summary | SummaryRow]) -> int:
     """As of `UserWindow`, from a user's summaries."""
     return max((s.newest for s in summaries if s.newest > s.erased), default=0)
 

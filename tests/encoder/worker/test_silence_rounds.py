@@ -50,7 +50,7 @@ class Partition:
             self._folder / disk, SHARED, modalities=MODALITIES, expiry_granularity_ms=HOUR_MS, replica=True
         )
         self.silence = SilenceRounds(self.buffer, ticks, self.horizon)
-        self.buffer.clear_dirty([user.user_id for user in self.buffer.dirty()], upto=self.offset)
+        self.buffer.dirty.clear([user.user_id for user in self.buffer.dirty], upto=self.offset)
         self._log.replay(self.buffer, upto=self.offset)
         self.follow()
 
@@ -67,25 +67,25 @@ class Partition:
 
     def commit(self) -> None:
         """W3, W5, T3: the offset, and with it the horizon."""
-        oldest = self.buffer.oldest_dirty_offset()
+        oldest = self.buffer.dirty.oldest_offset()
         self.offset = max(self.offset, self.buffer.log_offset if oldest is None else oldest)
         self.horizon = self.silence.position
 
     def refresh(self, users: list[str], *, crash: bool = False) -> None:
         """W2 to W4 of those that are dirty; crash: before W4."""
-        users = [user for user in users if self.buffer.is_dirty(user)]
+        users = [user for user in users if user in self.buffer.dirty]
         upto = self.buffer.log_offset
         windows = [self.silence.window(user) for user in users]
         for window in windows:
             assert window.is_known
             self.published[window.user_id].append((window.as_of, False))
-        oldest = self.buffer.oldest_dirty_offset(without=users, upto=upto)
+        oldest = self.buffer.dirty.oldest_offset(without=users, upto=upto)
         self.offset = max(self.offset, upto if oldest is None else oldest)
         self.horizon = self.silence.position
         if crash:
             self.own(self.leave())
             return
-        self.buffer.clear_dirty(users, upto=upto, due=self.silence.next_due(windows, ()))
+        self.buffer.dirty.clear(users, upto=upto, due=self.silence.next_due(windows, ()))
 
     def tick(self, tokens: int, crash: str = "") -> bool:
         """T1 to T4; crash: the step before which it happens. False: nobody was left."""
@@ -249,7 +249,7 @@ def test_an_erased_user_is_due_no_more(one: Partition) -> None:
     one._log.write(one._primary, [erasure], len(one._log))
     one.follow()
     assert not one.silence.window("u1").is_known
-    one.buffer.clear_dirty(["u1"], upto=one.buffer.log_offset, due=one.silence.next_due([], ["u1"]))
+    one.buffer.dirty.clear(["u1"], upto=one.buffer.log_offset, due=one.silence.next_due([], ["u1"]))
     assert one.buffer._db.ids.get(b"u1") is None
     one.event("u0", BEGIN + 20 * DAY_MS)
     one.settle()

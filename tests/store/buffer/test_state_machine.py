@@ -202,7 +202,7 @@ class BufferMachine(RuleBasedStateMachine):
     def replica_equals(self) -> None:
         self.log.replay(self.replica, mark_dirty=True)
         assert dict(self.replica.rows()) == self.model.rows()
-        assert {u for u, _ in self.model.windows} <= {d.user_id for d in self.replica.dirty()}
+        assert {u for u, _ in self.model.windows} <= {d.user_id for d in self.replica.dirty}
 
     @invariant()
     def every_window_is_looked_at_in_time(self) -> None:

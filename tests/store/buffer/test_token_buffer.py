@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from store.base.errors import StateError
+from store.buffer.inspection import inspect
 from store.buffer.token_buffer import TokenBuffer
 from store.window.encoded_event import EncodedEvent
 from store.window.rows import event_key, summary_key
@@ -285,7 +286,7 @@ def test_a_window_comes_as_arrays_in_order(opened: Open) -> None:
     assert (t.names, t.numbers.shape, t.summary.rows) == (["f", "g"], (2, 1), 2), "null fields are not shown"
     assert (window.as_of, window.events) == (1005, {"b": 3, "t": 2})
     assert not buffer.window("nobody").modalities
-    json.dumps(buffer.inspect("u"))
+    json.dumps(inspect(buffer, "u"))
 
 
 def test_rows_of_a_former_owner_are_logged_again(opened: Open) -> None:
@@ -314,20 +315,20 @@ def test_marks_survive_and_carry_priority(opened: Open) -> None:
     log.write(primary, events_of(1000) + events_of(1001, user="v"), 0)
     log.write(primary, events_of(1200, user="v"), 1)
     log.replay(buffer, mark_dirty=True)
-    by_user = {d.user_id: d.mark for d in buffer.dirty()}
-    assert [d.user_id for d in buffer.dirty()] == ["u", "v"]
-    assert buffer.oldest_dirty_offset() == 0
+    by_user = {d.user_id: d.mark for d in buffer.dirty}
+    assert [d.user_id for d in buffer.dirty] == ["u", "v"]
+    assert buffer.dirty.oldest_offset() == 0
     assert not by_user["u"].sweep
-    buffer.clear_dirty(["u", "v"], upto=buffer.log_offset)
-    assert (buffer.dirty_count, buffer.oldest_dirty_offset()) == (0, None)
+    buffer.dirty.clear(["u", "v"], upto=buffer.log_offset)
+    assert (len(buffer.dirty), buffer.dirty.oldest_offset()) == (0, None)
     at = buffer.log_offset
     log.write(primary, events_of(1500, user="v"), 2)
     log.replay(buffer, mark_dirty=True)
-    buffer.clear_dirty(["v"], upto=at)
+    buffer.dirty.clear(["v"], upto=at)
     buffer.close()
     buffer = opened(replica=True)
-    marks = {d.user_id: d.mark for d in buffer.dirty()}
-    assert [d.user_id for d in buffer.dirty()] == ["v", "u"], "u changed by a sweep only: last"
+    marks = {d.user_id: d.mark for d in buffer.dirty}
+    assert [d.user_id for d in buffer.dirty] == ["v", "u"], "u changed by a sweep only: last"
     assert marks["u"].sweep
     assert marks["v"].first == at
 

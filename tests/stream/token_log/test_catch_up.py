@@ -80,5 +80,5 @@ def test_a_slice_is_short_and_nothing_is_left_out(
         assert {user: replicas[p].window(user).events for user in users} == {
             user: source.buffers[p].window(user).events for user in source.buffers[p].users()
         }
-        assert bool(replicas[p].dirty()) == bool(p)
+        assert bool(replicas[p].dirty) == bool(p)
         replicas[p].close()

@@ -182,13 +182,13 @@ def test_a_reader_follows_several_partitions_and_marks_users(connection: Connect
     follow(reader, primaries)
     for primary, replica in zip(primaries, replicas, strict=True):
         assert dict(replica.rows()) == dict(primary.rows())
-        assert {d.user_id for d in replica.dirty()} == set(primary.users())
-        replica.clear_dirty(list(replica.users()), upto=replica.log_offset)
+        assert {d.user_id for d in replica.dirty} == set(primary.users())
+        replica.dirty.clear(list(replica.users()), upto=replica.log_offset)
     write(logs[0][0], logs[0][1], primaries[0], [event("new", "a", 1400, "x", offset=1)], 1)
     follow(reader, primaries)
-    marks = {d.user_id: d.mark.sweep for d in replicas[0].dirty()}
+    marks = {d.user_id: d.mark.sweep for d in replicas[0].dirty}
     assert marks == {"new": False, "u0": True, "u1": True, "u2": True}, "the others only lost rows: low priority"
-    assert replicas[1].dirty_count == 0
+    assert len(replicas[1].dirty) == 0
     consumer.close()
 
 
