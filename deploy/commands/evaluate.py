@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from encoder.learning.rows import TaskRows
 
 _PLAIN_LINE_SECONDS = 15.0
-_SILENCE_DAYS = (1, 2, 4, 8, 16, 32, 64)
 
 
 def evaluate(
@@ -119,7 +118,7 @@ def _of_statistics(show: Callable[[float, str], object], *, ablation: bool) -> T
         Windows(history),
         asked,
         list(Stand),
-        ticks=SilenceTicks(_SILENCE_DAYS),
+        ticks=SilenceTicks(settings.model.silence_days),
         zone=settings.model.time_zone,
         on_progress=lambda done, of: show(0.6 + 0.3 * done / of, f"{done:,} of {of:,} windows"),
     )
