@@ -99,7 +99,7 @@ def check_risk(s: System, texts: TextEncoder, users: UserEncoder, *, at_least: i
         assert served.keys() == want.keys()
         assert len(want) >= at_least
         for user, e in want.items():
-            (vector,) = users.encode_from_scratch([e.window], ["risk"])[0]
+            (vector,) = users.encode_from_scratch([e.window.at(served[user]["as_of"])], ["risk"])[0]
             got = np.asarray(served[user]["vector"], np.float32)
             assert float(got @ vector / np.linalg.norm(got)) >= 0.9999, user
             assert served[user]["covers"].items() >= e.window.covers.items(), user
