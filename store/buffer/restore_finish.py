@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgpack
+
 from store.base import logs
 from store.buffer.database import BufferDatabase
 from store.window.event_batch import WindowRules, is_occupied
@@ -43,13 +45,20 @@ def finish(db: BufferDatabase, rules: WindowRules, unsummed: set[bytes]) -> int:
     return recomputed
 
 
-def index_all(db: BufferDatabase, rules: WindowRules) -> None:
-    """Give every window its entry in the expiry index, where a version wrote it that could leave some without."""
-    if db.meta.get(M_INDEXED) is not None:
+def index_anew(db: BufferDatabase, rules: WindowRules) -> None:
+    """Give every window an entry in the expiry index that is early enough for its configuration, where it was written
+    under another one (or by a version that did not say). What is there stays: an early look does no harm."""
+    written = db.meta.get(M_INDEXED)
+    before = msgpack.unpackb(written) if written else {}
+    now = {name: list(limits) for name, limits in rules.limits.items()}
+    if before == now:
         return
     windows = 0
     batch = db.batch()
     for key, value in db.items(db.summaries, b""):
+        name = split_prefix(key[:-1])[1]
+        if written is not None and now.get(name) == before.get(name):
+            continue
         entry = due_key(rules, key[:-1], value, None)
         if entry is not None:
             batch.put(entry, b"", db.h_expiry)
@@ -57,7 +66,7 @@ def index_all(db: BufferDatabase, rules: WindowRules) -> None:
         if len(batch) >= _BATCH:
             db.write(batch)
             batch = db.batch()
-    batch.put(M_INDEXED, b"", db.h_meta)
+    batch.put(M_INDEXED, msgpack.packb(now), db.h_meta)
     db.write(batch)
     if windows:
         log.warning(logs.BUFFER_REINDEXED, path=str(db.path), windows=windows)

@@ -32,7 +32,7 @@ from store.buffer.dirty_users import DirtyUsers
 from store.buffer.held_rows import LogPosition
 from store.buffer.log_apply import LogApplier
 from store.buffer.resources import BufferResources
-from store.buffer.restore_finish import finish, index_all
+from store.buffer.restore_finish import finish, index_anew
 from store.buffer.stale_rows import StaleRows, current
 from store.buffer.tick_index import TickIndex
 from store.buffer.users import count_users, walk_users
@@ -131,7 +131,7 @@ class TokenBuffer:
             )
             rules = WindowRules(modalities, dim, expiry_granularity_ms)
             if not replica:
-                index_all(database, rules)
+                index_anew(database, rules)
             self = cls(database, rules, Schema.of(encoder_id, dim, modalities), replica=replica)
         except BaseException as exc:
             found = database.judge(exc)

@@ -69,6 +69,8 @@ class WindowRules:
         }
         """Per modality (a sequence of events?, max_events, numbers of a row, how much further back than the window its
         memory reaches, ms; None = there is none)."""
+        self.limits = {name: (m.window_ms, m.memory_ms, m.max_events) for name, m in modalities.items()}
+        """Per modality all that `due` depends on: where it changes, entries of the expiry index may be too late."""
 
     def floor(self, modality: str, stream_time: int) -> int:
         """Events of a modality older than this have left the window. Moves in steps of the granularity."""
@@ -81,13 +83,17 @@ class WindowRules:
         together with all others of its user: late duplicates still find what was covered, an embedding goes on
         covering what it covered, and what is kept follows the users of two windows, not all ever seen.
 
+        A window with more rows than it may have since its configuration changed is due at once.
+
         occupied: there are rows, in the window (tabular: null fields too) or in the memory.
         """
         if not occupied:
             return last_seen(totals) + self._kept[modality]
+        _, most, _, lag = self.shapes[modality]
+        if totals.rows > most:
+            return 0
         if not totals.memory_rows:
             return totals.oldest
-        lag = self.shapes[modality][3]
         due = 0 if lag is None else totals.memory_oldest + lag
         return min(due, totals.oldest) if totals.rows else due
 
@@ -291,22 +297,34 @@ class EventBatch:
         others = [(user_id, name) for name in self._rules.modalities if name != modality]
         stored = self._reader.summaries([modality_prefix(*other) for other in others])
         found: list[tuple[str, str]] = []
+        full: list[tuple[str, SummaryRow]] = []
         due, busy = 0, False
+        totals: SummaryRow
         for other, packed in zip(others, stored, strict=True):
             if (update := self._updates.get(other)) is not None:
-                last, occupied = last_seen(update.totals), update.covered or update.occupied
+                totals, occupied = update.totals, update.covered or update.occupied
             elif packed is not None:
-                summary = read_summary(packed)
-                last = last_seen(summary)
+                totals = read_summary(packed)
                 # swept in this batch: what is stored is the state before
-                occupied = is_occupied(summary) or other in self._swept
+                occupied = other in self._swept
+                if not occupied and is_occupied(totals):
+                    full.append((other[1], totals))
             else:
                 continue
             found.append(other)
             busy = busy or occupied
-            due = max(due, self._rules.due_with(modality, other[1], last))
-        if due >= floor or busy:
-            self._sweep_left = self._sweep_left or due < floor  # the other one's rows go first
+            due = max(due, self._rules.due_with(modality, other[1], last_seen(totals)))
+        if due >= floor:
+            return False, due
+        if full:
+            # Their rows go first, and with the last of them the user. Until then this one is not looked at again: as
+            # many users as fit a batch would fill every batch.
+            for name, totals in full:
+                self._index(name, self._rules.due(name, totals, occupied=True), user_id)
+            self._sweep_left = True
+            return False, floor
+        if busy:
+            self._sweep_left = True
             return False, due
         for other in found:
             self._swept.add(other)

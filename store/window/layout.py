@@ -65,7 +65,8 @@ M_SCHEMA = b"schema"
 """What the rows are made of according to the log, see `Schema`."""
 
 M_INDEXED = b"indexed"
-"""Every window has its entry in `expiry`. Databases of older versions lack this mark, and may lack entries."""
+"""Every window has its entry in `expiry`. Its value: for which window, memory and count, by modality; in databases of
+older versions it is empty, and those that lack it may lack entries."""
 
 M_STALE = b"stale/"
 """Prefix, followed by a row key: a former owner logged that row late, so ours has to be logged again."""

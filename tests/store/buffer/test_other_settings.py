@@ -1,0 +1,178 @@
+"""Windows and memories that are configured otherwise than when the buffer was written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from store.base.settings import ERASURE, ModalitySettings
+from store.buffer.token_buffer import TokenBuffer
+from store.window.rows import LIGHT, parse_key
+from tests.models.events import GRANULARITY_MS, Log, Open, days, event, modalities
+
+USERS = ("u", "v", "w")
+MANY = 30
+"""Empty batches after which a sweep that has little to do must have ended."""
+
+
+def a_with(memory_ms: int, window_ms: int = 100, max_events: int = 3) -> dict[str, ModalitySettings]:
+    changed = {"memory_days": days(memory_ms) if memory_ms else 0, "window_days": days(window_ms)}
+    made = modalities()
+    return made | {"a": made["a"].model_copy(update=changed | {"max_events": max_events})}
+
+
+def drive(buffer: TokenBuffer, log: Log, events: list[Any], source_offset: int, most: int = MANY) -> list[str]:
+    """`Log.write`, but its sweep has to end."""
+    outcomes: list[str] = []
+    for _ in range(most):
+        changes = buffer.prepare(events, source_offset=source_offset)
+        outcomes += [name for name, n in changes.outcomes._asdict().items() for _ in range(n)]
+        log.append(changes.rows, sweep=False)
+        log.append(changes.sweep_rows, sweep=True)
+        buffer.commit(changes, log_offset=len(log))
+        if not events and not changes.sweep_rows and not changes.sweep_left:
+            return outcomes
+        events = []
+    raise AssertionError("the sweep does not end")
+
+
+def light(buffer: TokenBuffer) -> list[str]:
+    return [parse_key(key).name for key, value in buffer.rows() if value[0] == LIGHT]
+
+
+def test_a_memory_that_was_shortened_ends_when_it_says(opened: Open) -> None:
+    buffer, log = opened("b", modalities=a_with(2500)), Log()
+    drive(buffer, log, [event("u", "a", 1000, "e", offset=1)], 0)
+    drive(buffer, log, [event("v", "b", 1200, "v", offset=2)], 1)
+    assert light(buffer) == ["e"]
+    buffer.close()
+    buffer = opened("b", modalities=a_with(300))
+    drive(buffer, log, [event("v", "b", 1300, "v2", offset=3)], 2)
+    assert light(buffer) == ["e"]
+    drive(buffer, log, [event("v", "b", 1310, "v3", offset=4)], 3)
+    assert not light(buffer)
+
+
+def test_a_longer_window_does_not_lengthen_the_memory(opened: Open) -> None:
+    buffer, log = opened("b", modalities=a_with(2500)), Log()
+    drive(buffer, log, [event("u", "a", 1000, "e", offset=1)], 0)
+    drive(buffer, log, [event("v", "b", 1200, "v", offset=2)], 1)
+    buffer.close()
+    buffer = opened("b", modalities=a_with(2500, 1500))
+    drive(buffer, log, [event("v", "b", 3500, "v2", offset=3)], 2)
+    assert light(buffer) == ["e"]
+    drive(buffer, log, [event("v", "b", 3510, "v3", offset=4)], 3)
+    assert not light(buffer)
+
+
+@pytest.mark.parametrize("memory_ms", [0, 300])
+def test_a_row_that_came_after_the_change_leaves_the_window_in_time(opened: Open, memory_ms: int) -> None:
+    buffer, log = opened("b", modalities=a_with(2500)), Log()
+    drive(buffer, log, [event("u", "a", 1000, "e", offset=1)], 0)
+    drive(buffer, log, [event("v", "b", 1200, "v", offset=2)], 1)
+    buffer.close()
+    buffer = opened("b", modalities=a_with(memory_ms))
+    drive(buffer, log, [event("u", "a", 1210, "new", offset=3)], 2)
+    drive(buffer, log, [event("v", "b", 1320, "v2", offset=4)], 3)
+    assert buffer.window("u").modalities["a"].names == []
+
+
+def test_users_whose_other_window_is_not_swept_yet_keep_no_sweep_busy(opened: Open) -> None:
+    """A leap of time makes all of very many users due at once: that of one modality waits for that of another."""
+    buffer, log, users = opened("b"), Log(), 2500
+    for at in range(0, users, 500):
+        events = [
+            made
+            for i in range(at, at + 500)
+            for made in (
+                event(f"u{i}", "b", 1000, "e", offset=1),
+                event(f"u{i}", "t", 1000, "f", fields={"f": True}, offset=1),
+            )
+        ]
+        drive(buffer, log, events, 0)
+    drive(buffer, log, [event("v", "a", 9000, "v", offset=2)], 1)
+    assert list(buffer.users()) == ["v"]
+
+
+def test_users_written_under_a_long_memory_keep_no_sweep_busy(opened: Open) -> None:
+    buffer, log = opened("b", modalities=a_with(2500)), Log()
+    events = [event("u", "a", 1000, "e", offset=1), event("u", "t", 1000, "f", fields={"f": True}, offset=1)]
+    drive(buffer, log, events, 0)
+    drive(buffer, log, [event("v", "b", 1250, "v", offset=2)], 1)
+    buffer.close()
+    buffer = opened("b", modalities=a_with(0))
+    for ts in (1300, 1450, 1600, 1700, 1800):
+        drive(buffer, log, [event("v", "b", ts, f"v{ts}", offset=ts)], ts)
+    assert list(buffer.users()) == ["v"]
+
+
+def test_an_index_that_was_made_anew_is_kept(opened: Open) -> None:
+    """The same settings again: nothing is indexed, so opening reads no summaries."""
+    buffer, log = opened("b"), Log()
+    drive(buffer, log, [event("u", "a", 1000, "e", offset=1)], 0)
+    entries = dict(buffer._db.items(buffer._db.expiry, b""))
+    buffer.close()
+    buffer = opened("b", modalities=a_with(2500, 50))
+    buffer.close()
+    buffer = opened("b", modalities=a_with(2500, 50))
+    for entry in entries:
+        buffer._db.expiry.delete(entry)
+    buffer.close()
+    buffer = opened("b", modalities=a_with(2500, 50))
+    assert not dict(buffer._db.items(buffer._db.expiry, b""))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_was_configured_before_a_restored_buffer_ends_in_the_same(opened: Open, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    log, made = Log(), some_settings(rng)
+    buffer, twin, twin_log = opened("b", modalities=made), None, Log()
+    now, count = 1000, 0
+    for step in range(14):
+        if rng.random() < 0.5:
+            buffer.close()
+            made = some_settings(rng)
+            buffer = opened("b", modalities=made)
+            twin, twin_log = opened(f"twin{step}", modalities=made), Log()
+            log.replay(twin)
+            twin_log.records = list(log.records)
+        events = []
+        for _ in range(int(rng.integers(1, 12))):
+            now += int(rng.choice([0, 1, 5, 20, 200, 900], p=[0.3, 0.3, 0.2, 0.1, 0.07, 0.03]))
+            count += 1
+            events.append(some_event(rng, now, count))
+        outcomes = drive(buffer, log, events, step)
+        if twin is not None:
+            assert drive(twin, twin_log, events, step) == outcomes
+            assert dict(twin.rows()) == dict(buffer.rows())
+        for key, value in buffer.rows():
+            parsed = parse_key(key)
+            if parsed.kind == 1:
+                reach = made[parsed.modality].memory_ms if value[0] == LIGHT else made[parsed.modality].window_ms
+                assert parsed.ts >= buffer.stream_time // GRANULARITY_MS * GRANULARITY_MS - reach
+    replica = opened("replica", replica=True, modalities=made)
+    log.replay(replica)
+    assert dict(replica.rows()) == dict(buffer.rows())
+
+
+def some_settings(rng: np.random.Generator) -> dict[str, ModalitySettings]:
+    made = modalities()
+    for name in "ab":
+        window = int(rng.choice([50, 100, 300]))
+        memory = int(rng.choice([0, 0, 300, 800]))
+        changed = {"window_days": days(window), "memory_days": days(memory) if memory else 0}
+        made[name] = made[name].model_copy(update=changed | {"max_events": int(rng.choice([1, 3, 5, 9]))})
+    return made
+
+
+def some_event(rng: np.random.Generator, now: int, count: int) -> Any:
+    user, modality = str(rng.choice(USERS)), str(rng.choice(["a", "a", "a", "b", "t"]))
+    ts = max(0, now - int(rng.choice([0, 0, 0, 1, 5, 50, 99, 101, 200, 300, 700])))
+    if rng.random() < 0.05:
+        return event(user, ERASURE, ts, f"x{count}", offset=count)
+    if modality == "t":
+        fields = {"f": bool(rng.random() < 0.7), "g": True}
+        return event(user, "t", ts, f"p{count}", fields=fields, offset=count)
+    return event(user, modality, ts, f"e{ts}_{rng.integers(3)}", offset=count)
