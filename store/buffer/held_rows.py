@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from store.window.layout import split_prefix
-from store.window.rows import FORMAT, KIND_EVENT, KIND_FIELD, KIND_SUMMARY, check_row_format, erased_newest
+from store.window.rows import FORMAT, KIND_EVENT, KIND_FIELD, KIND_SUMMARY, check_row_format, newest_time
 from store.window.window_update import Row
 
 if TYPE_CHECKING:
@@ -76,8 +76,7 @@ class HeldRows:
             kind, prefix = key[end], key[:end]
             if kind == KIND_SUMMARY:
                 summaries[prefix] = value
-                if erased := erased_newest(value):
-                    newest = max(newest, erased.to_bytes(8, "big"))
+                newest = max(newest, newest_time(value).to_bytes(8, "big"))
                 window = windows.pop(prefix, None)
                 if window is not None:
                     self._count -= len(window.rows)

@@ -15,7 +15,7 @@ from store.buffer.restore_finish import due_key
 from store.window import layout
 from store.window.event_batch import WindowRules
 from store.window.layout import pack_int, prefix_length
-from store.window.rows import FORMAT, KIND_EVENT, KIND_FIELD, KIND_SUMMARY, check_row_format, erased_newest, newer_log
+from store.window.rows import FORMAT, KIND_EVENT, KIND_FIELD, KIND_SUMMARY, check_row_format, newer_log, newest_time
 from store.window.window_update import Row
 
 _HELD_SUMMARIES, _HELD_ROWS = 16_000, 200_000
@@ -56,8 +56,7 @@ class LogBatch:
             if kind == KIND_SUMMARY:
                 summaries[prefix] = value
                 unsummed.discard(prefix)
-                if erased := erased_newest(value):
-                    newest = max(newest, erased.to_bytes(8, "big"))
+                newest = max(newest, newest_time(value).to_bytes(8, "big"))
                 continue
             unsummed.add(prefix)
             if value is None:

@@ -260,19 +260,27 @@ def read_summary(value: bytes) -> SummaryRow:
     return decode_summary(_decode, value)
 
 
-def erased_newest(value: bytes | None) -> int:
-    """Of a summary row of an erased user the newest event time, ms, of which there may be no row; 0 of any other.
+def newest_time(value: bytes | None) -> int:
+    """Of a summary row its newest event time, ms: there may be no row of it, if it is erased or had no fields. 0 of a
+    row that is deleted. Reads these bytes only: there are many.
 
     Raises:
         StateError: a format that this version does not know.
     """
-    if value is None or value[0] < _ERASED:
+    if value is None:
         return 0
+    at = 2
+    if value[1] == FORMAT:
+        for _ in range(2):  # rows, oldest
+            at += _INT_SIZES.get(value[at], 1)
+        if (size := _INT_SIZES.get(first := value[at], 1)) > 1:
+            return int.from_bytes(value[at + 1 : at + size], "big")
+        if first < _INT_MARKS:
+            return first
     try:
-        row = read_summary(value)
+        return read_summary(value).newest
     except ValueError as exc:
         raise newer_log(str(exc)) from exc
-    return row.newest if row.erased else 0
 
 
 def decode_summary(decode: Callable[[bytes], _Row], value: bytes) -> _Row:
@@ -290,7 +298,8 @@ def decode_summary(decode: Callable[[bytes], _Row], value: bytes) -> _Row:
 
 
 _Row = TypeVar("_Row", bound=SummaryRow)
-_ERASED = 0x9A
+_INT_MARKS = 0x80
+_INT_SIZES = {0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9}
 """First byte of a summary with ten fields; one with all of them is above."""
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(SummaryRow).decode

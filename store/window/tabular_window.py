@@ -49,8 +49,6 @@ class TabularWindow:
                 outcome = self._add(event)
             elif outcome is Outcome.CONFLICTING:
                 self.conflicting.append(event)
-            elif outcome is Outcome.EVICTED:
-                self.totals.newest = max(self.totals.newest, event.ts)
             self.totals.cover(event.source, event.source_offset, event.ingested_at)
             tally.add(event, outcome)
         self.covered = True
@@ -59,12 +57,10 @@ class TabularWindow:
     def _known(self, event: EncodedEvent) -> Outcome | None:
         """A duplicate if no field would change and at least one holds this very event.
 
-        An event without fields changes nothing. It does not move the stream time, which a restore finds in the rows.
+        An event without fields changes nothing but the time: `newest`, in which a restore finds the stream time.
         """
-        if not event.fields:
-            return Outcome.EVICTED
-        found, changes = False, False
-        for field in event.fields:
+        found, changes = False, not event.fields
+        for field in event.fields or ():
             row = self._fields.get(field.name)
             if row is not None and row.event_id == event.event_id:
                 if (row.ts, row.digest) != (event.ts, field.digest):

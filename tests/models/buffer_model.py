@@ -80,9 +80,6 @@ class BufferModel:
         window.ingested_at = max(event.ingested_at, window.ingested_at)
         self._trim(event.user_id, event.modality)
         fields = [(event.event_id, None)] if event.fields is None else [(f.name, f) for f in event.fields]
-        if not fields:
-            window.newest = max(window.newest, event.ts)
-            return "evicted"
         there = window.light | window.items
         mine = [(there[name], f) for name, f in fields
                 if name in there and there[name][0].event_id == event.event_id]  # fmt: skip

@@ -188,3 +188,16 @@ def test_the_time_of_an_erased_event_is_restored(opened: Open) -> None:
         restored = opened(name, **options)
         log.replay(restored)
         assert restored.stream_time == 2000
+
+
+def test_the_time_of_an_event_without_fields_is_restored(opened: Open) -> None:
+    """Its user erased, a restore had it and the buffer that went on did not; now both."""
+    log = Log()
+    first = opened("first")
+    empty = event("ü", "t", 5000, "y", fields={}, offset=1)
+    log.write(first, [*events_of(1000), empty, event("ü", ERASURE, 6000, "x", offset=2)], 0)
+    assert first.stream_time == 5000
+    for name, options in (("again", {}), ("replica", {"replica": True})):
+        restored = opened(name, **options)
+        log.replay(restored)
+        assert restored.stream_time == 5000

@@ -21,7 +21,7 @@ from store.window.memory import (
     unpack_blocks,
 )
 from store.window.remembering import LightRow, Remembering, remember
-from store.window.rows import Summary, erased_newest, pack_summary, read_summary, unpack_summary
+from store.window.rows import Summary, newest_time, pack_summary, read_summary, unpack_summary
 from store.window.summary import Totals, signed_log
 
 I64 = st.integers(-(2**63), 2**63 - 1)
@@ -53,7 +53,7 @@ def test_a_summary_with_memory_round_trips(made: dict[int, Block], rows: int, ol
     again = unpack_summary(packed)
     assert again.memory == summary.memory
     assert pack_summary(again) == packed == read_summary(packed).packed()
-    assert erased_newest(packed) == (9 if erased else 0)
+    assert newest_time(packed) == 9
 
 
 def test_a_summary_without_memory_is_what_it_was_before_there_was_any() -> None:
@@ -64,7 +64,7 @@ def test_a_summary_without_memory_is_what_it_was_before_there_was_any() -> None:
         assert read.memory == NO_MEMORY
         assert read.erased == erased
         assert pack_summary(read) == packed
-        assert erased_newest(packed) == (4 if erased else 0)
+        assert newest_time(packed) == 4
 
 
 def naive(rows: list[tuple[int, list[float]]], width: int) -> dict[int, Block]:
