@@ -38,6 +38,7 @@ from store.buffer.tick_index import TickIndex
 from store.buffer.users import count_users, walk_users
 from store.buffer.write_changes import write_changes
 from store.window import layout
+from store.window.accepted import Accepted, merge, pack_accepted, settle, unpack_accepted, without_memory
 from store.window.changes import Changes
 from store.window.encoded_event import EncodedEvent, EncodedField
 from store.window.event_batch import EventBatch, WindowRules
@@ -89,6 +90,11 @@ class TokenBuffer:
         """Of a replica."""
         self.dirty = DirtyUsers(database, self.ticks)
         """Who waits for a refresh; of a replica."""
+        self._accepted: dict[str, Accepted] = {}  # as written; empty = nothing is yet
+        if written := database.meta.get(layout.M_ACCEPTED):
+            self._accepted = unpack_accepted(written)
+        elif self.stream_time:
+            self._accepted = without_memory(rules)
         self._stale = StaleRows(database)
         self._due: dict[str, int] = {}
         self._version = 0
@@ -178,12 +184,14 @@ class TokenBuffer:
         """
         if self.replica:
             raise ValueError("a replica follows the log; it judges no events")
+        accepted = settle(self._accepted, self.rules, self.stream_time)
         batch = EventBatch(
             BatchReader(self._db, self.rules),
             self.rules,
             max(self.stream_time, stream_now),
             self._due,
             self.account,
+            {name: since for name, (_, since) in accepted.items()},
         )
         batch.apply(events, refused)
         for event in batch.conflicting():
@@ -196,7 +204,10 @@ class TokenBuffer:
             )
         batch.sweep()
         changes = batch.changes(source_offset, self._version, self._stale.again())
-        return changes._replace(wall_time=max(self.wall_time, stream_now))
+        return changes._replace(
+            wall_time=max(self.wall_time, stream_now),
+            accepted=b"" if accepted == self._accepted else pack_accepted(accepted),
+        )
 
     @judged
     def commit(self, changes: Changes, *, log_offset: int) -> None:
@@ -212,6 +223,8 @@ class TokenBuffer:
         if changes.version != self._version:
             raise ValueError("these changes were prepared before the buffer's last commit")
         write_changes(self._db, changes, log_offset)
+        if changes.accepted:
+            self._accept(unpack_accepted(changes.accepted))
         self.wall_time = changes.wall_time
         self.account = changes.account or self.account
         self.source_offset, self.log_offset = changes.source_offset, log_offset
@@ -276,6 +289,10 @@ class TokenBuffer:
         account = None if self.replica else layout.marked_account(marker)
         if account is not None:
             out.batch.put(layout.M_ACCOUNT, account.packed, self._db.h_meta)
+        accepted = self._accepted if self.replica else self._told(marker)
+        if accepted != self._accepted:
+            out.batch.put(layout.M_ACCEPTED, pack_accepted(accepted), self._db.h_meta)
+            self._accepted = accepted
         if (wall_time := layout.marked_time(marker)) > self.wall_time:
             out.batch.put(layout.M_WALL_TIME, pack_int(wall_time), self._db.h_meta)
             self.wall_time = wall_time
@@ -343,7 +360,32 @@ class TokenBuffer:
 
         arrival, wall_time: as of `layout.marker`.
         """
-        return layout.marker(self.schema, account or self.account, arrival, max(wall_time, self.wall_time))
+        return layout.marker(
+            self.schema,
+            account or self.account,
+            arrival,
+            max(wall_time, self.wall_time),
+            pack_accepted(settle(self._accepted, self.rules, self.stream_time)),
+        )
+
+    def _told(self, marker: bytes | None) -> dict[str, Accepted]:
+        """From when on events are accepted, after a marker of the log."""
+        if marker is None:
+            return self._accepted or settle({}, self.rules, 0)
+        told = layout.marked_accepted(marker)
+        return merge(self._accepted, without_memory(self.rules) if told is None else unpack_accepted(told))
+
+    def _accept(self, accepted: dict[str, Accepted]) -> None:
+        for name, (_, since) in accepted.items():
+            if since > (self._accepted[name].since if name in self._accepted else 0):
+                log.warning(
+                    logs.BUFFER_ACCEPTS_SINCE,
+                    path=str(self._db.path),
+                    modality=name,
+                    since=since,
+                    reason="it keeps events longer than before, and who was erased before that may be forgotten",
+                )
+        self._accepted = accepted
 
     @judged
     def current(self, keys: Iterable[bytes]) -> list[Row]:

@@ -43,4 +43,6 @@ def write_changes(db: BufferDatabase, changes: Changes, log_offset: int) -> None
         put(layout.M_ACCOUNT, changes.account.packed, db.h_meta)
     if changes.wall_time:
         put(layout.M_WALL_TIME, pack_int(changes.wall_time), db.h_meta)
+    if changes.accepted:
+        put(layout.M_ACCEPTED, changes.accepted, db.h_meta)
     db.write(batch)

@@ -18,6 +18,7 @@ class Changes(NamedTuple):
     healed: rows logged again because a former owner wrote over them (`stale`: all such keys).
     outcomes: of all events. account: after the batch; None = as before.
     wall_time: up to which hour the wall has moved the stream time, ms.
+    accepted: from which event time on events are accepted (store/window/accepted.py), packed; empty = as before.
     sweep_left: more has expired than fits one batch; the next `prepare`, empty or not, goes on.
     """
 
@@ -42,6 +43,7 @@ class Changes(NamedTuple):
     healed: list[Row]
     version: int
     wall_time: int = 0
+    accepted: bytes = b""
 
     @property
     def rows(self) -> list[Row]:

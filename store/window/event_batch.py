@@ -56,7 +56,8 @@ class WindowRules:
         self.dim = dim
         self.granularity_ms = granularity_ms
         self._windows = {name: modality.window_ms for name, modality in modalities.items()}
-        self._kept = {name: modality.kept_ms for name, modality in modalities.items()}
+        self.kept = {name: modality.kept_ms for name, modality in modalities.items()}
+        """Per modality the age from which on an event leaves no row, ms."""
         # looked up once per window and batch: attributes of a validated model are slow
         self.shapes = {
             name: (
@@ -74,7 +75,11 @@ class WindowRules:
 
     def floor(self, modality: str, stream_time: int) -> int:
         """Events of a modality older than this have left the window. Moves in steps of the granularity."""
-        return stream_time // self.granularity_ms * self.granularity_ms - self._windows[modality]
+        return self.edge(stream_time) - self._windows[modality]
+
+    def edge(self, stream_time: int) -> int:
+        """The time from which windows and memories are counted back."""
+        return stream_time // self.granularity_ms * self.granularity_ms
 
     def due(self, modality: str, totals: SummaryRow, *, occupied: bool) -> int:
         """Event time that the floor must pass before a (user, modality) has something to expire.
@@ -88,7 +93,7 @@ class WindowRules:
         occupied: there are rows, in the window (tabular: null fields too) or in the memory.
         """
         if not occupied:
-            return last_seen(totals) + self._kept[modality]
+            return last_seen(totals) + self.kept[modality]
         _, most, _, lag = self.shapes[modality]
         if totals.rows > most:
             return 0
@@ -99,7 +104,7 @@ class WindowRules:
 
     def due_with(self, modality: str, other: str, last: int) -> int:
         """The same of a modality that is kept for another one of its user, which was `last_seen` then."""
-        return last + self._kept[other] + self._windows[other] - self._windows[modality]
+        return last + self.kept[other] + self._windows[other] - self._windows[modality]
 
 
 def is_occupied(totals: SummaryRow) -> bool:
@@ -116,12 +121,24 @@ class EventBatch:
     """One call of `TokenBuffer.prepare`."""
 
     def __init__(
-        self, reader: Reader, rules: WindowRules, stream_time: int, due: Mapping[str, int], account: Account
+        self,
+        reader: Reader,
+        rules: WindowRules,
+        stream_time: int,
+        due: Mapping[str, int],
+        account: Account,
+        since: Mapping[str, int],
     ) -> None:
+        """
+        Args:
+            due: by modality; no entry of the expiry index is lower.
+            since: by modality; older events are not accepted (store/window/accepted.py).
+        """
         self._reader = reader
         self._rules = rules
         self._stream_time = stream_time
-        self._due = dict(due)  # per modality: no entry of the expiry index is lower
+        self._due = dict(due)
+        self._since = since
         self._updates: dict[tuple[str, str], WindowUpdate] = {}
         self._prefixes: dict[tuple[str, str], bytes] = {}
         self._old_due: dict[tuple[str, str], int] = {}
@@ -400,9 +417,11 @@ class EventBatch:
                 totals = found or self._reader.totals_by_scan(prefix, rules.modalities[key[1]], packed)
             update: WindowUpdate
             if sequence:
-                update = EventWindow(prefix, max_events, totals, scan, ids.get(key) or {}, expected.get(key, 1), lag)
+                update = EventWindow(
+                    prefix, max_events, totals, scan, ids.get(key) or {}, expected.get(key, 1), lag, self._since[key[1]]
+                )
             else:
-                update = TabularWindow(prefix, max_events, totals, scan)
+                update = TabularWindow(prefix, max_events, totals, scan, self._since[key[1]])
             self._updates[key] = update
             if packed is not None and update.occupied:  # else its entry may be later, see `_drop_others`
                 self._old_due[key] = rules.due(key[1], totals, occupied=True)

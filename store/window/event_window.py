@@ -27,8 +27,8 @@ class EventWindow:
 
     __slots__ = (
         "_added", "_changed_ids", "_departed", "_forgotten", "_ids", "_key_prefix", "_lag", "_light", "_max", "_memory",
-        "_oldest", "_oldest_light", "_prefix", "_remembered", "_removed", "_window", "conflicting", "covered", "floor",
-        "totals",
+        "_oldest", "_oldest_light", "_prefix", "_remembered", "_removed", "_since", "_window", "conflicting", "covered",
+        "floor", "totals",
     )  # fmt: skip
 
     def __init__(
@@ -40,12 +40,14 @@ class EventWindow:
         ids: dict[bytes, bytes | None],
         expected: int,
         lag: int | None,
+        since: int,
     ) -> None:
         """
         Args:
             ids: entries of the id index by event id.
             expected: about how many rows will come, and so go.
             lag: how much further back than the window memory reaches, ms; None = there is none.
+            since: older events are not accepted (store/window/accepted.py); what is there stays.
         """
         self.totals = totals
         self.covered = False
@@ -55,6 +57,7 @@ class EventWindow:
         self._key_prefix = key_prefix = prefix + b"\x01"
         self._max = max_events
         self._lag = lag
+        self._since = since
         self._window = OldestFirst(key_prefix, FORMAT, scan, totals.rows, totals.oldest, expected)
         self._memory = OldestFirst(key_prefix, LIGHT, scan, totals.memory_rows, totals.memory_oldest, expected)
         self._oldest: int | None = totals.oldest if totals.rows else None
@@ -80,7 +83,7 @@ class EventWindow:
         if self.floor != floor:
             self.expire(floor)
         light_floor = self._light_floor(floor)
-        floor = bound(floor, self.totals)
+        floor, since = bound(floor, self.totals), self._since
         totals, ids, changed, added, window = self.totals, self._ids, self._changed_ids, self._added, self._window
         covers, ingested_at, rows, most = totals.covers, totals.ingested_at, totals.rows, self._max
         newest, applied = -1, 0
@@ -103,13 +106,13 @@ class EventWindow:
             rest = entry[:8] + name
             full = rows >= most
             head = window.head() if full else b""
-            if ts < floor or rest < head:
-                if ts >= light_floor:
+            if ts < floor or ts < since or rest < head:
+                if ts >= light_floor and ts >= since:
                     self._remember(rest, ts, _light_of(event, entry))
                     ids[name] = changed[name] = entry
                     tally.add(event, Outcome.REMEMBERED)
                 else:
-                    tally.add(event, Outcome.EXPIRED if ts < floor else Outcome.EVICTED)
+                    tally.add(event, Outcome.EXPIRED if ts < floor or ts < since else Outcome.EVICTED)
                 continue
             if full:
                 self._leave(head, light_floor)

@@ -68,6 +68,9 @@ M_INDEXED = b"indexed"
 """Every window has its entry in `expiry`. Its value: for which window, memory and count, by modality; in databases of
 older versions it is empty, and those that lack it may lack entries."""
 
+M_ACCEPTED = b"accepted"
+"""From which event time on events are accepted (store/window/accepted.py)."""
+
 M_STALE = b"stale/"
 """Prefix, followed by a row key: a former owner logged that row late, so ours has to be logged again."""
 
@@ -170,14 +173,19 @@ class Arrival(NamedTuple):
     behind_ms: int
 
 
-def marker(schema: Schema, account: Account, arrival: Arrival | None = None, wall_time: int = 0) -> bytes:
+def marker(
+    schema: Schema, account: Account, arrival: Arrival | None = None, wall_time: int = 0, accepted: bytes = b""
+) -> bytes:
     """Value of an owner's record in the log: when it takes over, and before the rows of each batch.
 
     arrival: of the batch, as far as that is known. wall_time: ms, the stream time is at least this; 0 = not said.
+    accepted: as packed by store/window/accepted.py.
     """
     more: dict[str, Any] = {} if arrival is None else {"arrived": arrival}
     if wall_time:
         more["time"] = wall_time
+    if accepted:
+        more["accepted"] = accepted
     return schema.pack(account=account.packed, **more)
 
 
@@ -208,6 +216,14 @@ def marked_time(value: bytes | None) -> int:
     if not value or value[0] >> 4 != _MSGPACK_MAP:
         return 0
     return int(msgpack.unpackb(value).get("time") or 0)
+
+
+def marked_accepted(value: bytes | None) -> bytes | None:
+    """From which event time on events are accepted, packed; None where a marker does not say, as of older versions."""
+    if not value or value[0] >> 4 != _MSGPACK_MAP:
+        return None
+    found: bytes | None = msgpack.unpackb(value).get("accepted")
+    return found
 
 
 class ExpiryKey(NamedTuple):

@@ -20,13 +20,15 @@ class TabularWindow:
     A field set to null keeps a row without a vector, so that an older value cannot come back.
     """
 
-    def __init__(self, prefix: bytes, max_events: int, totals: Totals, scan: Scan) -> None:
+    def __init__(self, prefix: bytes, max_events: int, totals: Totals, scan: Scan, since: int) -> None:
+        """since: older events are not accepted (store/window/accepted.py); what is there stays."""
         self.totals = totals
         self.covered = False
         self.floor = NEVER
         self.conflicting: list[EncodedEvent] = []
         self._key_prefix = prefix + b"\x02"
         self._max = max_events
+        self._since = since
         stored = _scan_all(scan, self._key_prefix)
         self._fields = {key.decode(): unpack_field(value) for key, value in stored}
         self._touched: dict[str, None] = {}
@@ -74,7 +76,7 @@ class TabularWindow:
         """Judge an event that is not known."""
         if event.ts > self.totals.newest:
             self.totals.newest = event.ts
-        if event.ts < bound(self.floor, self.totals):
+        if event.ts < bound(self.floor, self.totals) or event.ts < self._since:
             return Outcome.EXPIRED
         mine = [field for field in event.fields or () if self._put(event, field)]
         self._trim()

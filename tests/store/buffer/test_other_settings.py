@@ -9,6 +9,7 @@ import pytest
 
 from store.base.settings import ERASURE, ModalitySettings
 from store.buffer.token_buffer import TokenBuffer
+from store.window.layout import M_ACCEPTED
 from store.window.rows import LIGHT, parse_key
 from tests.models.events import GRANULARITY_MS, Log, Open, days, event, modalities
 
@@ -23,7 +24,20 @@ def a_with(memory_ms: int, window_ms: int = 100, max_events: int = 3) -> dict[st
     return made | {"a": made["a"].model_copy(update=changed | {"max_events": max_events})}
 
 
-def drive(buffer: TokenBuffer, log: Log, events: list[Any], source_offset: int, most: int = MANY) -> list[str]:
+class MarkedLog(Log):
+    """`marker`: the newest of its owner."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.marker: bytes | None = None
+
+    def restore(self, buffer: TokenBuffer) -> None:
+        """As a lost disk is restored: `marker` came before the rows of its batch."""
+        self.replay(buffer)
+        buffer.apply_log([], next_offset=len(self), marker=self.marker)
+
+
+def drive(buffer: TokenBuffer, log: MarkedLog, events: list[Any], source_offset: int, most: int = MANY) -> list[str]:
     """`Log.write`, but its sweep has to end."""
     outcomes: list[str] = []
     for _ in range(most):
@@ -31,6 +45,7 @@ def drive(buffer: TokenBuffer, log: Log, events: list[Any], source_offset: int, 
         outcomes += [name for name, n in changes.outcomes._asdict().items() for _ in range(n)]
         log.append(changes.rows, sweep=False)
         log.append(changes.sweep_rows, sweep=True)
+        log.marker = buffer.marker(changes.account)
         buffer.commit(changes, log_offset=len(log))
         if not events and not changes.sweep_rows and not changes.sweep_left:
             return outcomes
@@ -43,7 +58,7 @@ def light(buffer: TokenBuffer) -> list[str]:
 
 
 def test_a_memory_that_was_shortened_ends_when_it_says(opened: Open) -> None:
-    buffer, log = opened("b", modalities=a_with(2500)), Log()
+    buffer, log = opened("b", modalities=a_with(2500)), MarkedLog()
     drive(buffer, log, [event("u", "a", 1000, "e", offset=1)], 0)
     drive(buffer, log, [event("v", "b", 1200, "v", offset=2)], 1)
     assert light(buffer) == ["e"]
@@ -56,7 +71,7 @@ def test_a_memory_that_was_shortened_ends_when_it_says(opened: Open) -> None:
 
 
 def test_a_longer_window_does_not_lengthen_the_memory(opened: Open) -> None:
-    buffer, log = opened("b", modalities=a_with(2500)), Log()
+    buffer, log = opened("b", modalities=a_with(2500)), MarkedLog()
     drive(buffer, log, [event("u", "a", 1000, "e", offset=1)], 0)
     drive(buffer, log, [event("v", "b", 1200, "v", offset=2)], 1)
     buffer.close()
@@ -69,7 +84,7 @@ def test_a_longer_window_does_not_lengthen_the_memory(opened: Open) -> None:
 
 @pytest.mark.parametrize("memory_ms", [0, 300])
 def test_a_row_that_came_after_the_change_leaves_the_window_in_time(opened: Open, memory_ms: int) -> None:
-    buffer, log = opened("b", modalities=a_with(2500)), Log()
+    buffer, log = opened("b", modalities=a_with(2500)), MarkedLog()
     drive(buffer, log, [event("u", "a", 1000, "e", offset=1)], 0)
     drive(buffer, log, [event("v", "b", 1200, "v", offset=2)], 1)
     buffer.close()
@@ -81,7 +96,7 @@ def test_a_row_that_came_after_the_change_leaves_the_window_in_time(opened: Open
 
 def test_users_whose_other_window_is_not_swept_yet_keep_no_sweep_busy(opened: Open) -> None:
     """A leap of time makes all of very many users due at once: that of one modality waits for that of another."""
-    buffer, log, users = opened("b"), Log(), 2500
+    buffer, log, users = opened("b"), MarkedLog(), 2500
     for at in range(0, users, 500):
         events = [
             made
@@ -97,7 +112,7 @@ def test_users_whose_other_window_is_not_swept_yet_keep_no_sweep_busy(opened: Op
 
 
 def test_users_written_under_a_long_memory_keep_no_sweep_busy(opened: Open) -> None:
-    buffer, log = opened("b", modalities=a_with(2500)), Log()
+    buffer, log = opened("b", modalities=a_with(2500)), MarkedLog()
     events = [event("u", "a", 1000, "e", offset=1), event("u", "t", 1000, "f", fields={"f": True}, offset=1)]
     drive(buffer, log, events, 0)
     drive(buffer, log, [event("v", "b", 1250, "v", offset=2)], 1)
@@ -110,7 +125,7 @@ def test_users_written_under_a_long_memory_keep_no_sweep_busy(opened: Open) -> N
 
 def test_an_index_that_was_made_anew_is_kept(opened: Open) -> None:
     """The same settings again: nothing is indexed, so opening reads no summaries."""
-    buffer, log = opened("b"), Log()
+    buffer, log = opened("b"), MarkedLog()
     drive(buffer, log, [event("u", "a", 1000, "e", offset=1)], 0)
     entries = dict(buffer._db.items(buffer._db.expiry, b""))
     buffer.close()
@@ -127,22 +142,27 @@ def test_an_index_that_was_made_anew_is_kept(opened: Open) -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_whatever_was_configured_before_a_restored_buffer_ends_in_the_same(opened: Open, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    log, made = Log(), some_settings(rng)
-    buffer, twin, twin_log = opened("b", modalities=made), None, Log()
-    now, count = 1000, 0
+    log, made = MarkedLog(), some_settings(rng)
+    buffer, twin, twin_log = opened("b", modalities=made), None, MarkedLog()
+    now, count, erased = 1000, 0, dict.fromkeys(USERS, -1)
+    history: list[Any] = []
     for step in range(14):
         if rng.random() < 0.5:
             buffer.close()
             made = some_settings(rng)
             buffer = opened("b", modalities=made)
-            twin, twin_log = opened(f"twin{step}", modalities=made), Log()
-            log.replay(twin)
+            twin, twin_log = opened(f"twin{step}", modalities=made), MarkedLog()
+            log.restore(twin)
             twin_log.records = list(log.records)
         events = []
         for _ in range(int(rng.integers(1, 12))):
             now += int(rng.choice([0, 1, 5, 20, 200, 900], p=[0.3, 0.3, 0.2, 0.1, 0.07, 0.03]))
             count += 1
-            events.append(some_event(rng, now, count))
+            again = history and rng.random() < 0.2
+            events.append(history[rng.integers(len(history))] if again else some_event(rng, now, count))
+            if events[-1].modality == ERASURE:
+                erased[events[-1].user_id] = max(erased[events[-1].user_id], events[-1].ts)
+        history += events
         outcomes = drive(buffer, log, events, step)
         if twin is not None:
             assert drive(twin, twin_log, events, step) == outcomes
@@ -152,9 +172,47 @@ def test_whatever_was_configured_before_a_restored_buffer_ends_in_the_same(opene
             if parsed.kind == 1:
                 reach = made[parsed.modality].memory_ms if value[0] == LIGHT else made[parsed.modality].window_ms
                 assert parsed.ts >= buffer.stream_time // GRANULARITY_MS * GRANULARITY_MS - reach
+                assert parsed.ts > erased[parsed.user_id]
     replica = opened("replica", replica=True, modalities=made)
     log.replay(replica)
     assert dict(replica.rows()) == dict(buffer.rows())
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_who_was_erased_stays_so_when_more_is_remembered(opened: Open, restored: bool) -> None:
+    """Nothing tells any more that the user was erased, since nothing as old was accepted."""
+    short = modalities(memory_days=0, window_days=days(100))
+    buffer, log = opened("b", modalities=short), MarkedLog()
+    history = [event("u", "a", 1000, "e", offset=1), event("u", "t", 1000, "f", fields={"f": True}, offset=1)]
+    drive(buffer, log, history, 0)
+    drive(buffer, log, [event("u", ERASURE, 1005, "x", offset=2)], 1)
+    drive(buffer, log, [event("v", "a", 1250, "v", offset=3)], 2)
+    assert list(buffer.users()) == ["v"]
+    buffer.close()
+    long = a_with(2500, 2000) | {"t": modalities(window_days=days(1000))["t"]}
+    buffer = opened("restored" if restored else "b", modalities=long)
+    if restored:
+        log.restore(buffer)
+    assert drive(buffer, log, [*history, event("u", "a", 1149, "g", offset=4)], 3) == ["expired"] * 3
+    assert drive(buffer, log, [event("u", "a", 1150, "h", offset=4)], 4) == ["applied"]
+    buffer.close()
+    buffer = opened("b2", modalities=long)
+    log.restore(buffer)
+    assert drive(buffer, log, [event("u", "a", 1149, "i", offset=5)], 5) == ["expired"]
+
+
+def test_an_older_version_is_taken_to_have_remembered_nothing(opened: Open) -> None:
+    """Neither its database nor the markers of its log say what was accepted."""
+    buffer, log = opened("b", modalities=a_with(0)), MarkedLog()
+    drive(buffer, log, [event("v", "a", 1250, "v", offset=3)], 0)
+    buffer._db.meta.delete(M_ACCEPTED)
+    buffer.close()
+    restored = opened("restored", modalities=a_with(2500))
+    log.marker = b""
+    log.restore(restored)
+    for each in (opened("b", modalities=a_with(2500)), restored):
+        late = [event("u", "a", ts, f"e{ts}", offset=4) for ts in (1149, 1150)]
+        assert drive(each, MarkedLog(), late, 1) == ["applied", "expired"]
 
 
 def some_settings(rng: np.random.Generator) -> dict[str, ModalitySettings]:
