@@ -27,8 +27,8 @@ class EventWindow:
 
     __slots__ = (
         "_added", "_changed_ids", "_departed", "_forgotten", "_ids", "_key_prefix", "_lag", "_light", "_max", "_memory",
-        "_oldest", "_oldest_light", "_prefix", "_remembered", "_removed", "_since", "_window", "conflicting", "covered",
-        "floor", "totals",
+        "_oldest", "_oldest_light", "_prefix", "_remembered", "_removed", "_scan", "_since", "_window", "conflicting",
+        "covered", "floor", "totals",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +58,7 @@ class EventWindow:
         self._max = max_events
         self._lag = lag
         self._since = since
+        self._scan = scan
         self._window = OldestFirst(key_prefix, FORMAT, scan, totals.rows, totals.oldest, expected)
         self._memory = OldestFirst(key_prefix, LIGHT, scan, totals.memory_rows, totals.memory_oldest, expected)
         self._oldest: int | None = totals.oldest if totals.rows else None
@@ -106,7 +107,12 @@ class EventWindow:
             rest = entry[:8] + name
             full = rows >= most
             head = window.head() if full else b""
-            if ts < floor or ts < since or rest < head:
+            if (
+                ts < floor
+                or ts < since
+                or rest < head
+                or (not full and ts <= totals.newest and self._is_below_light(rest))
+            ):
                 if ts >= light_floor and ts >= since:
                     self._remember(rest, ts, _light_of(event, entry))
                     ids[name] = changed[name] = entry
@@ -177,17 +183,29 @@ class EventWindow:
 
     def rows(self, vectors: Mapping[int, bytes]) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
         prefix, added, light = self._key_prefix, self._added, self._light
-        puts = []
+        # what leaves the window first: a log cut in between has no more whole rows than the window may have
+        puts = [(prefix + rest, value) for rest, value in light.items()]
         for rest, (event, entry) in added.items():
             numbers = event.numbers.tobytes()
             value = b"".join((EVENT_HEADS[len(numbers) >> 2], entry[8:], numbers, vectors[id(event.vector)]))
             puts.append((prefix + rest, value))
-        puts += [(prefix + rest, value) for rest, value in light.items()]
         return [prefix + rest for rest in self._removed if rest not in added and rest not in light], puts
 
     def ids(self) -> list[Row]:
         prefix = self._prefix
         return [(prefix + name, entry) for name, entry in self._changed_ids.items()]
+
+    def _is_below_light(self, rest: bytes) -> bool:
+        """Whether a row would lie before a light one. Of a window that is not full only where it may now hold more than
+        before: a light row does not become whole again, and a window is read from its oldest row on.
+
+        Rows that came in this batch need no look: they are light above an event that is not only if full windows were
+        emptied since, by age or erasure, and those leave no such event.
+        """
+        if not self.totals.memory_rows:
+            return False
+        after = self._scan(self._key_prefix, rest, 1)
+        return bool(after) and after[0][1][0] == LIGHT
 
     def _light_floor(self, floor: int) -> int:
         """Older events are not remembered. floor: the window's."""

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from store.base.settings import ERASURE, ModalitySettings
+from store.buffer import database
 from store.buffer.token_buffer import TokenBuffer
 from store.window.layout import M_ACCEPTED
-from store.window.rows import LIGHT, parse_key
-from tests.models.events import GRANULARITY_MS, Log, Open, days, event, modalities
+from store.window.rows import LIGHT, modality_prefix, parse_key, unpack_summary
+from store.window.user_window import summary_by_scan
+from tests.models.events import DIM, GRANULARITY_MS, Log, Open, days, event, modalities
 
 USERS = ("u", "v", "w")
 MANY = 30
@@ -55,6 +57,16 @@ def drive(buffer: TokenBuffer, log: MarkedLog, events: list[Any], source_offset:
 
 def light(buffer: TokenBuffer) -> list[str]:
     return [parse_key(key).name for key, value in buffer.rows() if value[0] == LIGHT]
+
+
+def check_sums(buffer: TokenBuffer, made: dict[str, ModalitySettings]) -> None:
+    rows = dict(buffer.rows())
+    for user in buffer.users():
+        for name in buffer.window(user).modalities:
+            prefix = modality_prefix(user, name)
+            packed = rows[prefix + b"\x00"]
+            own = [(key[len(prefix) :], v) for key, v in rows.items() if key.startswith(prefix) and key[-1:] != b"\x00"]
+            assert summary_by_scan(own, unpack_summary(packed), made[name], DIM).pack() == packed
 
 
 def test_a_memory_that_was_shortened_ends_when_it_says(opened: Open) -> None:
@@ -167,6 +179,7 @@ def test_whatever_was_configured_before_a_restored_buffer_ends_in_the_same(opene
         if twin is not None:
             assert drive(twin, twin_log, events, step) == outcomes
             assert dict(twin.rows()) == dict(buffer.rows())
+        check_sums(buffer, made)
         for key, value in buffer.rows():
             parsed = parse_key(key)
             if parsed.kind == 1:
@@ -234,3 +247,42 @@ def some_event(rng: np.random.Generator, now: int, count: int) -> Any:
         fields = {"f": bool(rng.random() < 0.7), "g": True}
         return event(user, "t", ts, f"p{count}", fields=fields, offset=count)
     return event(user, modality, ts, f"e{ts}_{rng.integers(3)}", offset=count)
+
+
+def test_a_late_event_in_a_window_that_may_hold_more_does_not_lie_below_the_memory(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A light row gets no vector back. Were what is older a whole row, the window would be sought from there on."""
+    buffer, log = opened("b", modalities=a_with(10**6, 10**6)), MarkedLog()
+    drive(buffer, log, [event("u", "a", ts, f"e{ts}", offset=ts) for ts in range(1000, 1100, 2)], 0)
+    buffer.close()
+    made = a_with(10**6, 10**6, max_events=50)
+    buffer = opened("b", modalities=made)
+    late = [event("u", "a", ts, f"e{ts}", offset=ts) for ts in (900, 1093, 1095, 1000, 1101)]
+    assert drive(buffer, log, late, 1) == ["applied"] * 3 + ["duplicate", "remembered"]
+    read = []
+    walk = database.walk_range
+
+    def counting(*args: Any) -> Any:
+        for entry in walk(*args):
+            read.append(entry)
+            yield entry
+
+    monkeypatch.setattr(database, "walk_range", counting)
+    assert buffer.window("u").modalities["a"].names == [
+        "e1093", "e1094", "e1095", "e1096", "e1098", "e1101",
+    ]  # fmt: skip
+    assert len(read) == 6 + 1
+    check_sums(buffer, made)
+
+
+def test_a_log_that_was_cut_has_no_more_whole_rows_than_the_window_takes(opened: Open) -> None:
+    buffer, log = opened("b"), MarkedLog()
+    drive(buffer, log, [event("u", "a", 1000 + i, f"e{i}", offset=i) for i in range(3)], 0)
+    before = len(log)
+    drive(buffer, log, [event("u", "a", 1010 + i, f"f{i}", offset=i) for i in range(3)], 1)
+    for cut in range(before, len(log)):
+        restored = opened(f"r{cut}")
+        log.replay(restored, upto=cut)
+        whole = [key for key, value in restored.rows() if parse_key(key).kind == 1 and value[0] != LIGHT]
+        assert len(whole) <= 3
