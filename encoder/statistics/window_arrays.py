@@ -132,7 +132,7 @@ def gather(windows: Sequence[UserWindow], modalities: Mapping[str, ModalitySetti
     all_ts = np.maximum(np.concatenate(ts), 0) if ts else np.zeros(0, np.int64)
     ends = np.cumsum(lengths)
     held = lengths > 0
-    # a replica may have read rows and not yet their summary, which follows them in the log
+    # of rows and summary, which a buffer reads together (docs/adr/0012), whichever is newer
     newest[held] = np.maximum(newest[held], all_ts[ends[held] - 1])
     as_of = np.array([window.now for window in windows], np.int64)
     as_of = np.maximum(as_of, np.maximum(newest, seen).reshape(count, users).max(0, initial=0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import repeat
 from typing import Protocol
 
@@ -20,7 +20,8 @@ from store.window.tabular_window import TabularWindow
 from store.window.window_update import Row, WindowUpdate
 
 SWEEP_ROWS = 2000
-"""Most rows one batch changes by expiry alone (and most index entries it looks at)."""
+"""Most rows one batch changes by expiry alone (and most index entries it looks at). What a window that events touch
+loses by that, and an erasure, is not cut: how events are judged, and who is gone, must not wait for another batch."""
 _SWEEP_CHUNK = 256
 
 
@@ -225,10 +226,15 @@ class EventBatch:
                 if not found:
                     self._due[modality] = end
                     break
-                for key, removed in self._sweep_entries(modality, found, floor):
-                    budget -= 1 + removed
+                self._load(
+                    [window for key in found if (window := _window_of(key)) not in self._swept], {}, {}, new=False
+                )
+                for key in found:
+                    entry = parse_expiry_key(key)
+                    self._expiry_deletes.append(key)
+                    budget -= 1 + self._sweep_window(entry.user_id, modality, floor, budget, relog=entry.ts == 0)
                     start = key + b"\x00"
-                    self._due[modality] = parse_expiry_key(key).ts
+                    self._due[modality] = entry.ts
                     if budget <= 0:
                         break
 
@@ -268,18 +274,9 @@ class EventBatch:
             self._sweep_left, stale, healed, version,
         )  # fmt: skip
 
-    def _sweep_entries(self, modality: str, keys: list[bytes], floor: int) -> Iterable[tuple[bytes, int]]:
-        """Handle entries of the expiry index; yields each with the number of rows removed."""
-        entries = [parse_expiry_key(key) for key in keys]
-        self._load(
-            [(e.user_id, modality) for e in entries if (e.user_id, modality) not in self._swept], {}, {}, new=False
-        )
-        for key, entry in zip(keys, entries, strict=True):
-            self._expiry_deletes.append(key)
-            yield key, self._sweep_window(entry.user_id, modality, floor, relog=entry.ts == 0)
-
-    def _sweep_window(self, user_id: str, modality: str, floor: int, *, relog: bool) -> int:
-        """Expire the rows of one window and its memory and index what is left; returns how many rows changed."""
+    def _sweep_window(self, user_id: str, modality: str, floor: int, most: int, *, relog: bool) -> int:
+        """Expire the rows of one window and its memory, `most` at most, and index what is left; returns how many rows
+        changed."""
         window = (user_id, modality)
         update = self._updates.get(window)
         if window in self._swept or update is None:
@@ -291,7 +288,7 @@ class EventBatch:
         due = 0
         if not update.covered:
             del self._updates[window]
-            update.expire(floor)
+            update.expire(floor, most)
             gone, light = update.rows(add_up([update.finish()], self._rules.dim).packed)
             remember([update.memory()])
             if not update.occupied and self._rules.due(modality, update.totals, occupied=False) < floor:
@@ -425,6 +422,12 @@ class EventBatch:
             self._updates[key] = update
             if packed is not None and update.occupied:  # else its entry may be later, see `_drop_others`
                 self._old_due[key] = rules.due(key[1], totals, occupied=True)
+
+
+def _window_of(key: bytes) -> tuple[str, str]:
+    """(user, modality) of an entry of the expiry index."""
+    entry = parse_expiry_key(key)
+    return entry.user_id, entry.modality
 
 
 def _by_window(events: Sequence[EncodedEvent]) -> dict[tuple[str, str], list[EncodedEvent]]:

@@ -17,7 +17,7 @@ from store.window.oldest_first import OldestFirst, Scan
 from store.window.remembering import LightRow, Remembering
 from store.window.rows import EVENT_HEADS, FORMAT, LIGHT, LIGHT_HEADS, light_row
 from store.window.summary import Arrivals, Totals
-from store.window.window_update import NEVER, Row, bound, mark_erased
+from store.window.window_update import NEVER, NO_LIMIT, Row, bound, mark_erased
 
 _FOREVER = 1 << 62
 
@@ -146,25 +146,28 @@ class EventWindow:
         self.expire(floor)
         self.covered = True
 
-    def expire(self, floor: int) -> None:
+    def expire(self, floor: int, most: int = NO_LIMIT) -> None:
         self.floor = floor
         totals = self.totals
         light_floor = self._light_floor(floor)
         floor = bound(floor, totals)
-        while totals.rows > self._max:
+        while most > 0 and totals.rows > self._max:
             self._leave(self._window.head(), light_floor)
             totals.rows -= 1
-        while totals.rows and (self._oldest is None or self._oldest < floor):
+            most -= 1
+        while most > 0 and totals.rows and (self._oldest is None or self._oldest < floor):
             head = self._window.head()
             self._oldest = _time(head)
             if self._oldest < floor:
                 self._leave(head, light_floor)
                 totals.rows -= 1
-        while totals.memory_rows and (self._oldest_light is None or self._oldest_light < light_floor):
+                most -= 1
+        while most > 0 and totals.memory_rows and (self._oldest_light is None or self._oldest_light < light_floor):
             head = self._memory.head()
             self._oldest_light = _time(head)
             if self._oldest_light < light_floor:
                 self._forget(head)
+                most -= 1
 
     def finish(self) -> Arrivals:
         totals = self.totals

@@ -11,7 +11,7 @@ from store.window.oldest_first import READ_AHEAD, Scan
 from store.window.remembering import Remembering
 from store.window.rows import FieldRow, pack_field, unpack_field
 from store.window.summary import Arrivals, Totals
-from store.window.window_update import NEVER, Row, bound, mark_erased
+from store.window.window_update import NEVER, NO_LIMIT, Row, bound, mark_erased
 
 
 class TabularWindow:
@@ -87,7 +87,7 @@ class TabularWindow:
         self.expire(floor)
         self.covered = True
 
-    def expire(self, floor: int) -> None:
+    def expire(self, floor: int, most: int = NO_LIMIT) -> None:
         self.floor = floor
         floor = bound(floor, self.totals)
         for name in [name for name, row in self._fields.items() if row.ts < floor]:

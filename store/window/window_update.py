@@ -17,6 +17,8 @@ from store.window.summary import Arrivals, Totals
 NEVER = -1 << 62
 """Floor of a window that none was asked of yet."""
 
+NO_LIMIT = 1 << 62
+
 Row = tuple[bytes, bytes | None]
 
 
@@ -43,9 +45,9 @@ class WindowUpdate(Protocol):
         """
         ...
 
-    def expire(self, floor: int) -> None:
+    def expire(self, floor: int, most: int = NO_LIMIT) -> None:
         """Take out what is older than `floor` or erased, and what exceeds the window's count; what is to be remembered
-        goes to the memory. Keeps the floor."""
+        goes to the memory. Keeps the floor. most: about so many rows at most; what is left is due."""
         ...
 
     def erase(self, erasure: EncodedEvent, floor: int) -> None:

@@ -10,6 +10,7 @@ import pytest
 from store.base.settings import ERASURE, ModalitySettings
 from store.buffer import database
 from store.buffer.token_buffer import TokenBuffer
+from store.window.event_batch import SWEEP_ROWS
 from store.window.layout import M_ACCEPTED
 from store.window.rows import LIGHT, modality_prefix, parse_key, unpack_summary
 from store.window.user_window import summary_by_scan
@@ -286,3 +287,28 @@ def test_a_log_that_was_cut_has_no_more_whole_rows_than_the_window_takes(opened:
         log.replay(restored, upto=cut)
         whole = [key for key, value in restored.rows() if parse_key(key).kind == 1 and value[0] != LIGHT]
         assert len(whole) <= 3
+
+
+def test_a_long_memory_that_ends_at_once_ends_in_batches(opened: Open) -> None:
+    buffer, log, rows = opened("b", modalities=a_with(10**6, 10**6)), MarkedLog(), 3 * SWEEP_ROWS
+    for at in range(1000, 1000 + rows, 2000):
+        drive(buffer, log, [event("u", "a", ts, f"e{ts}", offset=ts) for ts in range(at, at + 2000)], 0)
+    buffer.close()
+    made = a_with(0, 500)
+    buffer = opened("b", modalities=made)
+    batches = 0
+    while True:
+        changes = buffer.prepare([], source_offset=1)
+        assert len(changes.sweep_rows) <= SWEEP_ROWS + 1
+        log.append(changes.sweep_rows, sweep=True)
+        buffer.commit(changes, log_offset=len(log))
+        check_sums(buffer, made)
+        batches += 1
+        if not changes.sweep_left:
+            break
+    assert batches >= 3
+    assert not light(buffer)
+    assert buffer.window("u").modalities["a"].names == [f"e{ts}" for ts in range(997 + rows, 1000 + rows)]
+    replica = opened("r", replica=True, modalities=made)
+    log.replay(replica)
+    assert dict(replica.rows()) == dict(buffer.rows())
