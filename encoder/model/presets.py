@@ -13,19 +13,22 @@ import torch
 from safetensors import safe_open
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    LlamaConfig,
-    LlamaModel,
-    Qwen2Model,
-    modeling_gguf_pytorch_utils,
-)
-from transformers.utils import logging as transformers_logging
 
 from encoder.model import weights
+from encoder.model.lean_import import without
 from encoder.model.settings import ModelSettings
 from store.base.errors import WeightsError
+
+with without("sklearn"):
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        LlamaConfig,
+        LlamaModel,
+        Qwen2Model,
+        modeling_gguf_pytorch_utils,
+    )
+    from transformers.utils import logging as transformers_logging
 
 TINY = {
     "hidden_size": 192,

@@ -98,7 +98,7 @@ class BackFillWatch:
                 )
             metrics.OTHER_QUERY.labels(name).set(1)
         for name in self._other_query.keys() - found.keys():
-            metrics.OTHER_QUERY.remove(name)
+            metrics.OTHER_QUERY.remove_by_labels({"scenario": name})
         self._other_query = found
 
     def _await(self) -> None:
