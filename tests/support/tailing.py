@@ -154,7 +154,7 @@ class Running:
         return [row.record.user_id for row in self.indexes[scenario].page("", 1000)]
 
 
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

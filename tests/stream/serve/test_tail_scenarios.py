@@ -211,6 +211,7 @@ def test_a_topic_that_the_broker_does_not_know_yet_is_read_once_it_does(
         world.record("anna", 1, scenarios=["house"], registration=1002)
         world.flush()
         until(lambda: tail.users() == [["anna"], ["anna"]])
+        until(lambda: "house" in tail.catalog)
         until(lambda: tail.users_of("house") == ["anna"])  # one that is missing holds no other up
         assert tail.users_of("loan") == []
         known.set()
