@@ -52,7 +52,8 @@ class Selection:
         return changed
 
     def _takes_part(self, table: RowTable, row: int) -> bool:
-        if table.model_at(row) != self._model:  # -1 where nobody is
+        # -1 where nobody is, and as the code of a model that nobody has
+        if (model := table.model_at(row)) < 0 or model != self._model:
             return False
         user, allow = table.user(row), self._filters.allow
         return (allow is None or user in allow) and user not in self._filters.deny
