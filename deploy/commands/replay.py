@@ -71,7 +71,8 @@ def replay(
     from store.base.stop import Stopped, obey
     from stream.replay.open_files import FileOptions, Format, open_rows
     from stream.replay.order import Merging
-    from stream.replay.replay import Pace, ReplayProgress
+    from stream.replay.pace import Pace
+    from stream.replay.replay import ReplayProgress
     from stream.replay.resume import ResumeFile
 
     common = common or Common()

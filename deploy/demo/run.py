@@ -26,7 +26,8 @@ from deploy.settings.config import Settings
 from store.base.errors import AnchorstreamError
 from stream.account.reader import AccountReader
 from stream.account.report import AccountReport
-from stream.replay.replay import Pace, ReplayProgress, Router, replay
+from stream.replay.pace import Pace
+from stream.replay.replay import ReplayProgress, Router, replay
 from stream.topics import Topics
 
 DEFAULT_PORT = 8080

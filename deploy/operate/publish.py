@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from store.base.stop import obey
 from stream.kafka.pacing import SafeProducer
 from stream.replay.order import Merging, read
-from stream.replay.replay import Pace, ReplayProgress, Router, replay
+from stream.replay.pace import Pace
+from stream.replay.replay import ReplayProgress, Router, replay
 from stream.replay.resume import ResumeFile
 from stream.replay.row_file import RowFile
 from stream.topics import Topics

@@ -22,6 +22,7 @@ from stream.dead_letter import NO_PARTITION, dead_letter
 from stream.events.mapping import TopicMapping, TopicMappings
 from stream.events.refused import Refused
 from stream.rejection import ErrorCode, Rejection
+from stream.replay.pace import Pace, PaceClock, timed
 from stream.replay.row_file import FILE_UNREADABLE, Row
 from stream.settings import MappingSettings
 
@@ -109,38 +110,6 @@ class Router:
         return Outgoing(self._dead_letters, letter.key, letter.value, ts, letter.headers)
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """When each message is due. rate: messages a second. speed: event time over wall time (60 = an hour a minute).
-
-    Both None: at once. Both given: the later of the two. max_wait_seconds: a gap in event time is waited for at most
-    this long, so that one line with a wrong year does not stop the replay.
-    """
-
-    rate: float | None = None
-    speed: float | None = None
-    max_wait_seconds: float = 60.0
-
-
-class PaceClock:
-    """When the next message is due, seconds after the start. Pure."""
-
-    def __init__(self, pace: Pace) -> None:
-        self._pace = pace
-        self._index = -1
-        self._newest: int | None = None
-        self._by_time = 0.0
-
-    def due(self, ts: int | None) -> float:
-        """The next message, with this event time, ms."""
-        self._index += 1
-        if self._pace.speed and ts is not None:
-            if self._newest is not None and ts > self._newest:
-                self._by_time += min((ts - self._newest) / 1000.0 / self._pace.speed, self._pace.max_wait_seconds)
-            self._newest = ts if self._newest is None else max(ts, self._newest)
-        return max(self._by_time, self._index / self._pace.rate if self._pace.rate else 0.0)
-
-
 @dataclass(slots=True)
 class ReplayProgress:
     """What has been done so far. `sent` counts messages queued; after `replay` returns, all are acknowledged.
@@ -215,10 +184,10 @@ def replay(
             on_progress(now)
 
     try:
-        for message in messages:
+        for message, ts in timed(messages) if paced.by_time else ((m, None) for m in messages):
             if not taken:  # reading may have begun with sorting
                 now.started = started = shown = acknowledged = clock()
-            due = started + paced.due(message.ts)
+            due = started + paced.due(ts)
             while (wait := due - clock()) > 0 and not stop.wait(min(wait, progress_seconds)):
                 tick(clock())
             if stop.is_set():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from stream.events.validate import Validator
 from stream.rejection import ErrorCode, Rejection, Skipped
 from stream.replay.open_files import open_rows
 from stream.replay.order import read
-from stream.replay.replay import Headers, Outgoing, Pace, PaceClock, ReplayProgress, Router, replay
+from stream.replay.pace import Pace, PaceClock, timed
+from stream.replay.replay import Headers, Outgoing, ReplayProgress, Router, replay
 from stream.replay.row_file import MAX_ROW_BYTES
 from stream.settings import Clock, Condition, IngestSettings, MappingSettings, TimeUnit
 
@@ -219,6 +220,31 @@ def test_pace_by_event_time(times: list[int], speed: float) -> None:
     for ts in times:
         newest.append(max([ts, *newest]))
         assert clock.due(ts) == pytest.approx((newest[-1] - newest[0]) / 1000 / speed, abs=1e-6)
+
+
+@given(st.lists(st.integers(0, 10_000_000), min_size=3, max_size=30, unique=True).map(sorted), st.data())
+def test_one_time_far_ahead_changes_the_pace_of_no_other(times: list[int], data: st.DataObject) -> None:
+    """The demo's event of next year held everything up for a minute, and all that came after it was sent at once."""
+    at = data.draw(st.integers(0, len(times) - 1))
+    wrong = [*times[:at], 10**15, *times[at:]]
+    paces = []
+    for each in (times, wrong):
+        clock = PaceClock(Pace(speed=60))
+        paces.append([clock.due(ts) for _, ts in timed(Outgoing("t", None, b"", ts) for ts in each)])
+    assert paces[1][:at] + paces[1][at + 1 :] == paces[0]
+    assert paces[1][at] == paces[1][at + 1]
+
+
+def test_what_cannot_be_read_any_more_is_said_after_all_before_it() -> None:
+    def lines() -> Iterator[Outgoing]:
+        yield Outgoing("t", b"1", b"", 0)
+        yield Outgoing("t", b"2", b"", 1)
+        raise AnchorstreamError("damaged", action="", code="file_unreadable")
+
+    sent = Sent()
+    with pytest.raises(AnchorstreamError, match="damaged"):
+        replay(lines(), sent, pace=Pace(speed=1000))
+    assert [key for _, key, _ in sent.messages] == [b"1", b"2"]
 
 
 def test_pace_is_kept_and_a_wrong_year_does_not_stop_it() -> None:
