@@ -11,13 +11,11 @@ any more are dropped where they are met. A user without an entry has no tick tim
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from store.buffer.database import BufferDatabase, judged
 from store.window.layout import M_TICKS, pack_int
 from store.window.silence import SilenceTicks
-
-if TYPE_CHECKING:
-    from store.buffer.database import BufferDatabase
 
 _DUE_BYTES = 8
 
@@ -39,6 +37,7 @@ class TickIndex:
         self.kept = False
         self.whole = False
 
+    @judged
     def keep(self, ticks: SilenceTicks, *, empty: bool) -> None:
         """From now on changes are noted, for these tick times; or for none, and what is there is forgotten.
 
@@ -51,15 +50,17 @@ class TickIndex:
         if self.whole or (stored is None and not self.kept):
             return
         if not self.kept or not empty:
-            self._mark(None)
+            self._db.put_meta({M_TICKS: None})
         else:
             self.complete()
 
+    @judged
     def complete(self) -> None:
         """Everybody has been added."""
         self.whole = True
-        self._mark(self._days)
+        self._db.put_meta({M_TICKS: self._days})
 
+    @judged
     def add(self, users: Iterable[str]) -> None:
         """Have these looked at, those that are known included: they may be so for other tick times."""
         batch = self._db.batch()
@@ -79,6 +80,7 @@ class TickIndex:
                 batch.put(packed + name, b"", self._db.h_expiry)
                 batch.put(name, packed, self._db.h_ids)
 
+    @judged
     def move(self, met: Iterable[TickEntry], dues: Mapping[str, int | None]) -> None:
         """Take out entries, and set when users are next due, at once."""
         batch = self._db.batch()
@@ -88,6 +90,7 @@ class TickIndex:
         if len(batch):
             self._db.write(batch)
 
+    @judged
     def due(self, start: bytes, upto: int, limit: int) -> tuple[list[TickEntry], list[TickEntry]]:
         """Up to `limit` entries from the key `start` on, in the order of (due, user), that are due.
 
@@ -107,11 +110,3 @@ class TickIndex:
         for entry, due in zip(entries, stored, strict=True):
             (counts if due == entry.key[:_DUE_BYTES] else others).append(entry)
         return counts, others
-
-    def _mark(self, days: bytes | None) -> None:
-        batch = self._db.batch()
-        if days is None:
-            batch.delete(M_TICKS, self._db.h_meta)
-        else:
-            batch.put(M_TICKS, days, self._db.h_meta)
-        self._db.write(batch)

@@ -148,19 +148,20 @@ class TokenBuffer:
         log.info(logs.BUFFER_OPENED, path=str(path), source_offset=self.source_offset, log_offset=self.log_offset)
         return self
 
-    # Steps 3 and 5 of the commit protocol
-
     @judged
     def follow_log(self, topic_id: str) -> None:
         """`log_offset` counts for this topic."""
         self._db.put_meta({layout.M_LOG_TOPIC: topic_id.encode()})
         self.log_topic = topic_id
 
+    @judged
     def begin_source(self, topic_id: str, source_offset: int) -> None:
         """From now on `source_offset` counts for this topic, and is this."""
         position = pack_int(source_offset) if source_offset >= 0 else None
         self._db.put_meta({layout.M_SOURCE_TOPIC: topic_id.encode(), layout.M_SOURCE_OFFSET: position})
         self.source_topic, self.source_offset = topic_id, source_offset
+
+    # Steps 3 and 5 of the commit protocol
 
     @judged
     def prepare(

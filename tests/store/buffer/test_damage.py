@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from store.buffer.partition_buffers import PartitionBuffers
 from store.buffer.token_buffer import TokenBuffer
 from store.buffer.view import BufferView
 from store.window import layout
+from store.window.silence import SilenceTicks
 from tests.models.events import DIM, GRANULARITY_MS, Log, days, event, modalities, resources
 
 MODALITIES = {
@@ -159,6 +161,22 @@ def test_a_flipped_byte_is_never_taken_for_the_end(
     assert buffer.log_offset == 0
     assert (folder / "0.damaged").exists()
     buffer.close()
+
+
+def test_damage_of_a_replicas_index_of_ticks_is_found_so_too(tmp_path: Path) -> None:
+    """Rounds of silence read it beside the buffer: it was an exception like any other, and came back at each start."""
+    for again in (False, True):
+        buffer = replace(buffers(tmp_path), replica=True).open(0)
+        buffer.ticks.keep(SilenceTicks((1,)), empty=not again)
+        if again:
+            assert code_of(lambda found: found.ticks.due(b"", 1, 10), buffer) == "state_damaged"
+        else:
+            buffer.ticks.add(f"u{i}" for i in range(100))
+            buffer.compact()
+        buffer.close()
+        if not again:
+            flip(table_of(tmp_path / "0", layout.IDS), 100)
+    assert (tmp_path / "0" / DAMAGED).exists()
 
 
 def test_a_view_says_so_too_and_marks_nothing(folder: Path) -> None:
