@@ -137,6 +137,4 @@ class _Npy:
 def _members(row: Exported) -> dict[str, Any]:
     """All but the vector."""
     names = ("user_id", "scenario", "model", "as_of", "newest_event", "ingested_at", "computed_at", "covers", "events")
-    members = {name: getattr(row.record, name) for name in names} | {"gone": row.gone}
-    members["newest_event"] = members["newest_event"] or members["as_of"]
-    return members
+    return {name: getattr(row.record, name) for name in names} | {"gone": row.gone}

@@ -33,12 +33,12 @@ NO_TICKS = SilenceTicks(())
 
 
 class Served(NamedTuple):
-    """What a service answers for one user and scenario. vector: float16 (dim,). newest_event: 0 = `as_of`."""
+    """What a service answers for one user and scenario. vector: float16 (dim,)."""
 
     model: str
     as_of: int
     vector: NDArray[np.float16]
-    newest_event: int = 0
+    newest_event: int
 
 
 class Encoder(Protocol):
@@ -171,8 +171,8 @@ def _judge(
     faults = []
     if got.model != encoder.model_id(scenario):
         faults.append(f"model {got.model}, not {encoder.model_id(scenario)}")
-    if (newest := got.newest_event or got.as_of) != window.newest_event:
-        faults.append(f"newest event {newest}, not {window.newest_event}")
+    if got.newest_event != window.newest_event:
+        faults.append(f"newest event {got.newest_event}, not {window.newest_event}")
     if got.as_of != stands:
         faults.append(f"as of {got.as_of}, not {stands}")
     if not agreement >= MIN_COSINE:  # not `<`: a NaN is a mismatch

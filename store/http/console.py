@@ -247,7 +247,7 @@ def _user(service: Service, user: str, scenario: str, stop: Stop) -> str:
     pending = service.tracker.pending(user, record.covers)
     facts = [
         ["model", record.model],
-        ["newest event", _moment(record.newest_event or record.as_of)],
+        ["newest event", _moment(record.newest_event)],
         ["stands at", _moment(record.as_of)],
         ["computed", _moment(record.computed_at)],
         ["events", ", ".join(f"{count} {name}" for name, count in sorted(record.events.items())) or "none"],

@@ -89,7 +89,7 @@ def _answer(asked: EmbedRequestBody, record: EmbeddingRecord, pending_events: in
         prompt=asked.prompt,
         model=record.model,
         as_of=record.as_of,
-        newest_event=record.newest_event or record.as_of,
+        newest_event=record.newest_event,
         ingested_at=record.ingested_at,
         computed_at=record.computed_at,
         covers=record.covers,

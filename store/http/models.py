@@ -222,7 +222,7 @@ def to_embedding(stored: StoredRecord, pending_events: int, *, other_query: bool
         scenario=record.scenario,
         model=record.model,
         as_of=record.as_of,
-        newest_event=record.newest_event or record.as_of,
+        newest_event=record.newest_event,
         ingested_at=record.ingested_at,
         computed_at=record.computed_at,
         covers=record.covers,

@@ -48,7 +48,7 @@ def pack_meta(record: EmbeddingRecord, applied_at: int) -> bytes:
         record.covers,
         record.events,
     )
-    silent = record.newest_event not in (0, record.as_of)
+    silent = record.newest_event != record.as_of
     return msgspec.msgpack.encode((*fields, record.newest_event) if silent else fields)
 
 

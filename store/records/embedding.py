@@ -36,7 +36,7 @@ class EmbeddingRecord(msgspec.Struct, frozen=True):
     """One user's embedding for one scenario.
 
     as_of: ms, the time at which the vector stands: the newest event, or later, where the user has been silent since.
-    newest_event: ms; 0 = `as_of`. On the wire only where it differs.
+    newest_event: ms; left out (0) = `as_of`, and read so. On the wire only where it differs.
     covers: {"topic:partition": last raw offset covered for this user}.
     events: rows in the window per modality. ingested_at, computed_at: ms.
     registration: of the scenario (store/records/scenario.py); on the wire only where it is not 0.
@@ -54,6 +54,10 @@ class EmbeddingRecord(msgspec.Struct, frozen=True):
     events: dict[str, int] = {}
     registration: int = 0
     newest_event: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.newest_event:
+            msgspec.structs.force_setattr(self, "newest_event", self.as_of)
 
     def pack(self) -> bytes:
         """Message value."""

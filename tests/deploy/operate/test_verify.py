@@ -80,7 +80,9 @@ def served(paths: list[Path]) -> Records:
                 for scenario, vector in zip(
                     SCENARIOS, encoder.encode_from_scratch([window], SCENARIOS)[0], strict=True
                 ):
-                    out[scenario][user] = Served(encoder.model_id(scenario), window.as_of, vector.astype(np.float16))
+                    out[scenario][user] = Served(
+                        encoder.model_id(scenario), window.as_of, vector.astype(np.float16), window.newest_event
+                    )
     return out
 
 

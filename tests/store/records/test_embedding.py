@@ -51,6 +51,7 @@ def test_the_newest_event_is_said_where_the_vector_stands_later() -> None:
     assert msgpack.unpackb(silent.pack())["newest_event"] == 5
     assert EmbeddingRecord.unpack(silent.pack()).newest_event == 5
     for one in (silent, record(newest_event=5), record()):
+        assert one.newest_event == 5
         meta = unpack_meta(pack_meta(one, 1))
         assert (meta.as_of, meta.newest_event or meta.as_of) == (one.as_of, 5)
 
