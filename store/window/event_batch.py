@@ -17,7 +17,7 @@ from store.window.remembering import remember
 from store.window.rows import SummaryRow, modality_prefix, read_summary
 from store.window.summary import Totals, add_up, number_width
 from store.window.tabular_window import TabularWindow
-from store.window.window_update import Row, WindowUpdate
+from store.window.window_update import Row, WindowUpdate, erase
 
 SWEEP_ROWS = 2000
 """Most rows one batch changes by expiry alone (and most index entries it looks at). What a window that events touch
@@ -183,7 +183,7 @@ class EventBatch:
                 event, at = events[end], end + 1
                 if event.modality == ERASURE:
                     for modality in rules.modalities:
-                        self._updates[event.user_id, modality].erase(event, floors[modality])
+                        erase(self._updates[event.user_id, modality], event, floors[modality])
                     self._account.tally(ERASURE).add(event, Outcome.APPLIED)
                     continue
                 update, modality = self._updates[event.user_id, event.modality], event.modality

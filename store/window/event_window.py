@@ -13,22 +13,21 @@ from store.account.account import Tally
 from store.account.outcome import Outcome
 from store.window.encoded_event import EncodedEvent
 from store.window.layout import pack_id
-from store.window.oldest_first import OldestFirst, Scan
+from store.window.oldest_first import OldestFirst, Scan, time_of
 from store.window.remembering import LightRow, Remembering
 from store.window.rows import EVENT_HEADS, FORMAT, LIGHT, LIGHT_HEADS, light_row
 from store.window.summary import Arrivals, Totals
-from store.window.window_update import NEVER, NO_LIMIT, Row, bound, mark_erased
+from store.window.window_update import NEVER, NO_LIMIT, Row, bound
 
 _FOREVER = 1 << 62
 
 
 class EventWindow:
-    """The newest `max_events` by (ts, event id), and what is remembered. Keeps track of the oldest only."""
+    """The newest `max_events` by (ts, event id), and what is remembered. Looks at the oldest only."""
 
     __slots__ = (
         "_added", "_changed_ids", "_departed", "_forgotten", "_ids", "_key_prefix", "_lag", "_light", "_max", "_memory",
-        "_oldest", "_oldest_light", "_prefix", "_remembered", "_removed", "_scan", "_since", "_window", "conflicting",
-        "covered", "floor", "totals",
+        "_prefix", "_remembered", "_removed", "_scan", "_since", "_window", "conflicting", "covered", "floor", "totals",
     )  # fmt: skip
 
     def __init__(
@@ -61,8 +60,6 @@ class EventWindow:
         self._scan = scan
         self._window = OldestFirst(key_prefix, FORMAT, scan, totals.rows, totals.oldest, expected)
         self._memory = OldestFirst(key_prefix, LIGHT, scan, totals.memory_rows, totals.memory_oldest, expected)
-        self._oldest: int | None = totals.oldest if totals.rows else None
-        self._oldest_light: int | None = totals.memory_oldest if totals.memory_rows else None
         self._added: dict[bytes, tuple[EncodedEvent, bytes]] = {}  # with its entry of the id index
         self._light: dict[bytes, bytes] = {}  # rows that came to the memory
         self._removed: list[bytes] = []
@@ -124,11 +121,9 @@ class EventWindow:
                 self._leave(head, light_floor)
                 rows -= 1
             added[rest] = event, entry
-            window.push(rest)
+            window.push(rest, ts)
             rows += 1
             ids[name] = changed[name] = entry
-            if rows == 1 or (self._oldest is not None and ts < self._oldest):
-                self._oldest = ts
             applied += 1
             if not again or id(event) not in again:
                 applied_of[source] += 1
@@ -141,44 +136,23 @@ class EventWindow:
             tally.outcomes[Outcome.APPLIED] = tally.outcomes.get(Outcome.APPLIED, 0) + applied
         return newest
 
-    def erase(self, erasure: EncodedEvent, floor: int) -> None:
-        mark_erased(self.totals, erasure)
-        self.expire(floor)
-        self.covered = True
-
     def expire(self, floor: int, most: int = NO_LIMIT) -> None:
         self.floor = floor
-        totals = self.totals
+        totals, window, memory = self.totals, self._window, self._memory
         light_floor = self._light_floor(floor)
         floor = bound(floor, totals)
-        while most > 0 and totals.rows > self._max:
-            self._leave(self._window.head(), light_floor)
+        while most > 0 and totals.rows and (totals.rows > self._max or window.oldest() < floor):
+            self._leave(window.head(), light_floor)
             totals.rows -= 1
             most -= 1
-        while most > 0 and totals.rows and (self._oldest is None or self._oldest < floor):
-            head = self._window.head()
-            self._oldest = _time(head)
-            if self._oldest < floor:
-                self._leave(head, light_floor)
-                totals.rows -= 1
-                most -= 1
-        while most > 0 and totals.memory_rows and (self._oldest_light is None or self._oldest_light < light_floor):
-            head = self._memory.head()
-            self._oldest_light = _time(head)
-            if self._oldest_light < light_floor:
-                self._forget(head)
-                most -= 1
+        while most > 0 and totals.memory_rows and memory.oldest() < light_floor:
+            self._forget(memory.head())
+            most -= 1
 
     def finish(self) -> Arrivals:
         totals = self.totals
-        if not totals.rows:
-            totals.oldest = 0
-        else:
-            totals.oldest = _time(self._window.head()) if self._oldest is None else self._oldest
-        if not totals.memory_rows:
-            totals.memory_oldest = 0
-        else:
-            totals.memory_oldest = _time(self._memory.head()) if self._oldest_light is None else self._oldest_light
+        totals.oldest = self._window.oldest() if totals.rows else 0
+        totals.memory_oldest = self._memory.oldest() if totals.memory_rows else 0
         return Arrivals(totals, [event for event, _ in self._added.values()], self._departed)
 
     def memory(self) -> Remembering:
@@ -222,26 +196,21 @@ class EventWindow:
         else:
             self._departed.append(value)
             light = light_row(value)
-        self._oldest = None
-        if (ts := _time(head)) >= light_floor:
+        if (ts := time_of(head)) >= light_floor:
             self._remember(head, ts, light)
         else:
             self._drop(head)
 
     def _remember(self, rest: bytes, ts: int, light: bytes) -> None:
-        totals = self.totals
-        totals.memory_rows += 1
-        self._memory.push(rest)
+        self.totals.memory_rows += 1
+        self._memory.push(rest, ts)
         self._light[rest] = light
         self._remembered.append(LightRow(ts, light[10:]))
-        if totals.memory_rows == 1 or (self._oldest_light is not None and ts < self._oldest_light):
-            self._oldest_light = ts
 
     def _forget(self, head: bytes) -> None:
         value = self._memory.pop(head) or self._light.pop(head)
         self.totals.memory_rows -= 1
-        self._forgotten.append(LightRow(_time(head), value[10:]))
-        self._oldest_light = None
+        self._forgotten.append(LightRow(time_of(head), value[10:]))
         self._drop(head)
 
     def _drop(self, rest: bytes) -> None:
@@ -254,7 +223,3 @@ class EventWindow:
 def _light_of(event: EncodedEvent, entry: bytes) -> bytes:
     numbers = event.numbers.tobytes()
     return LIGHT_HEADS[len(numbers) >> 2] + entry[8:] + numbers
-
-
-def _time(rest: bytes) -> int:
-    return int.from_bytes(rest[:8], "big")

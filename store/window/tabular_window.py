@@ -11,7 +11,7 @@ from store.window.oldest_first import READ_AHEAD, Scan
 from store.window.remembering import Remembering
 from store.window.rows import FieldRow, pack_field, unpack_field
 from store.window.summary import Arrivals, Totals
-from store.window.window_update import NEVER, NO_LIMIT, Row, bound, mark_erased
+from store.window.window_update import NEVER, NO_LIMIT, Row, bound
 
 
 class TabularWindow:
@@ -41,10 +41,10 @@ class TabularWindow:
         return self._known(event) is not None
 
     def judge(self, events: Sequence[EncodedEvent], floor: int, tally: Tally) -> int:
+        if self.floor != floor:
+            self.expire(floor)
         newest = -1
         for event in events:
-            if self.floor != floor:
-                self.expire(floor)
             outcome = self._known(event)
             if outcome is None:
                 newest = max(newest, event.ts)
@@ -81,11 +81,6 @@ class TabularWindow:
         mine = [field for field in event.fields or () if self._put(event, field)]
         self._trim()
         return Outcome.APPLIED if any(field.name in self._fields for field in mine) else Outcome.EVICTED
-
-    def erase(self, erasure: EncodedEvent, floor: int) -> None:
-        mark_erased(self.totals, erasure)
-        self.expire(floor)
-        self.covered = True
 
     def expire(self, floor: int, most: int = NO_LIMIT) -> None:
         self.floor = floor

@@ -50,10 +50,6 @@ class WindowUpdate(Protocol):
         goes to the memory. Keeps the floor. most: about so many rows at most; what is left is due."""
         ...
 
-    def erase(self, erasure: EncodedEvent, floor: int) -> None:
-        """Take out what is not newer, for good. It moves no time, and leaves no trace of its order among the events."""
-        ...
-
     @property
     def occupied(self) -> bool:
         """Whether any row is left, in the window or its memory."""
@@ -85,6 +81,10 @@ def bound(floor: int, totals: Totals) -> int:
     return max(floor, totals.erased + 1) if totals.erased else floor
 
 
-def mark_erased(totals: Totals, erasure: EncodedEvent) -> None:
+def erase(window: WindowUpdate, erasure: EncodedEvent, floor: int) -> None:
+    """Take out what is not newer, for good. It moves no time, and leaves no trace of its order among the events."""
+    totals = window.totals
     totals.erased = max(totals.erased, erasure.ts)
     totals.cover(erasure.source, erasure.source_offset, erasure.ingested_at)
+    window.expire(floor)
+    window.covered = True
