@@ -125,9 +125,8 @@ class Schema(NamedTuple):
         Raises:
             StateError: a newer version wrote it.
         """
-        if not value or value[0] >> 4 != _MSGPACK_MAP:
+        if not (raw := _read_map(value)):
             return None
-        raw = msgpack.unpackb(value)
         if raw["v"] != 1:
             raise newer_log(f"schema version {raw['v']}; this version reads 1")
         return cls(
@@ -195,7 +194,7 @@ def marked_account(value: bytes | None) -> Account | None:
     Raises:
         StateError: a newer version wrote it.
     """
-    if not value or value[0] >> 4 != _MSGPACK_MAP or (found := msgpack.unpackb(value).get("account")) is None:
+    if (found := _read_map(value).get("account")) is None:
         return None
     try:
         return Account.unpack(found)
@@ -205,25 +204,24 @@ def marked_account(value: bytes | None) -> Account | None:
 
 def marked_arrival(value: bytes | None) -> Arrival | None:
     """When the events of the rows behind a marker came in; None where it does not say."""
-    if not value or value[0] >> 4 != _MSGPACK_MAP:
-        return None
-    arrived = msgpack.unpackb(value).get("arrived")
+    arrived = _read_map(value).get("arrived")
     return None if arrived is None else Arrival(*arrived)
 
 
 def marked_time(value: bytes | None) -> int:
     """Up to which hour time has passed by the wall, ms; 0 where a marker does not say."""
-    if not value or value[0] >> 4 != _MSGPACK_MAP:
-        return 0
-    return int(msgpack.unpackb(value).get("time") or 0)
+    return int(_read_map(value).get("time") or 0)
 
 
 def marked_accepted(value: bytes | None) -> bytes | None:
     """From which event time on events are accepted, packed; None where a marker does not say, as of older versions."""
-    if not value or value[0] >> 4 != _MSGPACK_MAP:
-        return None
-    found: bytes | None = msgpack.unpackb(value).get("accepted")
+    found: bytes | None = _read_map(value).get("accepted")
     return found
+
+
+def _read_map(value: bytes | None) -> dict[str, Any]:
+    """Empty where there is none: older versions' markers were other bytes, or none."""
+    return msgpack.unpackb(value) if value and value[0] >> 4 == _MSGPACK_MAP else {}
 
 
 class ExpiryKey(NamedTuple):
