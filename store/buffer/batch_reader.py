@@ -7,10 +7,10 @@ from typing import Any
 
 from store.base.settings import ModalitySettings
 from store.buffer.database import BufferDatabase
-from store.window.event_batch import WindowRules
 from store.window.rows import unpack_summary
 from store.window.summary import Totals
 from store.window.user_window import summary_by_scan
+from store.window.window_rules import WindowRules
 
 
 class BatchReader:

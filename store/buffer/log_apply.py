@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from store.buffer.database import BufferDatabase
+from store.buffer.expiry_index import due_key
 from store.buffer.held_rows import HeldRows, LogPosition
-from store.buffer.restore_finish import due_key
 from store.window import layout
-from store.window.event_batch import WindowRules
 from store.window.layout import pack_int, prefix_length
 from store.window.rows import FORMAT, KIND_EVENT, KIND_FIELD, KIND_SUMMARY, check_row_format, newer_log, newest_time
+from store.window.window_rules import WindowRules
 from store.window.window_update import Row
 
 _HELD_SUMMARIES, _HELD_ROWS = 16_000, 200_000

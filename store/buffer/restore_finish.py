@@ -1,22 +1,15 @@
-"""What a window's rows and summary say of each other: the end of a restore, and the expiry index."""
+"""The end of a restore: windows whose rows came without their summary."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import msgpack
-
-from store.base import logs
 from store.buffer.database import BufferDatabase
-from store.window.event_batch import WindowRules, is_occupied
-from store.window.layout import M_INDEXED, M_UNSUMMED, expiry_key, split_prefix
-from store.window.rows import read_summary, unpack_summary
+from store.buffer.expiry_index import WRITTEN_AT_ONCE, due_key
+from store.window.layout import M_UNSUMMED, expiry_key, split_prefix
+from store.window.rows import unpack_summary
 from store.window.user_window import summary_by_scan
-
-log = logs.get(__name__)
-
-_BATCH = 500
-"""Windows per WriteBatch: a large one holds the interpreter lock for its whole duration."""
+from store.window.window_rules import WindowRules
 
 
 def finish(db: BufferDatabase, rules: WindowRules, unsummed: set[bytes]) -> int:
@@ -37,39 +30,12 @@ def finish(db: BufferDatabase, rules: WindowRules, unsummed: set[bytes]) -> int:
     for prefix in known:
         recomputed += _recompute(db, rules, prefix, batch)
         batch.delete(M_UNSUMMED + prefix, db.h_meta)
-        if len(batch) >= _BATCH:
+        if len(batch) >= WRITTEN_AT_ONCE:
             db.write(batch)
             batch = db.batch()
     db.write(batch)
     unsummed.difference_update(known)
     return recomputed
-
-
-def index_anew(db: BufferDatabase, rules: WindowRules) -> None:
-    """Give every window an entry in the expiry index that is early enough for its configuration, where it was written
-    under another one (or by a version that did not say). What is there stays: an early look does no harm."""
-    written = db.meta.get(M_INDEXED)
-    before = msgpack.unpackb(written) if written else {}
-    now = {name: list(limits) for name, limits in rules.limits.items()}
-    if before == now:
-        return
-    windows = 0
-    batch = db.batch()
-    for key, value in db.items(db.summaries, b""):
-        name = split_prefix(key[:-1])[1]
-        if written is not None and now.get(name) == before.get(name):
-            continue
-        entry = due_key(rules, key[:-1], value, None)
-        if entry is not None:
-            batch.put(entry, b"", db.h_expiry)
-        windows += 1
-        if len(batch) >= _BATCH:
-            db.write(batch)
-            batch = db.batch()
-    batch.put(M_INDEXED, msgpack.packb(now), db.h_meta)
-    db.write(batch)
-    if windows:
-        log.warning(logs.BUFFER_REINDEXED, path=str(db.path), windows=windows)
 
 
 def _recompute(db: BufferDatabase, rules: WindowRules, prefix: bytes, batch: Any) -> bool:
@@ -88,30 +54,3 @@ def _recompute(db: BufferDatabase, rules: WindowRules, prefix: bytes, batch: Any
     if (entry := due_key(rules, prefix, fresh, packed)) is not None:
         batch.put(entry, b"", db.h_expiry)
     return True
-
-
-def due_key(rules: WindowRules, prefix: bytes, value: bytes, old: bytes | None) -> bytes | None:
-    """The entry of the expiry index that a window needs when its summary becomes `value`; None if it has one.
-
-    Raises:
-        ValueError: a summary of a format this version does not know.
-    """
-    user_id, name = split_prefix(prefix)
-    due, _ = _due(rules, name, value)
-    if old is not None:
-        before, occupied = _due(rules, name, old)
-        if occupied and before <= due:  # of an empty window the entry may be later, see store/window/event_batch.py
-            return None
-    return expiry_key(name, due, user_id)
-
-
-def _due(rules: WindowRules, name: str, packed: bytes) -> tuple[int, bool]:
-    """(when something is due, whether there are rows).
-
-    A modality that is not configured may be so again: it has entries too, as early as need be.
-    """
-    summary = read_summary(packed)
-    occupied = is_occupied(summary)
-    if name in rules.modalities:
-        return max(rules.due(name, summary, occupied=occupied), 1), occupied
-    return max(min(summary.oldest, summary.memory_oldest) if summary.memory_rows else summary.oldest, 1), occupied

@@ -29,10 +29,11 @@ from store.buffer.batch_reader import BatchReader
 from store.buffer.database import BufferDatabase, judged
 from store.buffer.dirty_marks import DirtyUser
 from store.buffer.dirty_users import DirtyUsers
+from store.buffer.expiry_index import index_anew
 from store.buffer.held_rows import LogPosition
 from store.buffer.log_apply import LogApplier
 from store.buffer.resources import BufferResources
-from store.buffer.restore_finish import finish, index_anew
+from store.buffer.restore_finish import finish
 from store.buffer.stale_rows import StaleRows, current
 from store.buffer.tick_index import TickIndex
 from store.buffer.users import count_users, walk_users
@@ -41,10 +42,11 @@ from store.window import layout
 from store.window.accepted import Accepted, merge, pack_accepted, settle, unpack_accepted, without_memory
 from store.window.changes import Changes
 from store.window.encoded_event import EncodedEvent, EncodedField
-from store.window.event_batch import EventBatch, WindowRules
+from store.window.event_batch import EventBatch
 from store.window.layout import Schema, pack_int, split_prefix
 from store.window.rows import Summary, read_summary, summary_key, unpack_summary, user_prefix
 from store.window.user_window import UserWindow, newest_event, read_user
+from store.window.window_rules import WindowRules
 from store.window.window_update import Row
 
 __all__ = [

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgpack
 
-from store.window.event_batch import WindowRules
+from store.window.window_rules import WindowRules
 
 
 class Accepted(NamedTuple):

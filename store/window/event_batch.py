@@ -8,15 +8,16 @@ from typing import Protocol
 
 from store.account.account import Account, AccountBatch, RefusedEvent
 from store.account.outcome import Outcome
-from store.base.settings import ERASURE, ModalityKind, ModalitySettings
+from store.base.settings import ERASURE, ModalitySettings
 from store.window.changes import Changes
 from store.window.encoded_event import EncodedEvent
 from store.window.event_window import EventWindow
 from store.window.layout import expiry_key, parse_expiry_key
 from store.window.remembering import remember
 from store.window.rows import SummaryRow, modality_prefix, read_summary
-from store.window.summary import Totals, add_up, number_width
+from store.window.summary import Totals, add_up
 from store.window.tabular_window import TabularWindow
+from store.window.window_rules import WindowRules, is_occupied, last_seen
 from store.window.window_update import Row, WindowUpdate, erase
 
 SWEEP_ROWS = 2000
@@ -47,75 +48,6 @@ class Reader(Protocol):
     def totals_by_scan(self, prefix: bytes, modality: ModalitySettings, packed: bytes) -> Totals:
         """Totals of a window whose summary row was written under another configuration."""
         ...
-
-
-class WindowRules:
-    """Configuration of the windows."""
-
-    def __init__(self, modalities: Mapping[str, ModalitySettings], dim: int, granularity_ms: int) -> None:
-        self.modalities = modalities
-        self.dim = dim
-        self.granularity_ms = granularity_ms
-        self._windows = {name: modality.window_ms for name, modality in modalities.items()}
-        self.kept = {name: modality.kept_ms for name, modality in modalities.items()}
-        """Per modality the age from which on an event leaves no row, ms."""
-        # looked up once per window and batch: attributes of a validated model are slow
-        self.shapes = {
-            name: (
-                m.kind is ModalityKind.EVENTS,
-                m.max_events,
-                number_width(m),
-                m.memory_ms - m.window_ms if m.memory_ms else None,
-            )
-            for name, m in modalities.items()
-        }
-        """Per modality (a sequence of events?, max_events, numbers of a row, how much further back than the window its
-        memory reaches, ms; None = there is none)."""
-        self.limits = {name: (m.window_ms, m.memory_ms, m.max_events) for name, m in modalities.items()}
-        """Per modality all that `due` depends on: where it changes, entries of the expiry index may be too late."""
-
-    def floor(self, modality: str, stream_time: int) -> int:
-        """Events of a modality older than this have left the window. Moves in steps of the granularity."""
-        return self.edge(stream_time) - self._windows[modality]
-
-    def edge(self, stream_time: int) -> int:
-        """The time from which windows and memories are counted back."""
-        return stream_time // self.granularity_ms * self.granularity_ms
-
-    def due(self, modality: str, totals: SummaryRow, *, occupied: bool) -> int:
-        """Event time that the floor must pass before a (user, modality) has something to expire.
-
-        A summary without rows is kept for one more window after its newest event was forgotten, then dropped, but only
-        together with all others of its user: late duplicates still find what was covered, an embedding goes on
-        covering what it covered, and what is kept follows the users of two windows, not all ever seen.
-
-        A window with more rows than it may have since its configuration changed is due at once.
-
-        occupied: there are rows, in the window (tabular: null fields too) or in the memory.
-        """
-        if not occupied:
-            return last_seen(totals) + self.kept[modality]
-        _, most, _, lag = self.shapes[modality]
-        if totals.rows > most:
-            return 0
-        if not totals.memory_rows:
-            return totals.oldest
-        due = 0 if lag is None else totals.memory_oldest + lag
-        return min(due, totals.oldest) if totals.rows else due
-
-    def due_with(self, modality: str, other: str, last: int) -> int:
-        """The same of a modality that is kept for another one of its user, which was `last_seen` then."""
-        return last + self.kept[other] + self._windows[other] - self._windows[modality]
-
-
-def is_occupied(totals: SummaryRow) -> bool:
-    """Whether there are rows. A tabular window may hold null fields only: rows is 0."""
-    return totals.rows > 0 or totals.oldest > 0 or totals.memory_rows > 0
-
-
-def last_seen(totals: SummaryRow) -> int:
-    """Newest event or erasure, ms: so long late events must find what was covered, and that they are erased."""
-    return max(totals.newest, totals.erased)
 
 
 class EventBatch:
@@ -371,7 +303,7 @@ class EventBatch:
         owners: list[tuple[str, str]] = []
         for key, touched in wanted.items():
             prefix = prefixes[key]
-            if shapes[key[1]][0]:
+            if shapes[key[1]].is_sequence:
                 names += (own := [event.event_id.encode() for event in touched])
                 keys += [prefix + name for name in own]
                 owners += repeat(key, len(own))
