@@ -209,7 +209,7 @@ class TokenBuffer:
         changes = batch.changes(source_offset, self._version, self._stale.again())
         return changes._replace(
             wall_time=max(self.wall_time, stream_now),
-            accepted=b"" if accepted == self._accepted else pack_accepted(accepted),
+            accepted=None if accepted == self._accepted else accepted,
         )
 
     @judged
@@ -226,8 +226,8 @@ class TokenBuffer:
         if changes.version != self._version:
             raise ValueError("these changes were prepared before the buffer's last commit")
         write_changes(self._db, changes, log_offset)
-        if changes.accepted:
-            self._accept(unpack_accepted(changes.accepted))
+        if changes.accepted is not None:
+            self._accept(changes.accepted)
         self.wall_time = changes.wall_time
         self.account = changes.account or self.account
         self.source_offset, self.log_offset = changes.source_offset, log_offset
@@ -378,7 +378,7 @@ class TokenBuffer:
         told = layout.marked_accepted(marker)
         return merge(self._accepted, without_memory(self.rules) if told is None else unpack_accepted(told))
 
-    def _accept(self, accepted: dict[str, Accepted]) -> None:
+    def _accept(self, accepted: Mapping[str, Accepted]) -> None:
         for name, (_, since) in accepted.items():
             if since > (self._accepted[name].since if name in self._accepted else 0):
                 log.warning(
@@ -388,7 +388,7 @@ class TokenBuffer:
                     since=since,
                     reason="it keeps events longer than before, and who was erased before that may be forgotten",
                 )
-        self._accepted = accepted
+        self._accepted = dict(accepted)
 
     @judged
     def current(self, keys: Iterable[bytes]) -> list[Row]:

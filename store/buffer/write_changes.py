@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from store.buffer.database import BufferDatabase
 from store.window import layout
+from store.window.accepted import pack_accepted
 from store.window.changes import Changes
 from store.window.layout import pack_int
 
@@ -43,6 +44,6 @@ def write_changes(db: BufferDatabase, changes: Changes, log_offset: int) -> None
         put(layout.M_ACCOUNT, changes.account.packed, db.h_meta)
     if changes.wall_time:
         put(layout.M_WALL_TIME, pack_int(changes.wall_time), db.h_meta)
-    if changes.accepted:
-        put(layout.M_ACCEPTED, changes.accepted, db.h_meta)
+    if changes.accepted is not None:
+        put(layout.M_ACCEPTED, pack_accepted(changes.accepted), db.h_meta)
     db.write(batch)

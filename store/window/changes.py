@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from store.account.account import Account
 from store.account.outcome import Outcomes
+from store.window.accepted import Accepted
 from store.window.layout import prefix_length
 from store.window.rows import KIND_SUMMARY
 from store.window.window_update import Row
@@ -18,7 +20,7 @@ class Changes(NamedTuple):
     healed: rows logged again because a former owner wrote over them (`stale`: all such keys).
     outcomes: of all events. account: after the batch; None = as before.
     wall_time: up to which hour the wall has moved the stream time, ms.
-    accepted: from which event time on events are accepted (store/window/accepted.py), packed; empty = as before.
+    accepted: from which event time on events are accepted (store/window/accepted.py); None = as before.
     sweep_left: more has expired than fits one batch; the next `prepare`, empty or not, goes on.
     """
 
@@ -43,7 +45,7 @@ class Changes(NamedTuple):
     healed: list[Row]
     version: int
     wall_time: int = 0
-    accepted: bytes = b""
+    accepted: Mapping[str, Accepted] | None = None
 
     @property
     def rows(self) -> list[Row]:

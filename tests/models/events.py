@@ -100,10 +100,11 @@ def event(
 
 
 class Log:
-    """The `tokens` topic as a list: (key, value, sweep)."""
+    """The `tokens` topic as a list: (key, value, sweep). marker: the newest of its owner."""
 
     def __init__(self) -> None:
         self.records: list[tuple[bytes, bytes | None, bool]] = []
+        self.marker: bytes | None = None
 
     def append(self, rows: list[tuple[bytes, bytes | None]], *, sweep: bool) -> None:
         self.records += [(key, value, sweep) for key, value in rows]
@@ -122,15 +123,24 @@ class Log:
             at += len(part)
             buffer.apply_log([record[:2] for record in part], next_offset=at, mark_dirty=mark_dirty, sweep=sweep)
 
-    def write(self, buffer: TokenBuffer, events: list[EncodedEvent], source_offset: int) -> list[str]:
-        """Steps 3 to 5 of the commit protocol, then empty batches until the sweep has caught up."""
+    def restore(self, buffer: TokenBuffer) -> None:
+        """As a lost disk is restored: `marker` came before the rows of its batch."""
+        self.replay(buffer)
+        buffer.apply_log([], next_offset=len(self), marker=self.marker)
+
+    def write(
+        self, buffer: TokenBuffer, events: list[EncodedEvent], source_offset: int, *, most: int = 10_000
+    ) -> list[str]:
+        """Steps 3 to 5 of the commit protocol, then empty batches until the sweep has caught up, `most` in all."""
         outcomes: list[str] = []
-        while True:
+        for _ in range(most):
             changes = buffer.prepare(events, source_offset=source_offset)
             outcomes += [name for name, n in changes.outcomes._asdict().items() for _ in range(n)]
             if not events and not changes.sweep_rows and not changes.sweep_left:
                 return outcomes
             self.append(changes.rows, sweep=False)
             self.append(changes.sweep_rows, sweep=True)
+            self.marker = buffer.marker(changes.account)
             buffer.commit(changes, log_offset=len(self))
             events = []
+        raise AssertionError("the sweep does not end")

@@ -10,32 +10,17 @@ import pytest
 from store.base.errors import StateError
 from store.base.settings import ERASURE
 from store.buffer import database
-from store.buffer.token_buffer import TokenBuffer
 from store.window.layout import FORMAT_BEFORE, M_FORMAT
 from store.window.memory import BLOCK_MS, TOTAL_SCALE
-from store.window.rows import LIGHT, modality_prefix, parse_key, unpack_summary
-from store.window.user_window import summary_by_scan
-from tests.models.events import DIM, GRANULARITY_MS, MEMORY_MS, WINDOW_MS, Log, Open, days, event, modalities
+from store.window.rows import LIGHT, modality_prefix, parse_key
+from tests.models.checks import check_sums, light
+from tests.models.events import GRANULARITY_MS, MEMORY_MS, WINDOW_MS, Log, Open, days, event, modalities
 
 LONG = modalities(memory_days=3660)
 
 
 def steps(times: Any, user: str = "u", modality: str = "a") -> list[Any]:
     return [event(user, modality, ts, f"e{ts}", offset=ts) for ts in times]
-
-
-def light(buffer: TokenBuffer) -> list[str]:
-    return [parse_key(key).name for key, value in buffer.rows() if value[0] == LIGHT]
-
-
-def check_sums(buffer: TokenBuffer, made: dict[str, Any]) -> None:
-    rows = dict(buffer.rows())
-    for user in buffer.users():
-        for name in buffer.window(user).modalities:
-            prefix = modality_prefix(user, name)
-            packed = rows[prefix + b"\x00"]
-            own = [(key[len(prefix) :], v) for key, v in rows.items() if key.startswith(prefix + b"\x01")]
-            assert summary_by_scan(own, unpack_summary(packed), made[name], DIM).pack() == packed
 
 
 def test_a_row_that_leaves_keeps_its_key_and_numbers_until_the_memory_ends(opened: Open) -> None:

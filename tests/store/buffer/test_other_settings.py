@@ -12,13 +12,13 @@ from store.buffer import database
 from store.buffer.token_buffer import TokenBuffer
 from store.window.event_batch import SWEEP_ROWS
 from store.window.layout import M_ACCEPTED
-from store.window.rows import LIGHT, modality_prefix, parse_key, unpack_summary
-from store.window.user_window import summary_by_scan
-from tests.models.events import DIM, GRANULARITY_MS, Log, Open, days, event, modalities
+from store.window.rows import LIGHT, parse_key
+from tests.models.checks import check_sums, light
+from tests.models.events import GRANULARITY_MS, Log, Open, days, event, modalities
 
 USERS = ("u", "v", "w")
 MANY = 30
-"""Empty batches after which a sweep that has little to do must have ended."""
+"""Batches after which a sweep that has little to do must have ended."""
 
 
 def a_with(memory_ms: int, window_ms: int = 100, max_events: int = 3) -> dict[str, ModalitySettings]:
@@ -27,51 +27,12 @@ def a_with(memory_ms: int, window_ms: int = 100, max_events: int = 3) -> dict[st
     return made | {"a": made["a"].model_copy(update=changed | {"max_events": max_events})}
 
 
-class MarkedLog(Log):
-    """`marker`: the newest of its owner."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.marker: bytes | None = None
-
-    def restore(self, buffer: TokenBuffer) -> None:
-        """As a lost disk is restored: `marker` came before the rows of its batch."""
-        self.replay(buffer)
-        buffer.apply_log([], next_offset=len(self), marker=self.marker)
-
-
-def drive(buffer: TokenBuffer, log: MarkedLog, events: list[Any], source_offset: int, most: int = MANY) -> list[str]:
-    """`Log.write`, but its sweep has to end."""
-    outcomes: list[str] = []
-    for _ in range(most):
-        changes = buffer.prepare(events, source_offset=source_offset)
-        outcomes += [name for name, n in changes.outcomes._asdict().items() for _ in range(n)]
-        log.append(changes.rows, sweep=False)
-        log.append(changes.sweep_rows, sweep=True)
-        log.marker = buffer.marker(changes.account)
-        buffer.commit(changes, log_offset=len(log))
-        if not events and not changes.sweep_rows and not changes.sweep_left:
-            return outcomes
-        events = []
-    raise AssertionError("the sweep does not end")
-
-
-def light(buffer: TokenBuffer) -> list[str]:
-    return [parse_key(key).name for key, value in buffer.rows() if value[0] == LIGHT]
-
-
-def check_sums(buffer: TokenBuffer, made: dict[str, ModalitySettings]) -> None:
-    rows = dict(buffer.rows())
-    for user in buffer.users():
-        for name in buffer.window(user).modalities:
-            prefix = modality_prefix(user, name)
-            packed = rows[prefix + b"\x00"]
-            own = [(key[len(prefix) :], v) for key, v in rows.items() if key.startswith(prefix) and key[-1:] != b"\x00"]
-            assert summary_by_scan(own, unpack_summary(packed), made[name], DIM).pack() == packed
+def drive(buffer: TokenBuffer, log: Log, events: list[Any], source_offset: int) -> list[str]:
+    return log.write(buffer, events, source_offset, most=MANY)
 
 
 def test_a_memory_that_was_shortened_ends_when_it_says(opened: Open) -> None:
-    buffer, log = opened("b", modalities=a_with(2500)), MarkedLog()
+    buffer, log = opened("b", modalities=a_with(2500)), Log()
     drive(buffer, log, [event("u", "a", 1000, "e", offset=1)], 0)
     drive(buffer, log, [event("v", "b", 1200, "v", offset=2)], 1)
     assert light(buffer) == ["e"]
@@ -84,7 +45,7 @@ def test_a_memory_that_was_shortened_ends_when_it_says(opened: Open) -> None:
 
 
 def test_a_longer_window_does_not_lengthen_the_memory(opened: Open) -> None:
-    buffer, log = opened("b", modalities=a_with(2500)), MarkedLog()
+    buffer, log = opened("b", modalities=a_with(2500)), Log()
     drive(buffer, log, [event("u", "a", 1000, "e", offset=1)], 0)
     drive(buffer, log, [event("v", "b", 1200, "v", offset=2)], 1)
     buffer.close()
@@ -97,7 +58,7 @@ def test_a_longer_window_does_not_lengthen_the_memory(opened: Open) -> None:
 
 @pytest.mark.parametrize("memory_ms", [0, 300])
 def test_a_row_that_came_after_the_change_leaves_the_window_in_time(opened: Open, memory_ms: int) -> None:
-    buffer, log = opened("b", modalities=a_with(2500)), MarkedLog()
+    buffer, log = opened("b", modalities=a_with(2500)), Log()
     drive(buffer, log, [event("u", "a", 1000, "e", offset=1)], 0)
     drive(buffer, log, [event("v", "b", 1200, "v", offset=2)], 1)
     buffer.close()
@@ -109,7 +70,7 @@ def test_a_row_that_came_after_the_change_leaves_the_window_in_time(opened: Open
 
 def test_users_whose_other_window_is_not_swept_yet_keep_no_sweep_busy(opened: Open) -> None:
     """A leap of time makes all of very many users due at once: that of one modality waits for that of another."""
-    buffer, log, users = opened("b"), MarkedLog(), 2500
+    buffer, log, users = opened("b"), Log(), 2500
     for at in range(0, users, 500):
         events = [
             made
@@ -125,7 +86,7 @@ def test_users_whose_other_window_is_not_swept_yet_keep_no_sweep_busy(opened: Op
 
 
 def test_users_written_under_a_long_memory_keep_no_sweep_busy(opened: Open) -> None:
-    buffer, log = opened("b", modalities=a_with(2500)), MarkedLog()
+    buffer, log = opened("b", modalities=a_with(2500)), Log()
     events = [event("u", "a", 1000, "e", offset=1), event("u", "t", 1000, "f", fields={"f": True}, offset=1)]
     drive(buffer, log, events, 0)
     drive(buffer, log, [event("v", "b", 1250, "v", offset=2)], 1)
@@ -138,7 +99,7 @@ def test_users_written_under_a_long_memory_keep_no_sweep_busy(opened: Open) -> N
 
 def test_an_index_that_was_made_anew_is_kept(opened: Open) -> None:
     """The same settings again: nothing is indexed, so opening reads no summaries."""
-    buffer, log = opened("b"), MarkedLog()
+    buffer, log = opened("b"), Log()
     drive(buffer, log, [event("u", "a", 1000, "e", offset=1)], 0)
     entries = dict(buffer._db.items(buffer._db.expiry, b""))
     buffer.close()
@@ -155,8 +116,8 @@ def test_an_index_that_was_made_anew_is_kept(opened: Open) -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_whatever_was_configured_before_a_restored_buffer_ends_in_the_same(opened: Open, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    log, made = MarkedLog(), some_settings(rng)
-    buffer, twin, twin_log = opened("b", modalities=made), None, MarkedLog()
+    log, made = Log(), some_settings(rng)
+    buffer, twin, twin_log = opened("b", modalities=made), None, Log()
     now, count, erased = 1000, 0, dict.fromkeys(USERS, -1)
     history: list[Any] = []
     for step in range(14):
@@ -164,7 +125,7 @@ def test_whatever_was_configured_before_a_restored_buffer_ends_in_the_same(opene
             buffer.close()
             made = some_settings(rng)
             buffer = opened("b", modalities=made)
-            twin, twin_log = opened(f"twin{step}", modalities=made), MarkedLog()
+            twin, twin_log = opened(f"twin{step}", modalities=made), Log()
             log.restore(twin)
             twin_log.records = list(log.records)
         events = []
@@ -196,7 +157,7 @@ def test_whatever_was_configured_before_a_restored_buffer_ends_in_the_same(opene
 def test_who_was_erased_stays_so_when_more_is_remembered(opened: Open, restored: bool) -> None:
     """Nothing tells any more that the user was erased, since nothing as old was accepted."""
     short = modalities(memory_days=0, window_days=days(100))
-    buffer, log = opened("b", modalities=short), MarkedLog()
+    buffer, log = opened("b", modalities=short), Log()
     history = [event("u", "a", 1000, "e", offset=1), event("u", "t", 1000, "f", fields={"f": True}, offset=1)]
     drive(buffer, log, history, 0)
     drive(buffer, log, [event("u", ERASURE, 1005, "x", offset=2)], 1)
@@ -217,7 +178,7 @@ def test_who_was_erased_stays_so_when_more_is_remembered(opened: Open, restored:
 
 def test_an_older_version_is_taken_to_have_remembered_nothing(opened: Open) -> None:
     """Neither its database nor the markers of its log say what was accepted."""
-    buffer, log = opened("b", modalities=a_with(0)), MarkedLog()
+    buffer, log = opened("b", modalities=a_with(0)), Log()
     drive(buffer, log, [event("v", "a", 1250, "v", offset=3)], 0)
     buffer._db.meta.delete(M_ACCEPTED)
     buffer.close()
@@ -226,7 +187,7 @@ def test_an_older_version_is_taken_to_have_remembered_nothing(opened: Open) -> N
     log.restore(restored)
     for each in (opened("b", modalities=a_with(2500)), restored):
         late = [event("u", "a", ts, f"e{ts}", offset=4) for ts in (1149, 1150)]
-        assert drive(each, MarkedLog(), late, 1) == ["applied", "expired"]
+        assert drive(each, Log(), late, 1) == ["applied", "expired"]
 
 
 def some_settings(rng: np.random.Generator) -> dict[str, ModalitySettings]:
@@ -254,7 +215,7 @@ def test_a_late_event_in_a_window_that_may_hold_more_does_not_lie_below_the_memo
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A light row gets no vector back. Were what is older a whole row, the window would be sought from there on."""
-    buffer, log = opened("b", modalities=a_with(10**6, 10**6)), MarkedLog()
+    buffer, log = opened("b", modalities=a_with(10**6, 10**6)), Log()
     drive(buffer, log, [event("u", "a", ts, f"e{ts}", offset=ts) for ts in range(1000, 1100, 2)], 0)
     buffer.close()
     made = a_with(10**6, 10**6, max_events=50)
@@ -278,7 +239,7 @@ def test_a_late_event_in_a_window_that_may_hold_more_does_not_lie_below_the_memo
 
 
 def test_a_log_that_was_cut_has_no_more_whole_rows_than_the_window_takes(opened: Open) -> None:
-    buffer, log = opened("b"), MarkedLog()
+    buffer, log = opened("b"), Log()
     drive(buffer, log, [event("u", "a", 1000 + i, f"e{i}", offset=i) for i in range(3)], 0)
     before = len(log)
     drive(buffer, log, [event("u", "a", 1010 + i, f"f{i}", offset=i) for i in range(3)], 1)
@@ -290,7 +251,7 @@ def test_a_log_that_was_cut_has_no_more_whole_rows_than_the_window_takes(opened:
 
 
 def test_a_long_memory_that_ends_at_once_ends_in_batches(opened: Open) -> None:
-    buffer, log, rows = opened("b", modalities=a_with(10**6, 10**6)), MarkedLog(), 3 * SWEEP_ROWS
+    buffer, log, rows = opened("b", modalities=a_with(10**6, 10**6)), Log(), 3 * SWEEP_ROWS
     for at in range(1000, 1000 + rows, 2000):
         drive(buffer, log, [event("u", "a", ts, f"e{ts}", offset=ts) for ts in range(at, at + 2000)], 0)
     buffer.close()

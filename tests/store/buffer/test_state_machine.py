@@ -17,9 +17,8 @@ from store.base.settings import ERASURE
 from store.window.encoded_event import EncodedEvent
 from store.window.layout import parse_expiry_key
 from store.window.memory import BLOCK_MS
-from store.window.rows import KIND_SUMMARY, modality_prefix, parse_key, unpack_summary
-from store.window.user_window import summary_by_scan
 from tests.models.buffer_model import BufferModel
+from tests.models.checks import check_sums
 from tests.models.events import (
     DIM,
     GRANULARITY_MS,
@@ -154,7 +153,7 @@ class BufferMachine(RuleBasedStateMachine):
         self.reopen()
         self.log.replay(self.buffer, chunk=chunk)
         self.buffer.finish_restore()
-        self.check_summaries()
+        check_sums(self.buffer, modalities())
         for start in range(0, len(events), split):
             self.offset += 1
             self.model.batch(events[start : start + split])
@@ -215,16 +214,6 @@ class BufferMachine(RuleBasedStateMachine):
             if due:
                 mine = [e.ts for e in entries if (e.modality, e.user_id) == (modality, user)]
                 assert min(mine) <= max(min(due), 1)
-
-    def check_summaries(self) -> None:
-        rows = dict(self.buffer.rows())
-        for key, packed in rows.items():
-            user, modality, kind, _, _ = parse_key(key)
-            if kind == KIND_SUMMARY:
-                prefix = modality_prefix(user, modality)
-                mine = [(k[len(prefix) :], v) for k, v in rows.items() if k.startswith(prefix) and k != key]
-                scanned = summary_by_scan(mine, unpack_summary(packed), modalities()[modality], DIM)
-                assert scanned.pack() == packed
 
 
 def _checked(examples: int) -> settings:
