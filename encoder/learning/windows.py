@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from encoder.learning.history import History, ModalityHistory
 from store.base.settings import ModalityKind, ModalitySettings
-from store.window.memory import BLOCK_MS, NO_MEMORY, TOTAL_LIMIT, TOTAL_SCALE, Block, Memory
+from store.window.memory import BLOCK_MS, NO_MEMORY, Block, Memory, fixed_totals
 from store.window.rows import Summary
 from store.window.user_window import ModalityWindow, UserWindow
 
@@ -86,8 +86,7 @@ def _memory(own: ModalityHistory, start: int, end: int) -> Memory:
     numbers = own.ts[start:end] // BLOCK_MS
     cuts = np.flatnonzero(np.diff(numbers, prepend=-1))
     raw, present = own.numbers[start:end], own.present[start:end]
-    values = np.where(present, raw, 0).astype(np.float64)
-    totals = np.rint(np.clip(values, -TOTAL_LIMIT, TOTAL_LIMIT) * TOTAL_SCALE).astype(np.int64)
+    totals = fixed_totals(np.where(present, raw, 0.0))
     # in two parts: 8,192 rows at the limit are beyond 64 bits
     high, low = (np.add.reduceat(part, cuts).tolist() for part in (totals >> _HALF, totals & (1 << _HALF) - 1))
     rows = np.diff(np.append(cuts, end - start)).tolist()

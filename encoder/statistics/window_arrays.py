@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.base.settings import ModalitySettings
-from store.window.memory import TOTAL_LIMIT, TOTAL_SCALE
+from store.window.memory import TOTAL_SCALE, fixed_totals
 from store.window.rows import Summary
 from store.window.summary import NUMBER_SCALE, number_width
 from store.window.user_window import UserWindow, newest_event
@@ -21,7 +21,7 @@ from store.window.user_window import UserWindow, newest_event
 NEWEST_ROWS = 8
 """Rows of the newest time, at most so many, whose mean vector stands for what a user does now: a basket, an offer."""
 STEP = 1 / TOTAL_SCALE
-"""Raw numbers are rounded to multiples of it, and limited, as memory keeps them: totals stay finite."""
+"""Numbers are multiples of it, and limited, as memory keeps them: totals stay finite."""
 
 Ints = NDArray[np.int64]
 Doubles = NDArray[np.float64]
@@ -162,12 +162,6 @@ def signed_log(x: Doubles) -> Doubles:
     return np.sign(x) * np.log1p(np.abs(x))
 
 
-def on_grid(raw: NDArray[np.generic]) -> Doubles:
-    """Finite numbers on the grid of `STEP`, within memory's limit."""
-    rounded: Doubles = np.rint(np.clip(raw.astype(np.float64), -TOTAL_LIMIT, TOTAL_LIMIT) / STEP) * STEP
-    return rounded
-
-
 def _recent_means(vectors: Sequence[NDArray[np.float16]], segments: Sequence[int], count: int, dim: int) -> Floats:
     means = np.zeros((count, dim), np.float32)
     if segments:
@@ -207,7 +201,7 @@ class _CellLists:
         raw = np.concatenate(self._raw)
         there = np.isfinite(raw)
         series, rows = np.concatenate(self._series), np.concatenate(self._rows)
-        return Cells(series[there], rows[there], on_grid(raw[there]))
+        return Cells(series[there], rows[there], fixed_totals(raw[there]) * STEP)
 
 
 class _Memory:

@@ -17,6 +17,9 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 BLOCK_MS = 28 * 86_400_000
 """Length of a block, ms: event time // BLOCK_MS is its number."""
 TOTAL_SCALE = 1 << 10
@@ -78,6 +81,12 @@ def unpack_blocks(packed: bytes, width: int) -> dict[int, Block]:
 def fixed_total(number: float) -> int:
     """A finite number as it is added to a total."""
     return round(max(-TOTAL_LIMIT, min(TOTAL_LIMIT, number)) * TOTAL_SCALE)
+
+
+def fixed_totals(numbers: NDArray[np.floating]) -> NDArray[np.int64]:
+    """`fixed_total` of many, in their shape."""
+    limited = np.clip(numbers.astype(np.float64), -TOTAL_LIMIT, TOTAL_LIMIT)
+    return np.rint(limited * TOTAL_SCALE).astype(np.int64)
 
 
 def shift_blocks(packed: bytes, width: int, changes: Mapping[int, Sequence[int]]) -> bytes:

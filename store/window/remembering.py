@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from store.window.memory import BLOCK_MS, TOTAL_LIMIT, TOTAL_SCALE, fixed_total, shift_blocks
+from store.window.memory import BLOCK_MS, fixed_total, fixed_totals, shift_blocks
 from store.window.summary import Totals, signed_log, signed_logs
 
 _FEW = 16
@@ -59,7 +59,6 @@ def _fixed(numbers: np.ndarray[tuple[int], np.dtype[np.float32]]) -> Sequence[tu
     if len(numbers) <= _FEW:
         return [None if (log := signed_log(x)) is None else (log, fixed_total(x)) for x in numbers.tolist()]
     logs, present = signed_logs(numbers)
-    values = np.where(present, numbers, 0.0).astype(np.float64)
-    totals = np.rint(np.clip(values, -TOTAL_LIMIT, TOTAL_LIMIT) * TOTAL_SCALE).astype(np.int64)
+    totals = fixed_totals(np.where(present, numbers, 0.0))
     pairs = zip(logs.tolist(), totals.tolist(), strict=True)
     return [pair if there else None for pair, there in zip(pairs, present.tolist(), strict=True)]
