@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.statistics.window_arrays import Floats, signed_log
-from store.base.settings import ModalityKind, ModalitySettings
 
 VERSION = 2
 """Part of the model id and of a checkpoint's card: other features are another model. 2: encoder/statistics/table.py."""
@@ -23,11 +22,6 @@ class Numbers(NamedTuple):
 
     values: Floats
     present: Floats
-
-
-def number_count(settings: ModalitySettings) -> int:
-    """How many numbers a row of the modality carries: those configured; one for a tabular field, its numeric value."""
-    return 1 if settings.kind is ModalityKind.TABULAR else len(settings.numbers)
 
 
 def hours(ts: NDArray[np.int64] | int) -> NDArray[np.float64]:

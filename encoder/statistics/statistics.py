@@ -17,6 +17,7 @@ from encoder.statistics import counting
 from encoder.statistics.table import ACTIVITY, NUMBER, TEXTS
 from encoder.statistics.window_arrays import Floats, Ints, gather
 from store.base.settings import ModalityKind, ModalitySettings
+from store.window.summary import number_width
 from store.window.user_window import UserWindow
 
 
@@ -82,7 +83,7 @@ def describe(
     numbers = counting.numbers(rows, spans).reshape(rows.columns, users, len(NUMBER))
     parts, column = [], 0
     for i, settings in enumerate(modalities.values()):
-        width = 1 if settings.kind is ModalityKind.TABULAR else len(settings.numbers)
+        width = number_width(settings)
         parts += [activity[i], texts[i], *numbers[column : column + width]]
         column += width
     stats = np.concatenate([*parts, activity[count]], 1)

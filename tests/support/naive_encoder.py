@@ -14,14 +14,14 @@ from encoder.forward import chunks
 from encoder.forward.user_encoder import UserEncoder
 from encoder.forward.user_tokens import prepare
 from encoder.model import features
-from encoder.model.features import number_count
 from store.base.settings import ModalitySettings
+from store.window.summary import number_width
 from store.window.user_window import UserWindow
 
 
 def event_tokens(encoder: UserEncoder, window: UserWindow, name: str, settings: ModalitySettings) -> Tensor:
     rows = window.modalities[name]
-    values, present = features.numbers(rows.numbers, number_count(settings))
+    values, present = features.numbers(rows.numbers, number_width(settings))
     vectors = torch.from_numpy(rows.vectors.astype(np.float32))
     return encoder.model.adapters(name).events(vectors, torch.from_numpy(values), torch.from_numpy(present))
 
