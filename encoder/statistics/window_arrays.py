@@ -101,33 +101,32 @@ def gather(windows: Sequence[UserWindow], modalities: Mapping[str, ModalitySetti
     sums = np.zeros((count * users, dim), np.float32)
     ts, texts, recent, recent_of, cells = [], [], [], [], _CellLists()
     memory = _Memory(users)
-    segment = rows = column = 0
-    settings_of = list(modalities.values())
-    most, window_ms = (np.array(each, np.int64).repeat(users) for each in (
-        [m.max_events for m in settings_of], [m.window_ms for m in settings_of]))  # fmt: skip
+    max_events = np.array([settings.max_events for settings in modalities.values()], np.int64).repeat(users)
+    window_ms = np.array([settings.window_ms for settings in modalities.values()], np.int64).repeat(users)
+    rows = column = 0
     modality_of: list[int] = []
     for modality, (name, settings) in enumerate(modalities.items()):
         width = number_width(settings)
         modality_of += [modality] * width
         for user, window in enumerate(windows):
             own = window.modalities.get(name)
-            if own is not None:
-                n = len(own.ts)
-                if n:
-                    lengths[segment] = n
-                    sums[segment] = own.summary.vector_sum
-                    ts.append(own.ts)
-                    texts.append(own.vectors[:, :_TEXT_VALUES])
-                    last = own.ts[-NEWEST_ROWS:]
-                    recent.append(own.vectors[-NEWEST_ROWS:][last == last[-1]])
-                    recent_of.append(segment)
-                    if width:
-                        cells.add(own.numbers[:, :width], column, user, users, rows)
-                    rows += n
-                seen[segment] = newest_event((own.summary,))
-                if memory.add(own.summary, segment, column, width, user) or n:
-                    newest[segment] = own.summary.newest
-            segment += 1
+            if own is None:
+                continue
+            segment, n = modality * users + user, len(own.ts)
+            if n:
+                lengths[segment] = n
+                sums[segment] = own.summary.vector_sum
+                ts.append(own.ts)
+                texts.append(own.vectors[:, :_TEXT_VALUES])
+                last = own.ts[-NEWEST_ROWS:]
+                recent.append(own.vectors[-NEWEST_ROWS:][last == last[-1]])
+                recent_of.append(segment)
+                if width:
+                    cells.add(own.numbers[:, :width], column, user, users, rows)
+                rows += n
+            seen[segment] = newest_event((own.summary,))
+            if memory.add(own.summary, segment, column, width, user) or n:
+                newest[segment] = own.summary.newest
         column += width
     all_ts = np.maximum(np.concatenate(ts), 0) if ts else np.zeros(0, np.int64)
     ends = np.cumsum(lengths)
@@ -149,7 +148,7 @@ def gather(windows: Sequence[UserWindow], modalities: Mapping[str, ModalitySetti
         texts=_text_keys(texts),
         numbers=cells.join(),
         newest=newest,
-        by_age=lengths < most,
+        by_age=lengths < max_events,
         window_ms=window_ms,
         memory=memory.join(),
         means=means.reshape(count, users, dim),
