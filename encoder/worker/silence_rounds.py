@@ -16,7 +16,7 @@ A crash before T3's commit leaves nothing; before T4: whose tick time the round 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -80,7 +80,8 @@ class SilenceRounds:
 
     def window(self, user_id: str) -> UserWindow:
         """A user's window, at the time where whatever is computed of it stands."""
-        return self._placed(self._buffer.window(user_id))
+        window = self._buffer.window(user_id)
+        return window.at(self._stands(user_id, window.newest_event)) if self._ticks else window
 
     def next_due(self, windows: Sequence[UserWindow], gone: Sequence[str]) -> Mapping[str, int | None]:
         """For the index, of users who have been embedded at the horizon, and of those of whom nothing is left."""
@@ -95,46 +96,40 @@ class SilenceRounds:
         """
         if not self.waiting:
             return None
+        batch = TickBatch([], self._reached, [])
         if not self._buffer.ticks.whole:
             self._walk()
-            return TickBatch([], self._reached, [])
-        batch = TickBatch([], self._reached, [])
+            return batch
         looked, left = 0, tokens
         due: dict[str, int | None] = {}
         done: list[TickEntry] = []
         bound = self.horizon  # nobody who was put back comes before
-        start, ended = self._from, False
-        while not ended:
-            entries, dropped = self._buffer.ticks.due(start, self.horizon, LOOK)
-            done += dropped
-            if not entries and not dropped:
+        ended = False
+        for entry in self._entries(done):
+            enough = left <= 0 or looked >= LOOK
+            if entry.due > bound or (enough and not (batch.met and entry.due == batch.upto)):
+                ended = True
                 break
-            start = max((*entries, *dropped), key=lambda entry: entry.key).key + b"\x00"
-            for entry in entries:
-                enough = left <= 0 or looked >= LOOK
-                if entry.due > bound or (enough and not (batch.met and entry.due == batch.upto)):
-                    ended = True
-                    break
-                looked += 1
-                user = entry.user_id
-                if user in self._buffer.dirty:
-                    done.append(entry)  # W4 says when it is next due
-                    continue
-                newest = self._buffer.newest_event(user) or 0
-                stands = self._stands(user, newest)
-                if stands == entry.due and stands > self._reached:
-                    window = self._buffer.window(user).at(stands)
-                    batch.windows.append(window)
-                    batch.met.append(entry)
-                    batch = batch._replace(upto=stands)
-                    left -= tail_tokens + sum(window.events.values())
-                    continue
-                done.append(entry)
-                if stands > max(entry.due, self._reached):  # it has missed some
-                    due[user] = stands
-                    bound = min(bound, stands - 1)
-                else:
-                    due[user] = self._next(user, newest)
+            looked += 1
+            user = entry.user_id
+            if user in self._buffer.dirty:
+                done.append(entry)  # W4 says when it is next due
+                continue
+            newest = self._buffer.newest_event(user) or 0
+            stands = self._stands(user, newest)
+            if stands == entry.due and stands > self._reached:
+                window = self._buffer.window(user).at(stands)
+                batch.windows.append(window)
+                batch.met.append(entry)
+                batch = batch._replace(upto=stands)
+                left -= tail_tokens + sum(window.events.values())
+                continue
+            done.append(entry)
+            if stands > max(entry.due, self._reached):  # it has missed some
+                due[user] = stands
+                bound = min(bound, stands - 1)
+            else:
+                due[user] = self._next(user, newest)
         self._buffer.ticks.move(done, due)
         if not batch.windows and not ended and bound == self.horizon:
             self._reached = self.horizon  # the round is over
@@ -151,8 +146,16 @@ class SilenceRounds:
         if batch.met:
             self._from = batch.met[-1].key
 
-    def _placed(self, window: UserWindow) -> UserWindow:
-        return window.at(self._stands(window.user_id, window.newest_event)) if self._ticks else window
+    def _entries(self, dropped: list[TickEntry]) -> Iterator[TickEntry]:
+        """Entries up to the horizon in their order, read page by page; those that count no more end in `dropped`."""
+        start = self._from
+        while True:
+            entries, no_more = self._buffer.ticks.due(start, self.horizon, LOOK)
+            if not entries and not no_more:
+                return
+            dropped += no_more
+            yield from entries
+            start = max((*entries, *no_more), key=lambda entry: entry.key).key + b"\x00"
 
     def _stands(self, user: str, newest: int) -> int:
         return self._ticks.stands_at(user, newest, self.horizon) if newest else 0
