@@ -160,13 +160,13 @@ class FencedProducer:
             self._patiently(self._producer.commit_transaction, deadline - time.monotonic())
         except KafkaException as exc:
             error = self._failure = exc.args[0]
-            # an error that came between two calls has spoilt the transaction
-            spoilt = error.txn_requires_abort() or error.code() == KafkaError._STATE  # noqa: SLF001
+            between_calls = error.code() == KafkaError._STATE  # noqa: SLF001
+            spoilt = between_calls or error.txn_requires_abort()
             if spoilt:
                 self._abort()
             if error.code() in _FENCED:
                 raise Fenced(error.str()) from exc
-            if error.code() == KafkaError._STATE or (passes(error) and (spoilt or error.retriable())):  # noqa: SLF001
+            if between_calls or (passes(error) and (spoilt or error.retriable())):
                 raise Aborted(error.str()) from exc
             raise self._refused(error) from exc
         self._begun = False
