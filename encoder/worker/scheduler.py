@@ -112,7 +112,7 @@ class RefreshScheduler:
         self._live_new = 0
         self._low_since_ms: int | None = None
         self._low_took_ms = 0.0
-        self._turn = 0  # of low-priority work: whose turn it is first
+        self._turns = deque(("low", "back_fill", "ticks"))  # of low-priority work: the first has its turn
         self._rate = 0.0
         self._paused = False
 
@@ -212,11 +212,14 @@ class RefreshScheduler:
             live = self._live_batch(now_ms)
             if live is not None:
                 return live
-        waits = (bool(self._low), back_fill, ticks)
-        self._turn = next(kind for i in range(len(waits)) if waits[kind := (self._turn + i) % len(waits)]) + 1
-        if self._turn == 1:
+        waits = {"low": bool(self._low), "back_fill": back_fill, "ticks": ticks}
+        while not waits[turn := self._turns[0]]:
+            self._turns.rotate(-1)
+        self._turns.rotate(-1)
+        if turn == "low":
             return self._low_batch(now_ms)
-        return (BackFillTurn if self._turn == 2 else TickTurn)(self._batch_tokens // LOW_PRIORITY_SHARE)
+        tokens = self._batch_tokens // LOW_PRIORITY_SHARE
+        return BackFillTurn(tokens) if turn == "back_fill" else TickTurn(tokens)
 
     def done(self, batch: RefreshBatch | BackFillTurn | TickTurn, seconds: float, now_ms: int) -> None:
         """A batch took so long; it ended now. Teaches the rate, and rule 6 what low-priority work costs."""
