@@ -200,7 +200,7 @@ class _CellLists:
         raw = np.concatenate(self._raw)
         there = np.isfinite(raw)
         series, rows = np.concatenate(self._series), np.concatenate(self._rows)
-        return Cells(series[there], rows[there], fixed_totals(raw[there]) * STEP)
+        return Cells(series[there], rows[there], fixed_totals(raw[there]).astype(np.float64) * STEP)
 
 
 class _Memory:
