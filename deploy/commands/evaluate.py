@@ -125,12 +125,13 @@ def _of_statistics(show: Callable[[float, str], object], *, ablation: bool) -> T
     evaluation = Evaluation(tasks, asked.place)
     show(0.9, "fitting probes")
     now = matrices[Stand.NOW]
-    strength = evaluation.choose(now)
-    table = Table([task.name for task in tasks], strength, {})
+    chosen = evaluation.choose(now)
+    strength = chosen.strength
+    table = Table([task.name for task in tasks], {})
     for i, (stand, matrix) in enumerate(matrices.items()):
         show(0.95 + i / 100, f"fitting {stand}")
-        table.methods[stand] = evaluation.fit(matrix, strength)
-    table.methods["logistic"] = evaluation.fit(hand_made, evaluation.choose(hand_made))
+        table.methods[stand] = chosen if stand is Stand.NOW else evaluation.fit(matrix, strength)
+    table.methods["logistic"] = evaluation.choose(hand_made)
     if ablation:
         group = groups(statistics.names(history.settings))
         for i, name in enumerate(GROUPS):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from encoder.learning.rows import Split, TaskRows
 from encoder.learning.scores import Asked, Doubles, Interval, auc, difference_of_means, ks
 
 STRENGTHS = (0.05, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)
-"""C of the probe: the one with the best mean AUC of validation is taken, the same for every task and method."""
+"""C of the probe: the one with the best mean AUC of validation is taken, the same for every task."""
 
 Columns = NDArray[np.float32]
 
@@ -23,10 +23,11 @@ Columns = NDArray[np.float32]
 class Method:
     """What one method reached. auc, ks: on test rows, per task. validation: mean AUC of validation rows.
 
-    scores: of test rows, per task.
+    strength: C of its probe. scores: of test rows, per task.
     """
 
     columns: int
+    strength: float
     auc: dict[str, float] = field(default_factory=dict)
     ks: dict[str, float] = field(default_factory=dict)
     validation: float = 0.0
@@ -45,30 +46,35 @@ class Method:
 
 @dataclass(slots=True)
 class Table:
-    """methods: by name, in order. strength: C of the probe. differences: per (one, other) the intervals by task and of
-    the `mean` of AUC(one) - AUC(other)."""
+    """methods: by name, in order. differences: per (one, other) the intervals by task and of the `mean` of AUC(one) -
+    AUC(other)."""
 
     tasks: list[str]
-    strength: float
     methods: dict[str, Method]
     differences: dict[tuple[str, str], dict[str, Interval]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """For --json: `tasks.{task}.{method}.{auc,ks}`, `mean.{method}.{auc,ks}`."""
+        """For --json: `tasks.{task}.{method}`, `mean.{method}`, `differences.{one - other}.{task}`; see docs/cli.md."""
         return {
             "tasks": {
                 task: {name: {"auc": m.auc[task], "ks": m.ks[task]} for name, m in self.methods.items()}
                 for task in self.tasks
             },
             "mean": {
-                name: {"auc": m.mean_auc, "ks": m.mean_ks, "validation_auc": m.validation, "columns": m.columns}
+                name: {
+                    "auc": m.mean_auc,
+                    "ks": m.mean_ks,
+                    "validation_auc": m.validation,
+                    "columns": m.columns,
+                    "C": m.strength,
+                }
                 for name, m in self.methods.items()
             },
             "differences": {
                 f"{one} - {other}": {task: list(interval) for task, interval in found.items()}
                 for (one, other), found in self.differences.items()
             },
-            "probe": {"kind": "logistic", "C": self.strength},
+            "probe": {"kind": "logistic"},
         }
 
 
@@ -82,25 +88,17 @@ class Evaluation:
         self._users = 1 + max(int(task.users.max()) for task in tasks)
         self._test = {task.name: task.split == Split.TEST for task in tasks}
 
-    def choose(self, columns: Columns, on_fit: Callable[[], object] = lambda: None) -> float:
-        """The strength of the probe that validation prefers."""
-        reached = {strength: self.fit(columns, strength, on_fit=on_fit).validation for strength in STRENGTHS}
-        return max(reached, key=lambda strength: reached[strength])
+    def choose(self, columns: Columns) -> Method:
+        """As `fit`, with the strength of the probe that validation prefers."""
+        return max((self.fit(columns, strength) for strength in STRENGTHS), key=lambda method: method.validation)
 
-    def fit(
-        self,
-        columns: Columns,
-        strength: float,
-        *,
-        kept: NDArray[np.bool_] | None = None,
-        on_fit: Callable[[], object] = lambda: None,
-    ) -> Method:
+    def fit(self, columns: Columns, strength: float, *, kept: NDArray[np.bool_] | None = None) -> Method:
         """A probe per task.
 
         Args:
-            columns: float32 (moments, k). kept: which of the k; None = all. on_fit: called after each task.
+            columns: float32 (moments, k). strength: C of the probe. kept: bool (k,), which columns; None = all.
         """
-        method = Method(columns.shape[1] if kept is None else int(kept.sum()))
+        method = Method(columns.shape[1] if kept is None else int(kept.sum()), strength)
         of_validation = []
         for task in self._tasks:
             own = columns[self._place[task.name]]
@@ -112,7 +110,6 @@ class Evaluation:
             method.auc[task.name] = auc(scores[test], task.y[test])
             method.ks[task.name] = ks(scores[test], task.y[test])
             of_validation.append(auc(scores[validation], task.y[validation]))
-            on_fit()
         method.validation = float(np.mean(of_validation))
         return method
 

@@ -12,22 +12,16 @@ from encoder.learning.rows import Split
 from encoder.learning.scores import Doubles
 from store.base.errors import NotFoundError
 
-STRENGTH = 0.05
-"""C of the reference's probe on statistics."""
 MAX_ITERATIONS = 500
 
 
 def logistic(
-    columns: NDArray[np.float32],
-    y: NDArray[np.bool_],
-    split: NDArray[np.int8],
-    *,
-    strength: float = STRENGTH,
+    columns: NDArray[np.float32], y: NDArray[np.bool_], split: NDArray[np.int8], *, strength: float
 ) -> Doubles:
     """Scores (log odds) of all rows, float64 (n,), of a regression fitted on the rows of training alone.
 
     Args:
-        columns: (n, k), finite. strength: C, the inverse of regularisation.
+        columns: (n, k), finite. y: (n,). split: (n,), of `Split`. strength: C, the inverse of regularisation.
 
     Raises:
         NotFoundError: scikit-learn is not installed.

@@ -34,9 +34,11 @@ def test_what_would_fail_at_the_end_fails_at_once(
 
 
 def test_the_table_has_methods_tasks_and_intervals(capsys: pytest.CaptureFixture[str]) -> None:
-    methods = {name: Method(3, {"a": auc, "b": 0.5}, {"a": 0.25, "b": 0.75}) for name, auc in (("x", 0.9), ("y", 0.8))}
+    methods = {
+        name: Method(3, 0.05, {"a": auc, "b": 0.5}, {"a": 0.25, "b": 0.75}) for name, auc in (("x", 0.9), ("y", 0.8))
+    }
     found = {"a": Interval(0.01, 0.19), "b": Interval(-0.02, 0.02), "mean": Interval(0.0, 0.1)}
-    write(Table(["a", "b"], 0.05, methods, {("x", "y"): found}))
+    write(Table(["a", "b"], methods, {("x", "y"): found}))
     shown = capsys.readouterr().out
     assert "0.7000" in shown  # the mean of 0.9 and 0.5
     assert "x - y" in shown

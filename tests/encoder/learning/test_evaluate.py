@@ -30,16 +30,17 @@ def made() -> tuple[Evaluation, np.ndarray]:
 
 def test_a_method_that_knows_more_is_told_from_one_that_knows_less(made: tuple[Evaluation, np.ndarray]) -> None:
     evaluation, columns = made
-    strength = evaluation.choose(columns)
-    assert strength in STRENGTHS
-    full = evaluation.fit(columns, strength)
-    poor = evaluation.fit(columns, strength, kept=np.arange(5) != 0)
+    full = evaluation.choose(columns)
+    assert full.strength in STRENGTHS
+    assert full.auc == evaluation.fit(columns, full.strength).auc
+    poor = evaluation.fit(columns, full.strength, kept=np.arange(5) != 0)
     assert (full.columns, poor.columns) == (5, 4)
     assert full.auc["one"] > full.auc["two"] > 0.8 > poor.auc["two"]
     difference = evaluation.difference(full, poor)
     assert difference["mean"].low > 0.1
-    table = Table(["one", "two"], strength, {"full": full, "poor": poor}, {("full", "poor"): difference}).to_dict()
+    table = Table(["one", "two"], {"full": full, "poor": poor}, {("full", "poor"): difference}).to_dict()
     assert table["tasks"]["two"]["poor"] == {"auc": poor.auc["two"], "ks": poor.ks["two"]}
+    assert table["mean"]["full"]["C"] == full.strength
     assert table["mean"]["full"]["auc"] == pytest.approx((full.auc["one"] + full.auc["two"]) / 2)
     assert table["differences"]["full - poor"]["mean"] == list(difference["mean"])
     assert 0 < table["mean"]["full"]["ks"] <= 1
