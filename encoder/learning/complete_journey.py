@@ -57,7 +57,7 @@ class _Panel:
     coupon_lines: Days
     redemptions: Days
     campaigns: Any
-    """One row per campaign received: household (its place), campaign_id, type (its place), start, end (days), y."""
+    """One row per campaign received: who (a household's place), campaign_id, type (its place), start, end (days), y."""
 
 
 def midnight(day: int) -> int:
@@ -70,6 +70,24 @@ def midnight(day: int) -> int:
 def days_of(moments: NDArray[np.int64]) -> Days:
     """The days that begin at these moments: inverse of `midnight`."""
     return np.rint((moments - midnight(0)) / 86_400_000).astype(np.int64)  # a day may have 23 or 25 hours
+
+
+def calendar_days(moments: Any) -> Days:
+    """The days in which local times, a Series without a zone, lie."""
+    import pandas as pd
+
+    days: Days = ((moments.dt.normalize() - pd.Timestamp(FIRST_DAY)) // pd.Timedelta(days=1)).to_numpy(np.int64)
+    return days
+
+
+def local_times(lines: Any) -> Any:
+    """When transactions took place by the shops' clocks: a Series without a zone. The table has UTC."""
+    return lines.transaction_timestamp.dt.tz_localize("UTC").dt.tz_convert(ZONE).dt.tz_localize(None)
+
+
+def households_of(lines: Any) -> list[int]:
+    """Ids of those with transactions, in order; elsewhere a household is its place among them."""
+    return sorted(int(household) for household in lines.household_id.unique())
 
 
 def tasks(tables: Mapping[str, Any]) -> tuple[list[int], list[TaskRows]]:
@@ -97,10 +115,9 @@ def _panel(tables: Mapping[str, Any]) -> _Panel:
     import pandas as pd
 
     lines = tables["transactions"]
-    households = sorted(int(household) for household in lines.household_id.unique())
+    households = households_of(lines)
     place = {household: i for i, household in enumerate(households)}
-    local = lines.transaction_timestamp.dt.tz_localize("UTC").dt.tz_convert(ZONE)
-    days = _day(local.dt.tz_localize(None))
+    days = calendar_days(local_times(lines))
     who = lines.household_id.astype(int).map(place).to_numpy()
     cents = (lines.sales_value.to_numpy() * 100).round().astype(np.int64)
     baskets = pd.DataFrame({"who": who, "day": days, "basket": lines.basket_id}).drop_duplicates("basket")
@@ -113,7 +130,7 @@ def _panel(tables: Mapping[str, Any]) -> _Panel:
         _before(shape, baskets.who.to_numpy(), baskets.day.to_numpy(), np.ones(len(baskets), np.int64)),
         _before(shape, who, days, cents),
         _before(shape, who, days, (lines.coupon_disc > 0).to_numpy().astype(np.int64)),
-        _before(shape, users_of, _day(used.redemption_date), np.ones(len(used), np.int64)),
+        _before(shape, users_of, calendar_days(used.redemption_date), np.ones(len(used), np.int64)),
         _received(tables, place, set(zip(users_of, used.campaign_id.astype(str), strict=True))),
     )
 
@@ -125,18 +142,11 @@ def _received(tables: Mapping[str, Any], place: Mapping[int, int], responded: se
     names = sent.campaign_id.astype(str)
     return sent.assign(
         who=who,
-        start=_day(sent.start_date),
-        end=_day(sent.end_date),
+        start=calendar_days(sent.start_date),
+        end=calendar_days(sent.end_date),
         type=sent.campaign_type.astype(str).map(_CAMPAIGN_TYPES.index).to_numpy(),
         y=[pair in responded for pair in zip(who, names, strict=True)],
     ).sort_values(["start", "campaign_id", "who"])
-
-
-def _day(moments: Any) -> Days:
-    import pandas as pd
-
-    days: Days = ((moments.dt.normalize() - pd.Timestamp(FIRST_DAY)) // pd.Timedelta(days=1)).to_numpy(np.int64)
-    return days
 
 
 def _before(shape: tuple[int, int], who: Days, days: Days, amounts: Days) -> Days:

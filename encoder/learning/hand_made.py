@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.learning.complete_journey import FIRST_DAY, LOOK_BACK_DAYS, ZONE
+from encoder.learning.complete_journey import LOOK_BACK_DAYS, calendar_days, households_of, local_times
 
 WIDTHS: Final = (7, 14, 28, 56, LOOK_BACK_DAYS)
 DEPARTMENTS, CATEGORIES = 14, 60
@@ -30,12 +30,12 @@ class HandMade:
 
         columns = ["product_id", "department", "product_category", "brand"]
         lines = tables["transactions"].merge(tables["products"][columns], on="product_id", how="left")
-        local = lines.transaction_timestamp.dt.tz_localize("UTC").dt.tz_convert(ZONE).dt.tz_localize(None)
-        self.households = sorted(int(household) for household in lines.household_id.unique())
+        local = local_times(lines)
+        self.households = households_of(lines)
         self._place = {household: i for i, household in enumerate(self.households)}
         lines = lines.assign(
             who=self._who(lines),
-            day=_day(local),
+            day=calendar_days(local),
             hour=local.dt.hour,
             coupon=(lines.coupon_disc > 0).astype(int),
             private=np.where(lines.brand == "Private", lines.sales_value, 0.0),
@@ -49,9 +49,11 @@ class HandMade:
             private=("private", "sum"),
         )  # fmt: skip
         used = self._known(tables["coupon_redemptions"])
-        self._used = used.assign(who=self._who(used), day=_day(used.redemption_date))
+        self._used = used.assign(who=self._who(used), day=calendar_days(used.redemption_date))
         sent = self._known(tables["campaigns"].merge(tables["campaign_descriptions"], on="campaign_id"))
-        self._sent = sent.assign(who=self._who(sent), start=_day(sent.start_date), end=_day(sent.end_date))
+        self._sent = sent.assign(
+            who=self._who(sent), start=calendar_days(sent.start_date), end=calendar_days(sent.end_date)
+        )
         people = tables["demographics"].assign(household=tables["demographics"].household_id.astype(int))
         people = people.set_index("household").drop(columns="household_id")
         codes = people.apply(lambda column: pd.Categorical(column.astype(object)).codes)
@@ -152,9 +154,3 @@ class HandMade:
 def logs(features: Doubles) -> NDArray[np.float32]:
     """As the reference's logistic regression takes them: nothing and less than nothing as 0, then log1p."""
     return np.log1p(np.clip(np.nan_to_num(features, nan=0.0), 0, None)).astype(np.float32)
-
-
-def _day(moments: Any) -> Any:
-    import pandas as pd
-
-    return (moments.dt.normalize() - pd.Timestamp(FIRST_DAY)) // pd.Timedelta(days=1)
