@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from deploy.settings.config import Settings
     from encoder.learning.evaluate import Table
     from encoder.learning.history import History
-    from encoder.learning.matrix import Moments
+    from encoder.learning.moments import Moments
     from encoder.learning.rows import TaskRows
 
 _PLAIN_LINE_SECONDS = 15.0
@@ -107,15 +107,15 @@ def _interval(low: float, high: float) -> str:
 
 def _of_statistics(show: Callable[[float, str], object], *, ablation: bool) -> Table:
     from encoder.learning.evaluate import Evaluation, Table
-    from encoder.learning.groups import GROUPS, groups
-    from encoder.learning.matrix import Stand, statistics_at
+    from encoder.learning.moments import Stand, statistics_at
+    from encoder.learning.statistic_groups import GROUPS, groups
     from encoder.learning.windows import Windows
     from encoder.statistics import statistics
     from store.window.silence import SilenceTicks
 
     settings, history, tasks, asked, hand_made = _complete_journey(show)
     matrices = statistics_at(
-        Windows(history),
+        Windows(history, int(settings.processor.expiry_granularity_seconds * 1000)),
         asked,
         list(Stand),
         ticks=SilenceTicks(settings.model.silence_days),
@@ -159,7 +159,7 @@ def _complete_journey(
     from encoder.learning import complete_journey
     from encoder.learning.hand_made import HandMade, logs
     from encoder.learning.history import accepted, collect, encoded
-    from encoder.learning.matrix import moments
+    from encoder.learning.moments import moments
     from encoder.learning.text_vectors import StoredTextVectors
     from encoder.model.text_encoder import TextEncoder
 

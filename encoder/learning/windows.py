@@ -11,16 +11,13 @@ from store.window.memory import BLOCK_MS, NO_MEMORY, Block, Memory, fixed_totals
 from store.window.rows import Summary
 from store.window.user_window import ModalityWindow, UserWindow
 
-GRANULARITY_MS = 3_600_000
-"""Default of `processor.expiry_granularity_seconds`."""
-
 
 class Windows:
     """Windows of one history. Equal to the token buffer's, whose stream time is the moment asked for, but for `covers`
     and `ingested_at`, which a history has not."""
 
-    def __init__(self, history: History, granularity_ms: int = GRANULARITY_MS) -> None:
-        """granularity_ms: step in which the windows' lower edge moves."""
+    def __init__(self, history: History, granularity_ms: int) -> None:
+        """granularity_ms: step in which the windows' lower edge moves (`processor.expiry_granularity_seconds`)."""
         self.history = history
         self._granularity_ms = granularity_ms
         self._exact = history.vectors.astype(np.float32)

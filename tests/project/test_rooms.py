@@ -82,7 +82,7 @@ PURE = (
     "encoder/forward/chunks.py",
     "encoder/statistics",
     *(f"encoder/learning/{name}.py" for name in ("rows", "complete_journey", "hand_made", "scores", "windows")),
-    "encoder/learning/groups.py",
+    "encoder/learning/statistic_groups.py",
     *(f"encoder/worker/{name}.py" for name in ("scheduler", "held_users", "turns")),
     "stream/ingest/behind.py",
     "stream/processor/arrivals.py",

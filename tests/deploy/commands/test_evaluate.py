@@ -12,9 +12,9 @@ from deploy import cli
 from deploy.commands.evaluate import write
 from encoder.learning.complete_journey import TASKS
 from encoder.learning.evaluate import Method, Table
-from encoder.learning.groups import GROUPS
-from encoder.learning.matrix import Stand
+from encoder.learning.moments import Stand
 from encoder.learning.scores import Interval
+from encoder.learning.statistic_groups import GROUPS
 
 
 def test_without_something_to_evaluate_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:

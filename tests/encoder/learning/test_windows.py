@@ -15,7 +15,7 @@ from deploy.demo import journey
 from deploy.settings.config import load
 from encoder.learning.complete_journey import midnight
 from encoder.learning.history import accepted, collect, encoded
-from encoder.learning.windows import GRANULARITY_MS, Windows
+from encoder.learning.windows import Windows
 from store.buffer.token_buffer import TokenBuffer
 from store.window.encoded_event import EncodedEvent
 from store.window.memory import BLOCK_MS, TOTAL_SCALE
@@ -23,6 +23,8 @@ from store.window.summary import signed_log
 from store.window.user_window import UserWindow
 from tests.models import events as small
 from tests.support.hash_encoder import HashEncoder
+
+GRANULARITY_MS = 3_600_000
 
 
 def feed(buffer: TokenBuffer, events: Sequence[EncodedEvent], offset: int, now: int) -> None:
@@ -85,7 +87,7 @@ def test_memory_is_what_a_scan_of_the_events_before_the_window_finds(seed: int) 
     made = [small.event("u", "a", int(rng.integers(1, 400 * days)), f"e{n}") for n in range(120)]
     now, window, kept = 380 * days, 60 * days, 300 * days
     settings = small.modalities(window_days=60, max_events=9, memory_days=300)
-    found = Windows(collect([made], settings, small.DIM)).at(0, now).modalities["a"].summary
+    found = Windows(collect([made], settings, small.DIM), GRANULARITY_MS).at(0, now).modalities["a"].summary
     known = sorted((e for e in made if e.ts < now), key=lambda e: (e.ts, e.event_id))
     held = [e for e in known if e.ts >= now // 3_600_000 * 3_600_000 - window][-9:]
     gone = [e for e in known if e not in held and e.ts >= now // 3_600_000 * 3_600_000 - kept]
@@ -117,7 +119,7 @@ def test_households_of_the_panel(opened: small.Open) -> None:
     made = [event for batch in batches for event in batch]
     assert len(made) == sum(1 for _ in panel.events())
     history = collect(batches, settings.modalities, encoder.dim)
-    windows, at = Windows(history), 0
+    windows, at = Windows(history, GRANULARITY_MS), 0
     options = {"modalities": settings.modalities, "dim": encoder.dim, "expiry_granularity_ms": GRANULARITY_MS}
     buffer = opened("buffer", **options)
     moments = [(midnight(day), False) for day in (90, 174, 244)] + [(midnight(302), True), (midnight(328), False)]

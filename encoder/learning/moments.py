@@ -1,4 +1,4 @@
-"""Statistics of many (user, moment) pairs as one matrix: computed as the worker computes them, a batch at a time."""
+"""The moments at which tasks ask, each once, and users' statistics at them, computed as the worker computes them."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SPANS = ("count", "count_1d", "count_7d", "count_14d", "count_28d", "count_56d", "count_84d", "count_90d")
-ABOUT = {
+_ABOUT = {
     **dict.fromkeys(("any", "count_28_56d", "count_56_84d", *_SPANS), "counts"),
     **dict.fromkeys(("recency", "span"), "recency"),
     **dict.fromkeys(("rate_before", "rate_window"), "rates"),
@@ -34,4 +34,4 @@ def _group(name: str) -> str:
     if own.startswith("match."):
         return "match"
     outer, _, last = own.rpartition(".")
-    return ABOUT.get(last, "numbers") if outer else ABOUT[own]
+    return _ABOUT.get(last, "numbers") if outer else _ABOUT[own]
