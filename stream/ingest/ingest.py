@@ -31,7 +31,7 @@ from stream.events.event import Event
 from stream.events.packing import packs
 from stream.events.validate import Validator
 from stream.ingest.behind import Behind
-from stream.ingest.decided import Decided, DecidedCounts
+from stream.ingest.counts import IngestCounts, NotAccepted
 from stream.ingest.field_presence import FieldPresence
 from stream.ingest.in_flight import InFlight, InFlightBatch, RawPosition
 from stream.ingest.judge import Judge
@@ -98,7 +98,7 @@ class Ingest:
             on_begin=lambda source, times: self._judge.begin(source, times, int(self._wall() * 1000)),
         )
         self._full: set[Source] = set()
-        self._counts = DecidedCounts(validator.mappings())
+        self._counts = IngestCounts(validator.mappings())
         self._presence = FieldPresence(validator.contents(), time.monotonic)
         self._in_flight = InFlight()
         self._behind = Behind()
@@ -294,7 +294,7 @@ class Ingest:
         wall_ms = int(self._wall() * 1000)
         batch = self._in_flight.open()
         accepted: dict[int, list[Event]] = {}
-        decided: list[Decided] = []
+        others: list[NotAccepted] = []
         partitions = self._topics.partitions
         self._moved.clear()
         verdicts = (self._judge.judge(messages, wall_ms), *(self._judge.conclude(s, wall_ms) for s in concluded))
@@ -303,7 +303,8 @@ class Ingest:
                 accepted.setdefault(partition_of(result.user_id, partitions), []).append(result)
                 continue
             source = (message.topic(), message.partition())
-            decided.append(Decided(source, message.offset(), result, self._judge.first_held(source) is not None))
+            waits = self._judge.first_held(source) is not None
+            others.append(NotAccepted(source, message.offset(), result, waits))
             if not isinstance(result, Skipped):
                 self._send_dead_letter(batch, result, message)
         now = self._clock.now(wall_ms)
@@ -322,7 +323,7 @@ class Ingest:
         for source in self._moved:  # what was read of it is read again
             last.pop(source, None)
         self._read_to.update({source: message.offset() + 1 for source, message in last.items()})
-        self._counts.count(chain.from_iterable(accepted.values()), decided, self._moved)
+        self._counts.count(chain.from_iterable(accepted.values()), others, self._moved)
         batch.seal({s: self._position(s, self._read_to[s]) for s in {*concluded, *last} - self._moved})
         self._resume()
 
@@ -374,11 +375,11 @@ class Ingest:
 
     def _look_at_topics(self) -> None:
         """Whether each is there, and still the one that is read."""
-        self._read_anew(self._ids.look(topic for topic, _ in self._assigned))
+        self._read_anew(self._ids.look({topic for topic, _ in self._assigned}))
 
     def _made_anew(self, topic: str) -> bool:
         """Whether that is why reading fails; then it is read from its beginning."""
-        anew = self._ids.ask_anew(topic)
+        anew = self._ids.made_anew(topic)
         self._read_anew(anew)
         return bool(anew)
 
@@ -449,17 +450,17 @@ class Ingest:
         deadline = time.monotonic() + POSITION_SECONDS
         while True:
             try:
-                self._ids.given([tp.topic for tp in partitions], self._stop)
+                self._ids.assigned([tp.topic for tp in partitions], self._stop)
                 positions = resume_positions(
                     consumer,
                     partitions,
                     group=self._topics.group_ingest,
                     from_zero=self._connection.embedded,
-                    counts=self._ids.counts_for,
+                    counts=self._ids.is_current,
                 )
                 committed = consumer.committed(partitions, timeout=10.0)
                 for tp in committed:
-                    state = read_clock(tp.metadata) if self._ids.counts_for(tp) else ClockState()
+                    state = read_clock(tp.metadata) if self._ids.is_current(tp) else ClockState()
                     self._judge.restore((tp.topic, tp.partition), state)
                 self._begin_counts(consumer, committed, positions)
                 return positions
@@ -478,7 +479,7 @@ class Ingest:
         starts = {(tp.topic, tp.partition): tp.offset for tp in positions}
         for tp in committed:
             source = (tp.topic, tp.partition)
-            counts = read_counts(tp.metadata) if self._ids.counts_for(tp) and tp.offset >= 0 else None
+            counts = read_counts(tp.metadata) if self._ids.is_current(tp) and tp.offset >= 0 else None
             if counts is None:
                 counts = RawCounts(since=wall_ms, begin=starts[source])
                 topic_id = self._ids.get(tp.topic)

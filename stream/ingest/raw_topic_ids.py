@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from confluent_kafka import KafkaException, TopicPartition
 
@@ -46,12 +46,12 @@ class RawTopicIds:
         """Its name in events, `covers` and derived ids (stream/raw_topics/registry.py)."""
         return topic if self._registry is None else self._registry.sources.get(topic, topic)
 
-    def counts_for(self, committed: TopicPartition) -> bool:
+    def is_current(self, committed: TopicPartition) -> bool:
         """Whether an offset was committed of the topic that is there; what older versions committed is taken to be."""
         id_ = self._ids.get(committed.topic)
         return decode(committed.metadata).get("topic", id_) == id_
 
-    def given(self, topics: Iterable[str], stop: threading.Event) -> None:
+    def assigned(self, topics: Iterable[str], stop: threading.Event) -> None:
         """Partitions of these are read now.
 
         Raises:
@@ -63,11 +63,11 @@ class RawTopicIds:
         self._ids.update(ids)
         self._read_by_client = ids | self._read_by_client
 
-    def look(self, assigned: Iterable[str]) -> dict[str, str]:
+    def look(self, ours: Collection[str]) -> dict[str, str]:
         """{topic: id} of those that were made anew since they are read. Asks now and then, and does not wait.
 
         Args:
-            assigned: topics of which we have partitions.
+            ours: topics of which we have partitions.
         """
         try:
             found = self._asked.look(self._names)
@@ -75,7 +75,6 @@ class RawTopicIds:
             self._errors.passing(exc.args[0], what="topic ids")
             return {}
         self._unread.missing(self._asked.missing)
-        ours = set(assigned)
         # a topic may have gone and come while its partitions were taken away and given anew
         return {
             topic: id_
@@ -83,8 +82,8 @@ class RawTopicIds:
             if id_ != self._read_by_client.get(topic, id_) or (topic in ours and id_ != self._ids.get(topic))
         }
 
-    def ask_anew(self, topic: str) -> dict[str, str]:
-        """The same of one topic, at once."""
+    def made_anew(self, topic: str) -> dict[str, str]:
+        """{topic: its new id}, if it was made anew since it is read; asks at once, and waits."""
         try:
             found = self._asked.ask([topic])
         except KafkaException as exc:

@@ -20,7 +20,7 @@ _PLACE = attrgetter("source_topic", "source_partition", "modality")
 log = logs.get(__name__)
 
 
-class Decided(NamedTuple):
+class NotAccepted(NamedTuple):
     """A message that is no event. waits: a message before it waits for its verdict."""
 
     source: Source
@@ -29,7 +29,7 @@ class Decided(NamedTuple):
     waits: bool
 
 
-class DecidedCounts:
+class IngestCounts:
     """Of the partitions that are read. For one thread.
 
     Args:
@@ -56,14 +56,15 @@ class DecidedCounts:
         """Of a message of `events`; sources by their names there."""
         return since_header([self._since[source] for source in sources])
 
-    def count(self, accepted: Iterable[Event], decided: Sequence[Decided], moved: Collection[Source]) -> None:
-        """Count what a batch came to. moved: partitions that moved away meanwhile; only metrics count these."""
+    def count(self, accepted: Iterable[Event], others: Sequence[NotAccepted], moved: Collection[Source]) -> None:
+        """Count a batch: its events, and its other messages. moved: partitions that moved away meanwhile; only metrics
+        count these."""
         for (name, partition, modality), n in Counter(map(_PLACE, accepted)).items():
             metrics.EVENTS_ACCEPTED.labels(modality).inc(n)
             source = (name.partition("#")[0], partition)
             if source not in moved:
                 self._counted[source].accepted(modality, n)
-        for source, offset, result, waits in decided:
+        for source, offset, result, waits in others:
             counted = None if source in moved else self._counted[source]
             if isinstance(result, Skipped):
                 metrics.EVENTS_SKIPPED.labels(source[0], result.reason).inc()
