@@ -24,7 +24,7 @@ from store.base import logs, metrics, pulse
 from store.base.errors import BrokerError
 from store.base.settings import ModalitySettings
 from store.base.stop import Stopped, obey
-from stream.clock import ClockState, EventClock, Source, read_clock
+from stream.clock import EventClock, Source
 from stream.dead_letter import dead_letter
 from stream.events import behind, field_counts
 from stream.events.event import Event
@@ -38,13 +38,13 @@ from stream.ingest.judge import Judge
 from stream.ingest.merge import EventTimeMerge
 from stream.ingest.offset_commits import OffsetCommits
 from stream.ingest.raw_topic_ids import RawTopicIds
+from stream.ingest.start_positions import StartPositions
 from stream.kafka.client import Connection
 from stream.kafka.consumer_errors import ConsumerErrors, UnreadTopics
 from stream.kafka.membership import Membership, leave
 from stream.kafka.pacing import SafeProducer
 from stream.kafka.partitioner import partition_of
-from stream.kafka.positions import resume_positions
-from stream.raw_counts import SINCE_HEADER, RawCounts, read_counts
+from stream.raw_counts import SINCE_HEADER
 from stream.rejection import Rejection, Skipped
 from stream.settings import IngestSettings, MappingSettings
 from stream.topics import Topics
@@ -56,7 +56,6 @@ READ_SECONDS = 0.01
 IDLE_SECONDS = 0.2
 QUIET_SECONDS = 3.0
 """At the end of a partition; then what is held of it is decided."""
-POSITION_SECONDS = 30.0
 METADATA_MS = 5_000
 """Between two looks at the raw topics' partitions."""
 BEHIND_LOOK_SECONDS = 0.25
@@ -99,6 +98,16 @@ class Ingest:
         )
         self._full: set[Source] = set()
         self._counts = IngestCounts(validator.mappings())
+        self._starts = StartPositions(
+            self._ids,
+            self._judge,
+            self._counts,
+            self._commits,
+            self._errors,
+            group=topics.group_ingest,
+            from_zero=connection.embedded,
+            wall=wall,
+        )
         self._presence = FieldPresence(validator.contents(), time.monotonic)
         self._in_flight = InFlight()
         self._behind = Behind()
@@ -433,7 +442,7 @@ class Ingest:
             log.info(logs.INPUT_RESUMED)
 
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
-        positions = self._positions(consumer, partitions)
+        positions = self._starts.find(consumer, partitions, self._stop)
         self._read_to.update({(tp.topic, tp.partition): tp.offset for tp in positions})
         consumer.incremental_assign(positions)
         consumer.resume(partitions)  # librdkafka keeps a partition paused over its next assignment
@@ -444,48 +453,6 @@ class Ingest:
         if not self._ready:
             self._ready = True
             self._on_ready()
-
-    def _positions(self, consumer: Any, partitions: list[TopicPartition]) -> list[TopicPartition]:
-        """Where to read on; restores the clocks. Outlives a broker that is just coming back."""
-        deadline = time.monotonic() + POSITION_SECONDS
-        while True:
-            try:
-                self._ids.assigned([tp.topic for tp in partitions], self._stop)
-                positions = resume_positions(
-                    consumer,
-                    partitions,
-                    group=self._topics.group_ingest,
-                    from_zero=self._connection.embedded,
-                    counts=self._ids.is_current,
-                )
-                committed = consumer.committed(partitions, timeout=10.0)
-                for tp in committed:
-                    state = read_clock(tp.metadata) if self._ids.is_current(tp) else ClockState()
-                    self._judge.restore((tp.topic, tp.partition), state)
-                self._begin_counts(consumer, committed, positions)
-                return positions
-            except KafkaException as exc:
-                if time.monotonic() > deadline or self._stop.is_set():
-                    raise
-                self._errors.passing(exc.args[0], what="positions")
-                time.sleep(0.2)
-
-    def _begin_counts(
-        self, consumer: Any, committed: Sequence[TopicPartition], positions: Sequence[TopicPartition]
-    ) -> None:
-        """Counts go on where they were committed; the others begin, which is committed before an event is sent."""
-        begun: dict[Source, RawPosition] = {}
-        wall_ms = int(self._wall() * 1000)
-        starts = {(tp.topic, tp.partition): tp.offset for tp in positions}
-        for tp in committed:
-            source = (tp.topic, tp.partition)
-            counts = read_counts(tp.metadata) if self._ids.is_current(tp) and tp.offset >= 0 else None
-            if counts is None:
-                counts = RawCounts(since=wall_ms, begin=starts[source])
-                topic_id = self._ids.get(tp.topic)
-                begun[source] = RawPosition(starts[source], self._judge.state(source), topic_id, counts)
-            self._counts.begin(source, self._ids.source_of(tp.topic), counts)
-        self._commits.begin(consumer, begun)
 
     def _on_revoke(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         self._drain()
