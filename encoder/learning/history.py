@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from store.base.settings import ERASURE, ModalityKind, ModalitySettings
 from store.window.encoded_event import EncodedEvent
 from store.window.rows import Vector16, Vector32
-from store.window.summary import number_width, signed_logs
+from store.window.summary import signed_logs
 from stream.clock import EventClock
 from stream.events.event import Event, Pack
 from stream.events.validate import Validator
@@ -107,7 +107,7 @@ def collect(
         dim: of vectors. on_progress: called with the number of events so far.
     """
     users: dict[str, int] = {}
-    columns = {name: _Columns(number_width(m)) for name, m in modalities.items()}
+    columns = {name: _Columns(m.number_width) for name, m in modalities.items()}
     vectors, done = _Vectors(dim), 0
     for batch in batches:
         by_modality: dict[str, list[EncodedEvent]] = {}

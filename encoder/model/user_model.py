@@ -18,7 +18,6 @@ from encoder.statistics import statistics
 from encoder.statistics.table import ACTIVITY
 from store.base.settings import ModalitySettings
 from store.records.embedding import DIM
-from store.window.summary import number_width
 
 HEAD_WIDTH = 512
 NUMBER_MEAN, NUMBER_SCALE = 2.0, 2.0
@@ -103,7 +102,7 @@ class UserModel(nn.Module):
         self.project = nn.Linear(width, hidden, bias=False) if pretrained.seeded else nn.Identity()
         self.modality = nn.ModuleDict(
             {
-                name: ModalityAdapters(dim, number_width(m), len(statistics.modality_names(m)), hidden)
+                name: ModalityAdapters(dim, m.number_width, len(statistics.modality_names(m)), hidden)
                 for name, m in modalities.items()
             }
         )

@@ -17,7 +17,6 @@ from encoder.statistics import counting
 from encoder.statistics.table import ACTIVITY, NUMBER, TEXTS
 from encoder.statistics.window_arrays import Floats, Ints, gather
 from store.base.settings import ModalityKind, ModalitySettings
-from store.window.summary import number_width
 from store.window.user_window import UserWindow
 
 
@@ -83,7 +82,7 @@ def describe(
     numbers = counting.numbers(rows, spans).reshape(rows.columns, users, len(NUMBER))
     parts, column = [], 0
     for i, settings in enumerate(modalities.values()):
-        width = number_width(settings)
+        width = settings.number_width
         parts += [activity[i], texts[i], *numbers[column : column + width]]
         column += width
     stats = np.concatenate([*parts, activity[count]], 1)

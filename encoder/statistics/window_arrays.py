@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from store.base.settings import ModalitySettings
 from store.window.memory import TOTAL_SCALE, fixed_totals
 from store.window.rows import Summary
-from store.window.summary import NUMBER_SCALE, number_width
+from store.window.summary import NUMBER_SCALE
 from store.window.user_window import UserWindow, newest_event
 
 NEWEST_ROWS = 8
@@ -106,7 +106,7 @@ def gather(windows: Sequence[UserWindow], modalities: Mapping[str, ModalitySetti
     rows = column = 0
     modality_of: list[int] = []
     for modality, (name, settings) in enumerate(modalities.items()):
-        width = number_width(settings)
+        width = settings.number_width
         modality_of += [modality] * width
         for user, window in enumerate(windows):
             own = window.modalities.get(name)

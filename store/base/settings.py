@@ -102,6 +102,11 @@ class ModalitySettings(Section):
         """Age from which on an event leaves no row, milliseconds."""
         return self.memory_ms or self.window_ms
 
+    @property
+    def number_width(self) -> int:
+        """Numbers of one row: as configured; a tabular field has one, its own value."""
+        return 1 if self.kind is ModalityKind.TABULAR else len(self.numbers)
+
 
 class ScenarioSettings(Section):
     """One use of the embeddings, described by its natural-language query."""

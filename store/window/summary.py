@@ -14,7 +14,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from store.base.settings import ModalityKind, ModalitySettings
 from store.window.rows import FORMAT, SummaryRow, Vector16, Vector32, decode_summary, event_parts
 
 VECTOR_STEP = 2.0**-14
@@ -27,11 +26,6 @@ _RARE = 8
 """Windows up to which the rest of their rows is summed for each of them."""
 _INF = math.inf
 _log1p = math.log1p
-
-
-def number_width(modality: ModalitySettings) -> int:
-    """Numbers of one row of a modality: as configured; a tabular field has one, its own value."""
-    return 1 if modality.kind is ModalityKind.TABULAR else len(modality.numbers)
 
 
 def signed_log(number: float) -> int | None:

@@ -22,7 +22,7 @@ from store.window.rows import (
     unpack_field,
     unpack_summary,
 )
-from store.window.summary import Totals, number_width
+from store.window.summary import Totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ def read_user(
         modality = modalities[name]
         keys, values = by_prefix.get(prefix, ([], []))
         read = _fields if modality.kind is ModalityKind.TABULAR else _events
-        out[name] = ModalityWindow(summary, *read(keys, values, number_width(modality), dim))
+        out[name] = ModalityWindow(summary, *read(keys, values, modality.number_width, dim))
     return UserWindow(user_id, out)
 
 
@@ -196,7 +196,7 @@ def summary_by_scan(
     rows: (key without prefix, value). covers, ingested_at, erased and the newest event ever seen are not in the rows;
     they come from `old`.
     """
-    totals = Totals.empty(dim, number_width(modality))
+    totals = Totals.empty(dim, modality.number_width)
     oldest: int | None = None
     light: list[LightRow] = []
     for rest, value in rows:

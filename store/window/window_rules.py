@@ -7,7 +7,6 @@ from typing import NamedTuple, Self
 
 from store.base.settings import ModalityKind, ModalitySettings
 from store.window.rows import SummaryRow
-from store.window.summary import number_width
 
 
 class Shape(NamedTuple):
@@ -28,7 +27,7 @@ class Shape(NamedTuple):
         return cls(
             modality.kind is ModalityKind.EVENTS,
             modality.max_events,
-            number_width(modality),
+            modality.number_width,
             modality.memory_ms - modality.window_ms if modality.memory_ms else None,
         )
 

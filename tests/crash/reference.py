@@ -17,7 +17,6 @@ from encoder.model.text_encoder import TextEncoder
 from store.base.settings import ModalitySettings
 from store.window.rows import KIND_EVENT, KIND_SUMMARY, Summary, parse_key, unpack_event, unpack_field, unpack_summary
 from store.window.silence import SilenceTicks, floor_hour
-from store.window.summary import number_width
 from store.window.user_window import ModalityWindow, UserWindow
 from stream.clock import EventClock
 from stream.events.event import Event, Pack
@@ -48,7 +47,7 @@ def windows_of(rows: Mapping[bytes, bytes], modalities: Mapping[str, ModalitySet
         if key.kind == KIND_SUMMARY:
             summaries[place] = unpack_summary(value)
             continue
-        width = number_width(modalities[key.modality])
+        width = modalities[key.modality].number_width
         if key.kind == KIND_EVENT:
             event = unpack_event(value)
             ts, numbers, vector = key.ts, event.numbers, event.vector
@@ -64,7 +63,7 @@ def windows_of(rows: Mapping[bytes, bytes], modalities: Mapping[str, ModalitySet
     out: dict[str, dict[str, ModalityWindow]] = defaultdict(dict)
     for place, summary in summaries.items():
         own = sorted(items[place], key=lambda item: (item[0], item[1]))
-        width = number_width(modalities[place[1]])
+        width = modalities[place[1]].number_width
         dim = len(summary.vector_sum)
         out[place[0]][place[1]] = ModalityWindow(
             summary,

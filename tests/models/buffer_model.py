@@ -21,7 +21,7 @@ from store.window.rows import (
     pack_summary,
     summary_key,
 )
-from store.window.summary import number_width, signed_log
+from store.window.summary import signed_log
 
 
 @dataclass
@@ -129,7 +129,7 @@ class BufferModel:
 
     def _summary(self, modality: str, window: _Window) -> Summary:
         settings = self.modalities[modality]
-        width = number_width(settings)
+        width = settings.number_width
         parts = [f or event for event, f in window.items.values()]
         parts = [part for part in parts if part.vector.size]
         total = np.zeros(self.dim, np.float64)

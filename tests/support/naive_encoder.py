@@ -15,13 +15,12 @@ from encoder.forward.user_encoder import UserEncoder
 from encoder.forward.user_tokens import prepare
 from encoder.model import features
 from store.base.settings import ModalitySettings
-from store.window.summary import number_width
 from store.window.user_window import UserWindow
 
 
 def event_tokens(encoder: UserEncoder, window: UserWindow, name: str, settings: ModalitySettings) -> Tensor:
     rows = window.modalities[name]
-    values, present = features.numbers(rows.numbers, number_width(settings))
+    values, present = features.numbers(rows.numbers, settings.number_width)
     vectors = torch.from_numpy(rows.vectors.astype(np.float32))
     return encoder.model.adapters(name).events(vectors, torch.from_numpy(values), torch.from_numpy(present))
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from store.base.settings import ModalityKind, ModalitySettings
 from store.window.rows import Summary
-from store.window.summary import number_width
 from store.window.user_window import ModalityWindow, UserWindow
 
 DIM = 384
@@ -46,7 +45,7 @@ def window(
     out = {}
     for name, own in by_modality.items():
         own.sort(key=lambda row: (row.ts, row.name))
-        k = number_width(modalities[name])
+        k = modalities[name].number_width
         vectors = np.stack([vector(row.seed, dim) for row in own])
         numbers = np.stack([np.random.default_rng(row.seed).normal(20, 30, k) for row in own]).astype(np.float32)
         numbers[[row.seed % 5 == 0 for row in own]] = np.nan
