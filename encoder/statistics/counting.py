@@ -32,8 +32,9 @@ _BITS = 38
 
 
 class Spans(NamedTuple):
-    """When rows are. bins: int64 (rows,), first of `SPANS` that a row is within. oldest: int64 (segments,), ms, of the
-    window; life: of window and memory; as_of: of each segment. inside: (entries, SPANS), share of a memory block.
+    """When rows are. bins: int64 (rows,), first of `SPANS` that a row is within. as_of: int64 (segments,), ms. oldest:
+    int64 (segments,), ms, of the window; life: of window and memory. inside: float64 (entries, SPANS), share of each
+    memory block that lies in a span.
     """
 
     bins: Ints
