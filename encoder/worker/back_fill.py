@@ -62,17 +62,17 @@ class PartitionBackFill:
         targets: Sequence[Target],
         *,
         new: bool,
-        window_of: Callable[[str], UserWindow] | None = None,
+        window_of: Callable[[str], UserWindow],
     ) -> None:
         """Take a partition on; the replica may be behind.
 
         Args:
             found: standings committed with the offset.
             new: nothing was ever published, and all users will be marked dirty as the log is read: all is complete.
-            window_of: a user's window as it is to be computed. Default: as of its newest event.
+            window_of: a user's window as it is to be computed.
         """
         self._buffer = buffer
-        self._window_of = window_of or buffer.window
+        self._window_of = window_of
         self._targets = list(targets)
         self.standings = dict.fromkeys((t.digest for t in targets), COMPLETE) if new else carried_on(found, targets)
         self.metadata = pack(self.standings)

@@ -43,7 +43,9 @@ class Partition:
         new = self.committed is None and self.buffer.log_offset == 0
         if new:
             self.dirty |= self.users  # the whole log is read, and marks them
-        self.back_fill = PartitionBackFill(self.buffer, unpack(self.committed), targets, new=new)
+        self.back_fill = PartitionBackFill(
+            self.buffer, unpack(self.committed), targets, new=new, window_of=self.buffer.window
+        )
         self._log.replay(self.buffer)
         self.back_fill.begin()
 
