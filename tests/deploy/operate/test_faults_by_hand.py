@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
 from deploy import cli
 from deploy.kafka.topic_settings import alter
-from tests.deploy.operate.test_faults import ROWS, System, until
-from tests.deploy.operate.test_faults import system as system
+from tests.support.faulty_system import System, each_is_said, until
+from tests.support.faulty_system import system as system
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -41,7 +40,7 @@ def state_deleted(system: System) -> Iterator[str]:
         system.produce()
 
 
-FAULTS: dict[str, Callable[[System], Any]] = {
+FAULTS: dict[str, Callable[[System], AbstractContextManager[str]]] = {
     "retention or cleanup policy of a topic of ours is changed": policy_changed,
     "a state folder is deleted under a running role": state_deleted,
 }
@@ -52,10 +51,5 @@ def test_each_is_said_as_the_table_has_it(
 ) -> None:
     """Each is mended before the next, and everything arrives at the end."""
     system.produce()
-    for fault, doing in FAULTS.items():
-        with subtests.test(fault):
-            system.healthy()
-            system.mark()
-            with doing(system) as role:
-                system.judge(ROWS[fault], role, capsys)
+    each_is_said(system, FAULTS, capsys, subtests)
     system.healthy()
