@@ -12,6 +12,7 @@ from stream.kafka.client import Connection
 
 IDENTITY_FILE = Path("run") / "state-identity"
 STATE_FOLDERS = ("processor", "worker", "serve")
+"""Of the roles that have state, each with a folder for every instance."""
 STALE = "stale"
 log = logs.get(__name__)
 

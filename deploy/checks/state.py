@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deploy.brokers.state_prefix import check_prefix
 from deploy.checks.broker import BROKER_SECONDS, opened
 from deploy.checks.finding import Finding, Level
 from deploy.settings.config import Settings
-from deploy.state_prefix import check_prefix
 from store.base.errors import BrokerError, StateError, WeightsError
 from store.base.files import read_json
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy.brokers.state_prefix import check_prefix
 from deploy.operate.service_client import Service, ServiceError
 from deploy.operate.verify import Records, Served
-from deploy.state_prefix import check_prefix
 from store.base.errors import NotFoundError
 from store.base.settings import ScenarioSettings
 from store.records.scenario_name import split

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.state_prefix import check_prefix
+from deploy.brokers.state_prefix import check_prefix
 from store.base.errors import NotFoundError
 from store.base.settings import ModalitySettings
 from store.buffer.view import BufferView, find

@@ -17,6 +17,7 @@ from typing import Self
 
 from deploy import brokers
 from deploy.brokers.state import claim_state
+from deploy.brokers.state_prefix import check_prefix
 from deploy.kafka import topics
 from deploy.lock import DataDirLock
 from deploy.run.child_settings import write_child_settings
@@ -28,7 +29,6 @@ from deploy.run.supervision import RestartPolicy
 from deploy.run.supervisor import Child, ChildEvent, EventKind, Supervisor
 from deploy.settings.config import Settings
 from deploy.settings.variables import ENV_PREFIX
-from deploy.state_prefix import check_prefix
 from store.base.errors import ConfigError, RoleError
 from store.base.exposure import check_exposure
 from store.base.files import read_json, sweep

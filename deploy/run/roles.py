@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from deploy import brokers
+from deploy.brokers.state import STATE_FOLDERS
+from deploy.brokers.state_prefix import claim_prefix
 from deploy.kafka.topics import check_partitions
 from deploy.run.endpoint import application, listen, remove_target, write_target
 from deploy.run.ready import clear_ready, ready_path, write_ready
 from deploy.run.state_watch import watching
 from deploy.settings.config import Settings
-from deploy.state_prefix import claim_prefix
 from store.base import logs, metrics, open_files, pulse
 from store.base.errors import BrokerError, ConfigError, TopicError
 from store.base.exposure import check_exposure, netloc
@@ -26,7 +27,6 @@ from stream.topics import Topics
 if TYPE_CHECKING:
     from store.buffer.partition_buffers import PartitionBuffers
 
-STATEFUL = ("processor", "worker", "serve")
 log = logs.get(__name__)
 
 
@@ -86,7 +86,7 @@ def run_role(role: str, settings: Settings, *, instance: str, stop: threading.Ev
         topics = Topics(settings.kafka)
         check_partitions(connection, topics.specs(settings.modalities, settings.scenarios))
         state = data_dir / role / instance
-        if role in STATEFUL:
+        if role in STATE_FOLDERS:
             claim_prefix(state, topics.prefix)
         with watching(data_dir, stop):
             ROLES[role](Context(settings, connection, topics, state, stop, on_ready, works))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from deploy.brokers.state import STATE_FOLDERS
 from store.base.errors import StateError
 from store.base.files import write_atomic
 
 PREFIX_FILE = "topic-prefix"
 """In the folder of each instance: `<data_dir>/<role>/<instance>/`."""
-_ROLES = ("processor", "worker", "serve")
 
 
 def claim_prefix(folder: Path, prefix: str) -> None:
@@ -25,7 +25,7 @@ def claim_prefix(folder: Path, prefix: str) -> None:
 
 def check_prefix(data_dir: Path, prefix: str) -> None:
     """The same of all instances on a data directory, for who only reads. Raises StateError."""
-    for role in _ROLES:
+    for role in STATE_FOLDERS:
         for folder in sorted((data_dir / role).glob("*")):
             _check(folder, prefix)
 
@@ -39,6 +39,6 @@ def _check(folder: Path, prefix: str) -> None:
         raise StateError(
             f"{folder} holds state of kafka.topic_prefix = {made_of!r}, this configuration has {prefix!r}",
             action=f"set it back, or give this prefix a store.data_dir of its own; or, to go over to it here, remove "
-            f"{', '.join(_ROLES)} there (not kafka/, not kept/): they are built anew from this prefix's topics",
+            f"{', '.join(STATE_FOLDERS)} there (not kafka/, not kept/): they are built anew from this prefix's topics",
             code="other_topic_prefix",
         )

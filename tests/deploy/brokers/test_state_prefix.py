@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from deploy.brokers.state import STATE_FOLDERS
+from deploy.brokers.state_prefix import PREFIX_FILE, check_prefix, claim_prefix
 from deploy.checks.state import check_state
 from deploy.operate.served import from_snapshot
 from deploy.operate.verify import open_views
 from deploy.settings.config import Settings, load
-from deploy.state_prefix import PREFIX_FILE, check_prefix, claim_prefix
 from store.base.errors import StateError
 
 
@@ -19,7 +20,7 @@ def settings_of(folder: Path, prefix: str) -> Settings:
     return load(None, overrides={"store": {"data_dir": str(folder)}, "kafka": {"topic_prefix": prefix}})
 
 
-@pytest.mark.parametrize("role", ["processor", "worker", "serve"])
+@pytest.mark.parametrize("role", STATE_FOLDERS)
 def test_another_prefix_is_refused_and_the_same_goes_on(tmp_path: Path, role: str) -> None:
     folder = tmp_path / role / "0"
     check_prefix(tmp_path, "one")
