@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from itertools import chain
 
 from deploy.checks.finding import Finding, Level
 from deploy.lock import holder
 from deploy.settings.config import Settings
-from store.base.errors import TopicError
 from store.base.files import read_json
 from stream.kafka.client import Connection
 
@@ -55,7 +55,7 @@ def check_broker(settings: Settings) -> Finding:
 
 
 def check_topics(settings: Settings) -> Finding:
-    """Those that exist are as the configuration needs them. Creates none."""
+    """Those that exist are as the configuration needs them. Changes nothing."""
     from deploy.brokers import specs
     from deploy.kafka import topics
 
@@ -65,10 +65,8 @@ def check_topics(settings: Settings) -> Finding:
     there = connection.metadata(timeout_s=BROKER_SECONDS).topics
     wanted = specs(settings)
     existing = [spec for spec in wanted if spec.name in there]
-    try:
-        topics.ensure(connection, existing)
-    except TopicError as exc:
-        return Finding("topics", Level.FAIL, exc.detail, exc.action)
+    if faults := topics.faults(connection, existing):
+        return Finding("topics", Level.FAIL, "\n".join(chain.from_iterable(faults.values())), topics.MEND)
     missing = [spec for spec in wanted if spec.name not in there]
     detail = f"{len(existing)} of {len(wanted)} are there and as they should be"
     if (why := topics.refusal(connection, missing, replication_factor=settings.kafka.replication_factor)) is not None:

@@ -38,7 +38,7 @@ def tolerated(key: str, wanted: str, found: str) -> str | None:
     return f"a role that is away for {_span(has)} loses messages" if has >= SHORTEST_EVENTS_MS else None
 
 
-def mend(key: str, found: str) -> str | None:
+def own_setting(key: str, found: str) -> str | None:
     """A setting of ours that mends what the topic's own may not; None where there is none."""
     return f"kafka.dead_letter_max_bytes = {found}" if key == "max.message.bytes" else None
 

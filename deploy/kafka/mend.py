@@ -9,7 +9,7 @@ from confluent_kafka import KafkaException
 
 from deploy.kafka import topics
 from deploy.kafka.topic_faults import judge
-from deploy.kafka.topic_settings import REQUEST_SECONDS, alter
+from deploy.kafka.topic_settings import REQUEST_SECONDS, alter, revive
 from store.base.errors import BrokerError
 from stream.kafka.client import Connection
 from stream.kafka.futures import all_of
@@ -33,11 +33,14 @@ def mend(connection: Connection, specs: Iterable[TopicSpec], *, replication_fact
         if unused:
             _delete(connection, unused)
             done += [f"{name}: deleted, as nothing was ever written to it" for name in unused]
-        wrong = judge(connection, ours).wrong
-        if wrong:
-            alter(connection, wrong)
-            done += [f"{topic}: {key} = {value}" for topic, keys in wrong.items() for key, value in keys.items()]
-            _wait_until_told(connection, [spec for spec in ours if spec.name in wrong])
+        judged = judge(connection, ours)
+        if judged.wrong:
+            alter(connection, judged.wrong)
+            done += [f"{topic}: {key} = {value}" for topic, keys in judged.wrong.items() for key, value in keys.items()]
+        if judged.retired:
+            revive(connection, judged.retired)
+            done += [f"{topic}: no longer set to be emptied" for topic in judged.retired]
+        _wait_until_told(connection, [spec for spec in ours if spec.name in judged.wrong | judged.retired])
     made = topics.ensure(connection, ours, replication_factor=replication_factor)
     return done + [f"{name}: created" for name in made]
 
@@ -59,5 +62,5 @@ def _delete(connection: Connection, names: list[str]) -> None:
 def _wait_until_told(connection: Connection, specs: list[TopicSpec]) -> None:
     """A broker answers "changed" before it tells the new settings."""
     deadline = time.monotonic() + REQUEST_SECONDS
-    while judge(connection, specs).wrong and time.monotonic() < deadline:
+    while ((found := judge(connection, specs)).wrong or found.retired) and time.monotonic() < deadline:
         time.sleep(0.05)

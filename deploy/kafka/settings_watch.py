@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 
-from deploy.kafka.topic_faults import judge
+from deploy.kafka.topic_faults import MEND_COMMAND, judge
 from store.base import logs
 from store.base.errors import BrokerError
 from stream.kafka.client import Connection
@@ -13,7 +13,6 @@ from stream.topics import Topics
 
 LOOK_SECONDS = 30.0
 TIMEOUT_SECONDS = 5.0
-_MEND = "`anchorstream topics mend`"
 log = logs.get(__name__)
 
 
@@ -62,8 +61,7 @@ class SettingsWatch:
         self._told = True
         missing = [spec.name for spec in fixed if spec.name in judged.missing and spec.name not in self._names]
         return (
-            *judged.faults,
-            # it is a retired scenario's only as long as nobody reads it
-            *(f"{name} is set to be emptied within the hour: {_MEND}" for name in judged.retired),
-            *(f"{name} is not there: {_MEND}" for name in missing),
+            # what is read is in use
+            *(line for lines in judged.in_use().values() for line in lines),
+            *(f"{name} is not there: {MEND_COMMAND}" for name in missing),
         )

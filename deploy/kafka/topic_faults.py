@@ -10,26 +10,33 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import ConfigResource
 
-from deploy.kafka.forced_settings import mend, tolerated
+from deploy.kafka.forced_settings import own_setting, tolerated
 from deploy.kafka.topic_settings import EXPIRING, REQUEST_SECONDS
 from store.base.errors import BrokerError
 from stream.kafka.client import Connection
 from stream.topics import LEAST_MESSAGE_BYTES, MAX_MESSAGE_BYTES, TopicSpec
 
+MEND_COMMAND = "`anchorstream topics mend`"
+
 
 @dataclass(slots=True)
 class Judged:
-    """faults: a line for each topic whose settings cannot be used. forced: for each setting that differs safely.
+    """faults: {topic: lines} of those whose settings cannot be used. forced: a line for each that differs safely.
 
     wrong: {topic: what it must have instead}. retired: {topic: its settings} of scenarios' topics that are as
     `topic_settings.expire` leaves them. missing: topics that are not there.
     """
 
-    faults: list[str] = field(default_factory=list)
+    faults: dict[str, list[str]] = field(default_factory=dict)
     forced: list[str] = field(default_factory=list)
     wrong: dict[str, dict[str, str]] = field(default_factory=dict)
     retired: dict[str, Mapping[str, str]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+
+    def in_use(self) -> dict[str, list[str]]:
+        """The faults where all these topics are in use: then one that is as a retired scenario's has one, too."""
+        emptied = {name: [f"{name} is set to be emptied within the hour: {MEND_COMMAND}"] for name in self.retired}
+        return self.faults | emptied
 
 
 def judge(connection: Connection, specs: Sequence[TopicSpec], *, timeout_s: float = REQUEST_SECONDS) -> Judged:
@@ -83,10 +90,11 @@ def _judge(
 ) -> None:
     alter = f"kafka-configs.sh --bootstrap-server {connection.bootstrap} --alter --topic {spec.name} --add-config "
     wrong: dict[str, str] = {}
+    faults: list[str] = []
     longest = found.get("max.message.bytes")
     if "max.message.bytes" not in spec.config and longest is not None and int(longest) < LEAST_MESSAGE_BYTES:
         wrong["max.message.bytes"] = str(MAX_MESSAGE_BYTES)
-        judged.faults.append(
+        faults.append(
             f"{spec.name} has max.message.bytes={longest}, and up to {LEAST_MESSAGE_BYTES} bytes are sent to it at "
             f"once: {alter}max.message.bytes={MAX_MESSAGE_BYTES}"
         )
@@ -98,17 +106,19 @@ def _judge(
         wrong |= other
         have = ", ".join(f"{key}={has[key]}" for key in other)
         need = ",".join(f"{key}={_quoted(value)}" for key, value in other.items())
-        ours = " and ".join(way for key in other if (way := mend(key, has[key])) is not None)
-        judged.faults.append(f"{spec.name} has {have}: {alter}{need}{f'; or set {ours}' if ours else ''}")
+        ours = " and ".join(way for key in other if (way := own_setting(key, has[key])) is not None)
+        faults.append(f"{spec.name} has {have}: {alter}{need}{f'; or set {ours}' if ours else ''}")
     if wrong:
         judged.wrong[spec.name] = wrong
     in_sync = found.get("min.insync.replicas", "1")
     if int(in_sync) > replicas.get(spec.name, int(in_sync)):
-        judged.faults.append(
+        faults.append(
             f"{spec.name} has min.insync.replicas={in_sync} and {replicas[spec.name]} replica(s): nothing can "
             "be written. Add replicas (kafka-reassign-partitions.sh); or, while nothing is in our topics, delete "
             f"them and set kafka.replication_factor to {int(in_sync) + 1}"
         )
+    if faults:
+        judged.faults[spec.name] = faults
 
 
 def _replicas(connection: Connection) -> dict[str, int]:

@@ -13,7 +13,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import NewTopic, OffsetSpec
 
 from deploy.kafka.forced_settings import WISHES
-from deploy.kafka.topic_faults import judge
+from deploy.kafka.topic_faults import MEND_COMMAND, judge
 from deploy.kafka.topic_settings import REQUEST_SECONDS, revive
 from store.base import logs
 from store.base.errors import BrokerError, TopicError
@@ -24,7 +24,7 @@ from stream.topics import MAX_MESSAGE_BYTES, TopicSpec
 BROKERS_OWN = -1
 """Replication factor: the broker's default."""
 LEADING_SECONDS = 15.0
-MEND = "`anchorstream topics mend` does what no data is lost by; the rest as its line says; then start again"
+MEND = f"{MEND_COMMAND} does what no data is lost by; the rest as its line says; then start again"
 _POLICY = frozenset({KafkaError.POLICY_VIOLATION, KafkaError.INVALID_CONFIG})
 log = logs.get(__name__)
 
@@ -60,7 +60,7 @@ def ensure(connection: Connection, specs: Iterable[TopicSpec], *, replication_fa
     faults = [fault.line for fault in partition_faults(connection, [s for s in ours if s.name not in created], there)]
     if not connection.embedded:
         judged = judge(connection, ours)
-        faults += judged.faults
+        faults += [line for lines in judged.faults.values() for line in lines]
         if judged.retired:
             revive(connection, judged.retired)
         for detail in judged.forced:
@@ -68,6 +68,21 @@ def ensure(connection: Connection, specs: Iterable[TopicSpec], *, replication_fa
     if faults:
         raise TopicError("\n".join(faults), action=MEND)
     return created
+
+
+def faults(connection: Connection, specs: Iterable[TopicSpec]) -> dict[str, list[str]]:
+    """{topic: lines} of those of ours which exist, are in use, and have something wrong. Changes nothing.
+
+    Raises:
+        BrokerError: the broker did not answer.
+    """
+    there = _partitions(connection)
+    ours = [spec for spec in specs if spec.ours and spec.name in there]
+    found = {fault.spec.name: [fault.line] for fault in partition_faults(connection, ours, there)}
+    if not connection.embedded:
+        for name, lines in judge(connection, ours).in_use().items():
+            found[name] = [*found.get(name, ()), *lines]
+    return found
 
 
 def _partitions(connection: Connection) -> dict[str, int]:

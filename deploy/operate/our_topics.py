@@ -9,7 +9,6 @@ from typing import NamedTuple
 from deploy import brokers
 from deploy.kafka import topics
 from deploy.kafka.mend import mend
-from deploy.kafka.topic_faults import judge
 from deploy.lock import DataDirLock, holder
 from deploy.settings.config import Settings
 from store.records.scenario_name import every
@@ -34,14 +33,10 @@ def look(settings: Settings) -> list[TopicState]:
     with _broker(settings) as connection:
         wanted = [spec for spec in _specs(connection, settings) if spec.ours]
         there = {name: len(topic.partitions) for name, topic in connection.metadata().topics.items()}
-        existing = [spec for spec in wanted if spec.name in there]
-        lines = [fault.line for fault in topics.partition_faults(connection, existing)]
-        if not connection.embedded:
-            lines += judge(connection, existing).faults
+        lines = topics.faults(connection, wanted)
     states = []
     for spec in wanted:
-        own = [line for line in lines if line.startswith(f"{spec.name} ")]
-        fault = "\n".join(own) if spec.name in there else "not there: mend creates it"
+        fault = "\n".join(lines.get(spec.name, ())) if spec.name in there else "not there: mend creates it"
         states.append(TopicState(spec.name, there.get(spec.name), fault))
     return states
 

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from deploy import cli
 from deploy.brokers.local import LocalKafka
+from deploy.checks.broker import check_topics
+from deploy.checks.finding import Level
 from deploy.kafka import topics
 from deploy.kafka.mend import mend
 from deploy.kafka.settings_watch import LOOK_SECONDS, SettingsWatch
+from deploy.kafka.topic_faults import Judged, judge
 from deploy.kafka.topic_settings import alter, expire
+from deploy.settings.config import load
 from store.base.errors import TopicError
 from stream.kafka.client import Connection
 from stream.settings import KafkaSettings
 from stream.topics import Topics, TopicSpec
+from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.kafka
 
@@ -32,6 +38,12 @@ def names(connection: Connection, topic_prefix: str) -> Topics:
     names = Topics(KafkaSettings(topic_prefix=topic_prefix, partitions=2))
     topics.ensure(connection, names.specs({}, ["churn"]))
     return names
+
+
+def until_told(connection: Connection, names: Topics, true: Callable[[Judged], object]) -> None:
+    """A broker answers "changed" before it tells what has."""
+    specs = names.specs({}, ["churn"])
+    wait_until(lambda: bool(true(judge(connection, specs))), "the broker tells it")
 
 
 class Clock:
@@ -57,6 +69,7 @@ def test_what_somebody_changes_is_found_and_mended(connection: Connection, names
             names.embeddings("churn"): {"cleanup.policy": "compact,delete"},
         },
     )
+    until_told(connection, names, lambda now: len(now.wrong) == 3)
     assert watch.faults(read) == ()  # not looked again so soon
     clock.now += LOOK_SECONDS
     found = watch.faults(read)
@@ -73,6 +86,7 @@ def test_a_scenario_that_is_read_must_not_be_emptied(connection: Connection, nam
     """What a retired one's topic is set to, by hand: nobody may take it for that."""
     watch = SettingsWatch(connection, names)
     expire(connection, [names.embeddings("churn")])
+    until_told(connection, names, lambda now: now.retired)
     assert watch.faults(set()) == ()
     (line,) = watch.faults({names.embeddings("churn")})
     assert line.startswith(f"{names.embeddings('churn')} is set to be emptied")
@@ -81,6 +95,7 @@ def test_a_scenario_that_is_read_must_not_be_emptied(connection: Connection, nam
 def test_a_topic_that_no_lag_is_read_of_and_is_gone(connection: Connection, names: Topics) -> None:
     admin = connection.admin()
     admin.delete_topics([names.dead_letters])[names.dead_letters].result(10)
+    until_told(connection, names, lambda now: now.missing)
     (line,) = SettingsWatch(connection, names).faults({names.events})
     assert line == f"{names.dead_letters} is not there: `anchorstream topics mend`"
     assert mend(connection, names.specs({}, ["churn"])) == [f"{names.dead_letters}: created"]
@@ -122,6 +137,7 @@ def test_the_command_lists_and_mends(
     assert run("topics", "mend")[0] == 0
     assert run("topics", "list")[0] == 0
     alter(connection, {names.tokens: {"cleanup.policy": "delete"}})
+    until_told(connection, names, lambda now: now.wrong)
     code, listed = run("topics", "list")
     assert code == 1
     assert [t["name"] for t in listed["topics"] if t["fault"]] == [names.tokens]  # type: ignore[attr-defined]
@@ -129,3 +145,14 @@ def test_the_command_lists_and_mends(
     assert code == 1
     assert [line.split(" has ")[0] for line in lag["topic_faults"]] == [names.tokens]  # type: ignore[attr-defined]
     assert run("topics", "mend") == (0, {"done": [f"{names.tokens}: cleanup.policy = compact"]})
+    expire(connection, [churn := names.embeddings("churn")])
+    until_told(connection, names, lambda now: now.retired)
+    code, listed = run("topics", "list")
+    assert code == 1
+    (fault,) = [t["fault"] for t in listed["topics"] if t["fault"]]  # type: ignore[attr-defined]
+    assert fault == f"{churn} is set to be emptied within the hour: `anchorstream topics mend`"
+    found = check_topics(load(config))
+    assert (found.level, found.detail) == (Level.FAIL, fault)
+    assert run("topics", "list")[0] == 1  # looking changed nothing
+    assert run("topics", "mend") == (0, {"done": [f"{churn}: no longer set to be emptied"]})
+    assert run("topics", "list")[0] == 0
