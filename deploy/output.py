@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from store.base.errors import AnchorstreamError
+from store.base.errors import AnchorstreamError, ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,11 +20,38 @@ PIPE_COLUMNS = 240
 """Width of tables where standard output is no terminal, so that a row stays one line for grep."""
 
 
-def write_json(data: Any, file: TextIO | None = None) -> None:
-    """One JSON document, to standard output unless `file` is given."""
-    target = file or sys.stdout
-    target.write(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
-    target.flush()
+def write_json(data: Any) -> None:
+    """One JSON document, to standard output."""
+    _write_json(data, sys.stdout)
+
+
+def write_json_to(path: str | None, data: Any) -> None:
+    """The same for `--json FILE`. path: - = standard output; None = nowhere."""
+    if path == "-":
+        write_json(data)
+    elif path is not None:
+        with Path(path).open("w", encoding="utf-8") as file:
+            _write_json(data, file)
+
+
+def check_json_path(path: str | None) -> None:
+    """That `write_json_to` will not fail after minutes of work.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    if path in (None, "-"):
+        return
+    try:
+        with Path(str(path)).open("a", encoding="utf-8"):
+            pass
+    except OSError as exc:
+        raise ConfigError(f"--json {path}: {exc.strerror}", action="name a file that can be written") from exc
+
+
+def _write_json(data: Any, file: TextIO) -> None:
+    file.write(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
+    file.flush()
 
 
 def write_error(error: AnchorstreamError, *, as_json: bool = False) -> None:

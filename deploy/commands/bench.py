@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
@@ -55,6 +54,7 @@ def bench(
         given = ", ".join(f"--{key.replace('_', '-')}" for key in options if key in wrong)
         of = " and ".join(f"`bench {one}`" for one, known in _OPTIONS.items() if wrong & known)
         raise ConfigError(f"bench {name} has no {given}", action=f"these are options of {of}")
+    output.check_json_path(json)
     results: dict[str, Any] = {}
     for one in chosen:
         output.note(f"bench {one} …")
@@ -63,11 +63,7 @@ def bench(
         if json != "-":
             write(one, found)
     result = results if name == "all" else results[name]
-    if json == "-":
-        output.write_json(result)
-    elif json is not None:
-        with Path(json).open("w", encoding="utf-8") as file:
-            output.write_json(result, file)
+    output.write_json_to(json, result)
 
 
 def write(name: str, found: BenchResult) -> None:

@@ -40,13 +40,15 @@ def evaluate(
     from deploy import output
     from deploy.benches.report import commit, machine
     from deploy.demo.journey import HONESTY
+    from encoder.learning.probe import sklearn
     from store.base import logs
     from store.base.errors import ConfigError
 
     logs.configure("cli", level="ERROR")
     if not statistics:
         raise ConfigError("there is nothing to evaluate", action="add --statistics")
-    _check(json)
+    sklearn()  # what would fail after minutes fails at once
+    output.check_json_path(json)
     begun = time.monotonic()
     output.note(HONESTY)
     with output.progress("evaluate", lines_seconds=_PLAIN_LINE_SECONDS) as bar:
@@ -56,32 +58,8 @@ def evaluate(
         write(table)
         output.note(f"{data}: in {output.duration(seconds)}")
     if json is not None:
-        result = {
-            "data": data,
-            "machine": machine(),
-            "commit": commit(),
-            "seconds": round(seconds, 1),
-        } | table.to_dict()
-        if json == "-":
-            output.write_json(result)
-        else:
-            with Path(json).open("w", encoding="utf-8") as file:
-                output.write_json(result, file)
-
-
-def _check(json: str | None) -> None:
-    """What would else fail after minutes."""
-    from encoder.learning.probe import sklearn
-    from store.base.errors import ConfigError
-
-    sklearn()
-    if json in (None, "-"):
-        return
-    try:
-        with Path(str(json)).open("a", encoding="utf-8"):
-            pass
-    except OSError as exc:
-        raise ConfigError(f"--json {json}: {exc.strerror}", action="name a file that can be written") from exc
+        about = {"data": data, "machine": machine(), "commit": commit(), "seconds": round(seconds, 1)}
+        output.write_json_to(json, about | table.to_dict())
 
 
 def write(table: Table) -> None:

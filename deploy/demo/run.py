@@ -71,6 +71,7 @@ def run(options: Options, stop: threading.Event) -> int:
     """The whole demo; returns the exit code.
 
     Raises:
+        ConfigError: the file for `--json` cannot be written.
         DemoError: it took too long, or events are not accounted for.
         AnchorstreamError: a part of the system failed.
     """
@@ -79,6 +80,7 @@ def run(options: Options, stop: threading.Event) -> int:
     directory.claim(options.data_dir)
     port = _free_port() if options.port is None else options.port
     settings, config = directory.write_config(options.data_dir, broker=options.broker, port=port)
+    output.check_json_path(options.json_file)
     output.note(journey.HONESTY)
     output.note(f"starting the {options.broker} broker and the roles (data and logs: {options.data_dir}) …")
     with ExitStack() as stack:
@@ -230,11 +232,7 @@ def _write(summary: Mapping[str, Any], json_file: str | None) -> None:
         f"lag {summary['lag_messages']}; freshness p50 {fresh['p50']} s, p99 {fresh['p99']} s; "
         f"{summary['seconds']:.0f} s in all"
     )
-    if json_file == "-":
-        output.write_json(summary)
-    elif json_file is not None:
-        with Path(json_file).open("w", encoding="utf-8") as file:
-            output.write_json(summary, file)
+    output.write_json_to(json_file, summary)
 
 
 def _tell_failures(event: ChildEvent) -> None:

@@ -205,6 +205,16 @@ def test_next_commands_are_as_this_one_was_called(tmp_path: Path, monkeypatch: p
     assert program() == "anchorstream"
 
 
+def test_a_json_file_that_cannot_be_written_is_told_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`bench all` measured for minutes, then ended in a traceback."""
+    assert cli.run(["bench", "state", "--json", str(tmp_path / "no folder" / "table.json")]) == 2
+    said = capsys.readouterr()
+    assert "No such file or directory" in said.err
+    assert "bench state" not in said.err
+
+
 def test_of_nothing_there_is_no_table(capsys: pytest.CaptureFixture[str]) -> None:
     """A replay that goes on where all was published showed two empty ones."""
     modalities = {"bill": ModalitySettings(topic="bills")}
