@@ -222,7 +222,7 @@ class ProcessorSettings(Section):
 
 
 class MetricsSettings(Section):
-    """Prometheus endpoint of a role, and how often the monitor reads lag. serve has its own at `/metrics`."""
+    """Port for Prometheus and probes, and how often the monitor reads lag. serve answers both on its own port, too."""
 
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 in a container."""

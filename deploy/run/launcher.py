@@ -145,7 +145,7 @@ class Launcher:
 
         Raises:
             RoleError: a role was given up.
-        StateError: the data directory was removed or replaced.
+            StateError: the data directory was removed or replaced.
             BrokerError: the embedded broker died, or the local one did not come up again.
         """
         self._supervisor.check()
