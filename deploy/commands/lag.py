@@ -33,7 +33,7 @@ def lag(
     """
     from deploy import output
     from deploy.brokers import connect
-    from deploy.kafka.settings_watch import SettingsWatch
+    from deploy.kafka.topic_watch import TopicWatch
     from store.records.scenario import other_query
     from stream.lag.reader import Freshness, LagReader
     from stream.lag.scenarios import LagScenarios
@@ -55,7 +55,7 @@ def lag(
         return None if recent is None else Freshness(recent.get("p50"), recent.get("p99"))
 
     reader = LagReader(
-        connection, scenarios.plan(), freshness=freshness, topic_faults=SettingsWatch(connection, topics).faults
+        connection, scenarios.plan(), freshness=freshness, topic_faults=TopicWatch(connection, topics).faults
     )
     try:
         while True:

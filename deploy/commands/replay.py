@@ -61,7 +61,7 @@ def replay(
     of each file are judged before anything is sent.
     """
     from deploy import output
-    from deploy.commands import replay_report as report
+    from deploy.operate import replay_report as report
     from deploy.operate.ingested import IngestWatch
     from deploy.operate.preflight import check_in_force, judge_all, judge_samples
     from deploy.operate.publish import Publishing, open_broker, publish_files, router_of, wait_until_restored

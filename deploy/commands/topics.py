@@ -13,7 +13,7 @@ app = App(name="topics", help="Our topics on the broker: whether they are as the
 def list_topics(*, common: Common | None = None) -> int:
     """Each topic with its partitions and what is wrong with it. Exit code 1 where something is."""
     from deploy import output
-    from deploy.operate.our_topics import look
+    from deploy.operate.topics import look
 
     common = common or Common()
     found = look(common.settings())
@@ -38,7 +38,7 @@ def mend_topics(*, common: Common | None = None) -> int:
     What only a person can mend is an error, with what to do. A local Kafka that does not run is started for it.
     """
     from deploy import output
-    from deploy.operate.our_topics import mend_all
+    from deploy.operate.topics import mend_all
 
     common = common or Common()
     done = mend_all(common.settings())

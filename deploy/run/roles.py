@@ -185,7 +185,7 @@ def _serve(context: Context) -> None:
 def _serve_alone(context: Context, say: Callable[[str], None]) -> None:
     """say: to be told the URL once it answers."""
     from deploy.kafka import topic_settings
-    from deploy.kafka.settings_watch import SettingsWatch
+    from deploy.kafka.topic_watch import TopicWatch
     from store.http.app import create_app
     from store.http.service import Service
     from store.http.wire.places import ConnectionLimits
@@ -219,7 +219,7 @@ def _serve_alone(context: Context, say: Callable[[str], None]) -> None:
     reader = LagReader(
         context.connection,
         plan(topics, raw, settings.scenario_names),
-        topic_faults=SettingsWatch(context.connection, topics).faults,
+        topic_faults=TopicWatch(context.connection, topics).faults,
     )
     account = AccountReader(context.connection, topics, raw)
     # `verify` finds the snapshots of the first instance without a broker
@@ -278,7 +278,7 @@ def _serve_alone(context: Context, say: Callable[[str], None]) -> None:
 
 
 def _monitor(context: Context) -> None:
-    from deploy.kafka.settings_watch import SettingsWatch
+    from deploy.kafka.topic_watch import TopicWatch
     from stream.lag.monitor import Monitor
     from stream.lag.reader import LagReader
     from stream.lag.scenarios import LagScenarios
@@ -291,7 +291,7 @@ def _monitor(context: Context) -> None:
         LagReader(
             context.connection,
             scenarios.plan(),
-            topic_faults=SettingsWatch(context.connection, context.topics).faults,
+            topic_faults=TopicWatch(context.connection, context.topics).faults,
         ),
         scenarios,
         interval_seconds=settings.metrics.lag_interval_seconds,

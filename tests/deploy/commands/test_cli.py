@@ -13,12 +13,8 @@ from pathlib import Path
 import pytest
 
 from deploy import cli, output
-from deploy.commands import replay_report
 from deploy.commands.common import program
 from store.base.errors import ConfigError
-from store.base.settings import ModalitySettings
-from stream.replay.preflight import FileVerdict, Preflight
-from stream.settings import IngestSettings
 
 HEAVY = (
     "torch",
@@ -213,12 +209,3 @@ def test_a_json_file_that_cannot_be_written_is_told_before_the_work(
     said = capsys.readouterr()
     assert "No such file or directory" in said.err
     assert "bench state" not in said.err
-
-
-def test_of_nothing_there_is_no_table(capsys: pytest.CaptureFixture[str]) -> None:
-    """A replay that goes on where all was published showed two empty ones."""
-    modalities = {"bill": ModalitySettings(topic="bills")}
-    preflight = Preflight(modalities, {}, IngestSettings(), partition_of=lambda _: 0, dead_letters="d")
-    preflight.files["a.jsonl"] = FileVerdict("a.jsonl", whole=False)
-    replay_report.write_verdicts(preflight)
-    assert capsys.readouterr().out == "a.jsonl: no row is left to be judged\n"

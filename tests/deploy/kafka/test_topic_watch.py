@@ -14,9 +14,9 @@ from deploy.checks.broker import check_topics
 from deploy.checks.finding import Level
 from deploy.kafka import topics
 from deploy.kafka.mend import mend
-from deploy.kafka.settings_watch import LOOK_SECONDS, SettingsWatch
 from deploy.kafka.topic_faults import Judged, judge
 from deploy.kafka.topic_settings import alter, expire
+from deploy.kafka.topic_watch import LOOK_SECONDS, TopicWatch
 from deploy.settings.config import load
 from store.base.errors import TopicError
 from stream.kafka.client import Connection
@@ -58,7 +58,7 @@ class Clock:
 def test_what_somebody_changes_is_found_and_mended(connection: Connection, names: Topics) -> None:
     """A retention by hand, `tokens` and `embeddings.*` without compaction: only doctor said it."""
     clock = Clock()
-    watch = SettingsWatch(connection, names, clock=clock)
+    watch = TopicWatch(connection, names, clock=clock)
     read = {names.events, names.tokens, names.embeddings("churn")}
     assert watch.faults(read) == ()
     alter(
@@ -84,7 +84,7 @@ def test_what_somebody_changes_is_found_and_mended(connection: Connection, names
 
 def test_a_scenario_that_is_read_must_not_be_emptied(connection: Connection, names: Topics) -> None:
     """What a retired one's topic is set to, by hand: nobody may take it for that."""
-    watch = SettingsWatch(connection, names)
+    watch = TopicWatch(connection, names)
     expire(connection, [names.embeddings("churn")])
     until_told(connection, names, lambda now: now.retired)
     assert watch.faults(set()) == ()
@@ -96,7 +96,7 @@ def test_a_topic_that_no_lag_is_read_of_and_is_gone(connection: Connection, name
     admin = connection.admin()
     admin.delete_topics([names.dead_letters])[names.dead_letters].result(10)
     until_told(connection, names, lambda now: now.missing)
-    (line,) = SettingsWatch(connection, names).faults({names.events})
+    (line,) = TopicWatch(connection, names).faults({names.events})
     assert line == f"{names.dead_letters} is not there: `anchorstream topics mend`"
     assert mend(connection, names.specs({}, ["churn"])) == [f"{names.dead_letters}: created"]
 

@@ -1,4 +1,4 @@
-"""Settings of our topics while the roles run: somebody may change them, or delete a topic that no lag is read of."""
+"""Our topics while the roles run: somebody may change their settings, or delete one that no lag is read of."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TIMEOUT_SECONDS = 5.0
 log = logs.get(__name__)
 
 
-class SettingsWatch:
+class TopicWatch:
     """What is wrong with them, looked up every LOOK_SECONDS at most. For one thread at a time.
 
     Args:
