@@ -46,8 +46,8 @@ class Cells(NamedTuple):
 class Blocks(NamedTuple):
     """What memory holds, an entry per segment and block.
 
-    segment, block: int64 (entries,). rows: float64 (entries,), how many. oldest: int64 (entries,), ms, of the oldest row
-    of the segment's memory.
+    segment, block: int64 (entries,). rows: float64 (entries,), how many. oldest: int64 (entries,), ms, of the oldest
+    row of the segment's memory.
     totals: of each number that the block has. logs, counts: float64 (cells,), sums of signed logs, and how many.
     """
 
