@@ -79,7 +79,7 @@ def ticks_published(s: System) -> dict[tuple[str, str], list[int]]:
     for scenario in s.settings.scenarios:
         for message in read_topic(s.launcher.connection, s.topics.embeddings(scenario), PARTITIONS):
             record = EmbeddingRecord.unpack(message.value())
-            if record.newest_event:  # said where it is not `as_of`
+            if record.newest_event < record.as_of:
                 out[scenario, record.user_id].append(record.as_of)
     return out
 

@@ -61,7 +61,7 @@ def test_a_slice_is_short_and_nothing_is_left_out(
             where = catch_up.add(p, replicas[p], end=ends[p], mark_from=0 if p else ends[p])
             assert (where.partition, where.offset) == (p, replicas[p].log_offset)
         assert catch_up
-        for _ in range(5):
+        for _ in range(2):  # so few rows that neither partition can be at its end
             assert catch_up.poll(5.0) <= 5 + 1
         assert catch_up.near() == []
         for p in range(PARTITIONS):
