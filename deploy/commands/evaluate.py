@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from deploy.settings.config import Settings
-    from encoder.learning.evaluate import Table
+    from encoder.learning.evaluation.evaluate import Table
     from encoder.learning.history import History
     from encoder.learning.moments import Moments
-    from encoder.learning.rows import TaskRows
+    from encoder.learning.tasks.rows import TaskRows
 
 _PLAIN_LINE_SECONDS = 15.0
 
@@ -40,7 +40,7 @@ def evaluate(
     from deploy import output
     from deploy.benches.report import commit, machine
     from deploy.demo.journey import HONESTY
-    from encoder.learning.probe import sklearn
+    from encoder.learning.baselines.probe import sklearn
     from store.base import logs
     from store.base.errors import ConfigError
 
@@ -84,9 +84,9 @@ def _interval(low: float, high: float) -> str:
 
 
 def _of_statistics(show: Callable[[float, str], object], *, ablation: bool) -> Table:
-    from encoder.learning.evaluate import Evaluation, Table
+    from encoder.learning.evaluation.evaluate import Evaluation, Table
+    from encoder.learning.evaluation.statistic_groups import GROUPS, groups
     from encoder.learning.moments import Stand, statistics_at
-    from encoder.learning.statistic_groups import GROUPS, groups
     from encoder.learning.windows import Windows
     from encoder.statistics import statistics
     from store.window.silence import SilenceTicks
@@ -134,10 +134,10 @@ def _complete_journey(
     from deploy.brokers.kafka_jars import cache_dir
     from deploy.demo import journey
     from deploy.settings.config import load
-    from encoder.learning import complete_journey
-    from encoder.learning.hand_made import HandMade, logs
+    from encoder.learning.baselines.hand_made import HandMade, logs
     from encoder.learning.history import accepted, collect, encoded
     from encoder.learning.moments import moments
+    from encoder.learning.tasks import complete_journey
     from encoder.learning.text_vectors import StoredTextVectors
     from encoder.model.text_encoder import TextEncoder
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.learning.rows import TaskRows
+from encoder.learning.tasks.rows import TaskRows
 from encoder.learning.windows import Windows
 from encoder.statistics import statistics
 from store.window.silence import SilenceTicks

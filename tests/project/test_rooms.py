@@ -43,7 +43,11 @@ ROOMS = {
     "encoder/forward": "encoder/statistics encoder/model store/base store/records store/window",
     "encoder/worker": "encoder/model encoder/forward stream stream/kafka stream/token_log store/base store/records"
     " store/buffer store/window",
-    "encoder/learning": "encoder/statistics stream stream/events stream/processor store/base store/window",
+    "encoder/learning": "encoder/learning/tasks encoder/statistics stream stream/events stream/processor store/base"
+    " store/window",
+    "encoder/learning/tasks": "",
+    "encoder/learning/baselines": "encoder/learning/tasks store/base",
+    "encoder/learning/evaluation": "encoder/learning/tasks encoder/learning/baselines",
     "deploy": "store/base",
     "deploy/settings": "stream encoder/model store/base store/records",
     "deploy/kafka": "stream stream/kafka store/base",
@@ -81,8 +85,8 @@ PURE = (
     *(f"deploy/init/{name}.py" for name in ("windows", "table", "proposal", "scenarios", "document")),
     "encoder/forward/chunks.py",
     "encoder/statistics",
-    *(f"encoder/learning/{name}.py" for name in ("rows", "complete_journey", "hand_made", "scores", "windows")),
-    "encoder/learning/statistic_groups.py",
+    "encoder/learning/tasks",
+    *(f"encoder/learning/{name}.py" for name in ("windows", "baselines/hand_made", "evaluation/statistic_groups")),
     *(f"encoder/worker/{name}.py" for name in ("scheduler", "held_users", "turns")),
     "stream/ingest/behind.py",
     "stream/processor/arrivals.py",

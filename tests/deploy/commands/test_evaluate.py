@@ -10,11 +10,11 @@ import pytest
 
 from deploy import cli
 from deploy.commands.evaluate import write
-from encoder.learning.complete_journey import TASKS
-from encoder.learning.evaluate import Method, Table
+from encoder.learning.evaluation.evaluate import Method, Table
+from encoder.learning.evaluation.statistic_groups import GROUPS
 from encoder.learning.moments import Stand
-from encoder.learning.scores import Interval
-from encoder.learning.statistic_groups import GROUPS
+from encoder.learning.tasks.complete_journey import TASKS
+from encoder.learning.tasks.scores import Interval
 
 
 def test_without_something_to_evaluate_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:

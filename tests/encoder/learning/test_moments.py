@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from deploy.settings.config import load
+from encoder.learning.evaluation.statistic_groups import GROUPS, groups
 from encoder.learning.history import History, collect
 from encoder.learning.moments import Moments, Stand, moments, statistics_at
-from encoder.learning.rows import TaskRows
-from encoder.learning.statistic_groups import GROUPS, groups
+from encoder.learning.tasks.rows import TaskRows
 from encoder.learning.windows import Windows
 from encoder.statistics import statistics
 from store.window.silence import SilenceTicks

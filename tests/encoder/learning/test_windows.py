@@ -13,8 +13,8 @@ import pytest
 
 from deploy.demo import journey
 from deploy.settings.config import load
-from encoder.learning.complete_journey import midnight
 from encoder.learning.history import accepted, collect, encoded
+from encoder.learning.tasks.complete_journey import midnight
 from encoder.learning.windows import Windows
 from store.buffer.token_buffer import TokenBuffer
 from store.window.encoded_event import EncodedEvent

@@ -22,7 +22,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.learning.rows import Split, TaskRows
+from encoder.learning.tasks.rows import Split, TaskRows
 
 ZONE: Final = "America/New_York"
 FIRST_DAY: Final = "2017-01-01"

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from encoder.learning.complete_journey import FIRST_DAY, ZONE, days_of, tasks
-from encoder.learning.hand_made import COUNT, HandMade, logs
-from encoder.learning.probe import logistic
-from encoder.learning.rows import Split
-from encoder.learning.scores import auc
+from encoder.learning.baselines.hand_made import COUNT, HandMade, logs
+from encoder.learning.baselines.probe import logistic
+from encoder.learning.tasks.complete_journey import FIRST_DAY, ZONE, days_of, tasks
+from encoder.learning.tasks.rows import Split
+from encoder.learning.tasks.scores import auc
 
 NAMES = ("transactions", "products", "campaigns", "campaign_descriptions", "coupon_redemptions", "demographics")
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.learning.complete_journey import LOOK_BACK_DAYS, calendar_days, households_of, local_times
+from encoder.learning.tasks.complete_journey import LOOK_BACK_DAYS, calendar_days, households_of, local_times
 
 WIDTHS: Final = (7, 14, 28, 56, LOOK_BACK_DAYS)
 DEPARTMENTS, CATEGORIES = 14, 60

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.learning.probe import logistic
-from encoder.learning.rows import Split, TaskRows
-from encoder.learning.scores import Asked, Doubles, Interval, auc, difference_of_means, ks
+from encoder.learning.baselines.probe import logistic
+from encoder.learning.tasks.rows import Split, TaskRows
+from encoder.learning.tasks.scores import Asked, Doubles, Interval, auc, difference_of_means, ks
 
 STRENGTHS = (0.05, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)
 """C of the probe: the one with the best mean AUC of validation is taken, the same for every task."""

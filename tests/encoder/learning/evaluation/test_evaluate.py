@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from encoder.learning.evaluate import STRENGTHS, Evaluation, Table
-from encoder.learning.rows import Split, TaskRows
+from encoder.learning.evaluation.evaluate import STRENGTHS, Evaluation, Table
+from encoder.learning.tasks.rows import Split, TaskRows
 
 pytest.importorskip("sklearn")
 

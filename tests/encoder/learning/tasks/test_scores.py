@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from encoder.learning.probe import logistic
-from encoder.learning.rows import Split
-from encoder.learning.scores import Asked, auc, difference_of_means, ks
+from encoder.learning.baselines.probe import logistic
+from encoder.learning.tasks.rows import Split
+from encoder.learning.tasks.scores import Asked, auc, difference_of_means, ks
 
 rows = st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 3)), min_size=2, max_size=40).filter(
     lambda rows: {y for _, y, _ in rows} == {True, False}

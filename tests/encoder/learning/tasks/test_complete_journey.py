@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from encoder.learning.complete_journey import FIRST_DAY, TASKS, ZONE, days_of, midnight, tasks
-from encoder.learning.rows import Split, TaskRows
+from encoder.learning.tasks.complete_journey import FIRST_DAY, TASKS, ZONE, days_of, midnight, tasks
+from encoder.learning.tasks.rows import Split, TaskRows
 
 # (train n, positive), (validation …), (test …): counted once from the tables by other code
 COUNTS = {

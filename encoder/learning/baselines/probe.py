@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.learning.rows import Split
-from encoder.learning.scores import Doubles
+from encoder.learning.tasks.rows import Split
+from encoder.learning.tasks.scores import Doubles
 from store.base.errors import NotFoundError
 
 MAX_ITERATIONS = 500
