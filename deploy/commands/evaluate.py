@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from deploy.settings.config import Settings
-    from encoder.learning.evaluation.evaluate import Table
-    from encoder.learning.history import History
-    from encoder.learning.moments import Moments
-    from encoder.learning.tasks.rows import TaskRows
+    from encoder.forward.user_encoder import UserEncoder
+    from encoder.learning.evaluation.data_set import DataSet
+    from encoder.learning.evaluation.methods import Name
+    from encoder.learning.evaluation.table import Table
+
+    Show = Callable[[float, str], object]
 
 _PLAIN_LINE_SECONDS = 15.0
+_READING = 0.2
 
 
 def evaluate(
     *,
     data: Annotated[
-        Literal["completejourney"], Parameter(help="Data set with tasks and a split by time.")
+        Literal["completejourney", "online_retail"], Parameter(help="Data set with tasks and a split by time.")
     ] = "completejourney",
+    file: Annotated[Path | None, Parameter(help="online_retail: the public table, as Parquet.")] = None,
+    checkpoint: Annotated[Path | None, Parameter(help="Directory of a checkpoint; default: the preset's.")] = None,
+    methods: Annotated[
+        str, Parameter(help="Some of them, with commas between; default: all that the data set and the model have.")
+    ] = "",
+    freshness: Annotated[bool, Parameter(negative="", help="Also read from vectors 1, 7 and 28 days old.")] = False,
+    noise: Annotated[bool, Parameter(negative="", help="Also with other users' events among the user's.")] = False,
     statistics: Annotated[
         bool, Parameter(negative="", help="Judge the statistics alone: what users' tokens are told, no model.")
     ] = False,
-    ablation: Annotated[bool, Parameter(negative="", help="Also without each group of statistics in turn.")] = False,
+    ablation: Annotated[
+        bool, Parameter(negative="", help="With --statistics: also without each group of them in turn.")
+    ] = False,
     json: Annotated[str | None, Parameter(name="--json", help="Write the table to this file; - = stdout.")] = None,
 ) -> None:
     """How well what the system knows of users tells what they do next: AUC and KS per task.
@@ -40,19 +49,35 @@ def evaluate(
     from deploy import output
     from deploy.benches.report import commit, machine
     from deploy.demo.journey import HONESTY
+    from encoder.learning.baselines.boosted import lightgbm
     from encoder.learning.baselines.probe import sklearn
     from store.base import logs
     from store.base.errors import ConfigError
 
     logs.configure("cli", level="ERROR")
-    if not statistics:
-        raise ConfigError("there is nothing to evaluate", action="add --statistics")
+    if ablation and not statistics:
+        raise ConfigError("--ablation is of statistics", action="add --statistics")
+    if statistics and data != "completejourney":
+        raise ConfigError(f"--statistics is not for {data}", action="--methods statistics judges them there")
+    wanted = _names(methods)
     sklearn()  # what would fail after minutes fails at once
+    if not statistics and (not wanted or {"lightgbm", "lightgbm_long", "stacked"} & {*wanted}):
+        lightgbm()
     output.check_json_path(json)
     begun = time.monotonic()
-    output.note(HONESTY)
+    if data == "completejourney":
+        output.note(HONESTY)
+    elif file is None or not file.is_file():
+        where = "--file is not given" if file is None else f"{file} is not there"
+        output.note(f"{data}: skipped, {where}. It is public (UCI, doi 10.24432/C5BW33): fetch it, name it by --file.")
+        return
     with output.progress("evaluate", lines_seconds=_PLAIN_LINE_SECONDS) as bar:
-        table = _of_statistics(bar.update, ablation=ablation)
+        if statistics:
+            from deploy.learning.statistics import table_of_statistics
+
+            table = table_of_statistics(bar.update, ablation=ablation)
+        else:
+            table = _table(data, file, checkpoint, wanted, bar.update, freshness=freshness, noise=noise)
     seconds = time.monotonic() - begun
     if json != "-":
         write(table)
@@ -63,7 +88,7 @@ def evaluate(
 
 
 def write(table: Table) -> None:
-    """The table, and how sure the differences are."""
+    """The table, how sure the differences are, and what was varied."""
     from deploy import output
 
     columns = ["method", *table.tasks, "mean", "mean KS"]
@@ -77,91 +102,90 @@ def write(table: Table) -> None:
         for (one, other), found in table.differences.items()
     ]
     output.write_table(["difference", *table.tasks, "mean"], rows, title="95 % of household bootstraps")
+    for what, by_method in table.series.items():
+        steps = list(next(iter(by_method.values())))
+        rows = [[name, *(f"{found[step].mean_auc:.4f}" for step in steps)] for name, found in by_method.items()]
+        output.write_table(["method", *steps], rows, title=f"{what}: mean AUC", right=steps)
 
 
 def _interval(low: float, high: float) -> str:
     return f"{low:+.4f} … {high:+.4f}"
 
 
-def _of_statistics(show: Callable[[float, str], object], *, ablation: bool) -> Table:
-    from encoder.learning.evaluation.evaluate import Evaluation, Table
-    from encoder.learning.evaluation.statistic_groups import GROUPS, groups
-    from encoder.learning.moments import Stand, statistics_at
-    from encoder.learning.windows import Windows
-    from encoder.statistics import statistics
-    from store.window.silence import SilenceTicks
+def _names(methods: str) -> list[Name]:
+    """Raises ConfigError: a name is none."""
+    from encoder.learning.evaluation.methods import Name
+    from store.base.errors import ConfigError
 
-    settings, history, tasks, asked, hand_made = _complete_journey(show)
-    matrices = statistics_at(
-        Windows(history, int(settings.processor.expiry_granularity_seconds * 1000)),
-        asked,
-        list(Stand),
-        ticks=SilenceTicks(settings.model.silence_days),
-        zone=settings.model.time_zone,
-        on_progress=lambda done, of: show(0.6 + 0.3 * done / of, f"{done:,} of {of:,} windows"),
-    )
-    evaluation = Evaluation(tasks, asked.place)
-    show(0.9, "fitting probes")
-    now = matrices[Stand.NOW]
-    chosen = evaluation.choose(now)
-    strength = chosen.strength
-    table = Table([task.name for task in tasks], {})
-    for i, (stand, matrix) in enumerate(matrices.items()):
-        show(0.95 + i / 100, f"fitting {stand}")
-        table.methods[stand] = chosen if stand is Stand.NOW else evaluation.fit(matrix, strength)
-    table.methods["logistic"] = evaluation.choose(hand_made)
-    if ablation:
-        group = groups(statistics.names(history.settings))
-        for i, name in enumerate(GROUPS):
-            show(0.99, f"without {name}, {i + 1} of {len(GROUPS)}")
-            table.methods[f"without {name}"] = evaluation.fit(now, strength, kept=group != name)
-    first = str(Stand.NOW)
-    for name, method in table.methods.items():
-        if name != first:
-            table.differences[first, name] = evaluation.difference(table.methods[first], method)
+    asked = [name.strip() for name in methods.split(",") if name.strip()]
+    unknown = [name for name in asked if name not in {*Name}]
+    if unknown:
+        raise ConfigError(f"there is no method {unknown[0]!r}", action=f"--methods takes {', '.join(Name)}")
+    return [name for name in Name if name in asked]
+
+
+def _table(
+    data: str,
+    file: Path | None,
+    checkpoint: Path | None,
+    wanted: Sequence[Name],
+    show: Show,
+    *,
+    freshness: bool,
+    noise: bool,
+) -> Table:
+    from deploy import output
+    from encoder.learning.evaluation import variations
+    from encoder.learning.evaluation.methods import Methods, available
+
+    settings, made = _load(data, file, lambda done, text: show(_READING * done, text))
+    show(_READING, "loading the model")
+    trained, seeded = _encoders(settings, made, checkpoint)
+    known = available(made, trained=trained is not None)
+    if lacking := [name for name in wanted if name not in known]:
+        output.note(f"left out: {', '.join(lacking)}; {_why(trained)}")
+    elif trained is None:
+        output.note("no checkpoint: the model is untrained, and only `random` is judged of it")
+    methods = Methods(made, [name for name in wanted or known if name in known], trained=trained, seeded=seeded)
+    left = 1.0 if not (freshness or noise) else 0.5
+    table = methods.table(lambda done, text: show(_READING + (left - _READING) * done, text))
+    if freshness:
+        table.series["freshness"] = variations.freshness(methods, table, made, lambda d, text: show(0.5 + d / 4, text))
+    if noise:
+        table.series["noise"] = variations.noise(methods, table, made, lambda d, text: show(0.75 + d / 4, text))
     return table
 
 
-def _complete_journey(
-    show: Callable[[float, str], object],
-) -> tuple[Settings, History, list[TaskRows], Moments, NDArray[np.float32]]:
-    """The panel's settings, all its events, its tasks, the moments they ask about, and hand-made features of these."""
-    from dataclasses import replace
-    from importlib.resources import files
+def _why(trained: UserEncoder | None) -> str:
+    return "the data set has no such features" if trained else "there is no checkpoint, or no such features here"
 
-    import numpy as np
 
-    from deploy.brokers.kafka_jars import cache_dir
-    from deploy.demo import journey
-    from deploy.settings.config import load
-    from encoder.learning.baselines.hand_made import HandMade, logs
-    from encoder.learning.history import accepted, collect, encoded
-    from encoder.learning.moments import moments
-    from encoder.learning.tasks import complete_journey
-    from encoder.learning.text_vectors import StoredTextVectors
-    from encoder.model.text_encoder import TextEncoder
+def _load(data: str, file: Path | None, show: Show) -> tuple[Settings, DataSet]:
+    if data == "completejourney":
+        from deploy.learning import complete_journey
 
-    show(0.0, "reading tables")
-    settings = load(Path(str(files("deploy") / "examples" / "journey.toml")))
-    tables = journey.load_tables()
-    households, tasks = complete_journey.tasks(tables)
-    panel: Any = journey.whole(tables)
-    lines = len(panel.tables["lines"])
-    encoder = StoredTextVectors(TextEncoder(cache_entries=0), cache_dir())
-    history = collect(
-        encoded(accepted(panel.events(), settings.modalities, settings.mapping), encoder),
-        settings.modalities,
-        encoder.dim,
-        lambda done: show(min(0.6, 0.6 * done / lines / 1.12), f"{done:,} events"),
-    )
-    encoder.save()
-    place = {user: i for i, user in enumerate(history.users)}
-    of = np.array([place[journey.user_of(household)] for household in households])
-    tasks = [replace(task, users=of[task.users]) for task in tasks]
-    asked = moments(tasks)
-    show(0.6, "counting hand-made features")
-    household_of = np.empty(len(history.users), np.int64)
-    household_of[of] = np.arange(len(of))
-    made = HandMade(tables)
-    hand_made = logs(made.of(household_of[asked.users], complete_journey.days_of(asked.now)))
-    return settings, history, tasks, asked, hand_made
+        settings = complete_journey.load_settings()
+        return settings, complete_journey.load_data_set(settings, show)
+    from deploy.learning import online_retail
+
+    settings = online_retail.load_settings()
+    return settings, online_retail.load_data_set(settings, file or Path(), show)
+
+
+def _encoders(settings: Settings, made: DataSet, checkpoint: Path | None) -> tuple[UserEncoder | None, UserEncoder]:
+    """(with the checkpoint, None where there is none; as seeded)."""
+    import os
+
+    from encoder.forward.user_encoder import UserEncoder
+    from encoder.model.query_vectors import QueryVectors
+
+    # the machine is ours while it lasts, and pages would never be read again
+    own = settings.model.model_copy(update={"threads": settings.model.threads or os.cpu_count(), "kv_pool_bytes": 0})
+    if checkpoint is not None:
+        own = own.model_copy(update={"checkpoint": checkpoint})
+    dim, queries = made.windows.history.dim, QueryVectors()
+
+    def encoder(checkpoint: Path | None) -> UserEncoder:
+        return UserEncoder(own.model_copy(update={"checkpoint": checkpoint}), settings.modalities, {}, dim, queries)
+
+    return None if own.checkpoint is None else encoder(own.checkpoint), encoder(None)

@@ -221,11 +221,7 @@ def _campaigns(part_of: Slice, part: Interval) -> Iterator[RawEvent]:
     sent = sent[sent.household_id.isin(part_of.households) & (sent.local >= part.start) & (sent.local < part.end)]
     if sent.empty:
         return
-    coupons = tables["coupons"]
-    coupons = coupons[coupons.campaign_id.isin(sent.campaign_id)].merge(tables["products"], on="product_id")
-    sizes = coupons.groupby(["campaign_id", "product_category"]).size().reset_index(name="size")
-    sizes = sizes.sort_values(["size", "product_category"], ascending=[False, True])
-    top = sizes.groupby("campaign_id").product_category.apply(lambda column: list(column.head(_CAMPAIGN_CATEGORIES)))
+    top = campaign_categories(tables, sent.campaign_id)
     for row in sent.assign(ts=_epoch_ms(sent.local)).itertuples():
         yield {
             "event_id": f"campaign-{row.campaign_id}-{row.household_id}",
@@ -234,9 +230,23 @@ def _campaigns(part_of: Slice, part: Interval) -> Iterator[RawEvent]:
             "modality": "campaign",
             "campaign": str(row.campaign_id),
             "type": str(row.campaign_type),
-            "categories": ", ".join(_words(name) for name in top.get(row.campaign_id, [])),
+            "categories": top.get(str(row.campaign_id), ""),
             "days": int((row.end_date - row.start_date).days),
         }
+
+
+def campaign_categories(tables: Mapping[str, Any], campaigns: Any) -> dict[str, str]:
+    """What the coupons of campaigns are for, as their events' texts say it, by campaign id.
+
+    Args:
+        campaigns: a Series of ids, as the tables have them.
+    """
+    coupons = tables["coupons"]
+    coupons = coupons[coupons.campaign_id.isin(campaigns)].merge(tables["products"], on="product_id")
+    sizes = coupons.groupby(["campaign_id", "product_category"]).size().reset_index(name="size")
+    sizes = sizes.sort_values(["size", "product_category"], ascending=[False, True])
+    top = sizes.groupby("campaign_id").product_category.apply(lambda column: list(column.head(_CAMPAIGN_CATEGORIES)))
+    return {str(campaign): ", ".join(_words(name) for name in names) for campaign, names in top.items()}
 
 
 def _redemptions(part_of: Slice, part: Interval) -> Iterator[RawEvent]:

@@ -6,6 +6,7 @@ An event goes through what it would meet on its way (mapping, validation, text, 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -84,6 +85,25 @@ def accepted(
         if of is None or not isinstance(ts, int):
             continue
         found = rules.validate(to_json(raw), of.topic, 0, offset, ts, ts)
+        if isinstance(found, Event) and found.modality != ERASURE:
+            yield found
+
+
+def accepted_rows(
+    rows: Iterable[tuple[str, bytes]],
+    modalities: Mapping[str, ModalitySettings],
+    mapping: Mapping[str, MappingSettings],
+    ingest: IngestSettings,
+) -> Iterator[Event]:
+    """What ingest makes of messages as a producer would send them; what it would refuse or skip is left out.
+
+    Args:
+        rows: (topic, value), in any order: none is too old. ingest: as configured.
+    """
+    rules = Validator(modalities, ingest, EventClock.of(ingest, modalities, lenient=True), mapping=mapping)
+    now = int(time.time() * 1000)
+    for offset, (topic, value) in enumerate(rows):
+        found = rules.validate(value, topic, 0, offset, now, now)
         if isinstance(found, Event) and found.modality != ERASURE:
             yield found
 

@@ -47,7 +47,8 @@ ROOMS = {
     " store/window",
     "encoder/learning/tasks": "",
     "encoder/learning/baselines": "encoder/learning/tasks store/base",
-    "encoder/learning/evaluation": "encoder/learning/tasks encoder/learning/baselines",
+    "encoder/learning/evaluation": "encoder/learning encoder/learning/tasks encoder/learning/baselines encoder/forward"
+    " encoder/statistics store/base store/records store/window",
     "deploy": "store/base",
     "deploy/settings": "stream encoder/model store/base store/records",
     "deploy/kafka": "stream stream/kafka store/base",
@@ -59,12 +60,16 @@ ROOMS = {
     "deploy/init": "deploy/settings deploy/checks deploy/operate stream stream/events stream/kafka stream/replay"
     " store/base",
     "deploy/demo": "deploy deploy/settings deploy/run deploy/operate stream store",
+    "deploy/learning": "deploy/settings deploy/brokers deploy/demo stream encoder store",
     "deploy/benches/live": "deploy/settings deploy/run deploy/operate stream store",
     "deploy/benches": "deploy deploy/settings deploy/brokers deploy/operate deploy/benches/live stream encoder store",
     "deploy/commands": "deploy deploy/settings deploy/kafka deploy/brokers deploy/run deploy/operate deploy/init"
-    " deploy/demo deploy/benches stream encoder store",
+    " deploy/demo deploy/learning deploy/benches stream encoder store",
 }
-WHOLE = {"deploy/run", "deploy/operate", "deploy/demo", "deploy/benches", "deploy/benches/live", "deploy/commands"}
+WHOLE = {
+    "deploy/run", "deploy/operate", "deploy/demo", "deploy/learning", "deploy/benches", "deploy/benches/live",
+    "deploy/commands",
+}  # fmt: skip
 """These put everything together: where they name another hall, they mean all its rooms."""
 
 # Rules of the domain: bytes, clocks and verdicts in, decisions out.
@@ -86,7 +91,11 @@ PURE = (
     "encoder/forward/chunks.py",
     "encoder/statistics",
     "encoder/learning/tasks",
-    *(f"encoder/learning/{name}.py" for name in ("windows", "baselines/hand_made", "evaluation/statistic_groups")),
+    "encoder/learning/baselines",
+    *(
+        f"encoder/learning/{name}.py"
+        for name in ("windows", "evaluation/statistic_groups", "evaluation/noise", "evaluation/data_set")
+    ),
     *(f"encoder/worker/{name}.py" for name in ("scheduler", "held_users", "turns")),
     "stream/ingest/behind.py",
     "stream/processor/arrivals.py",

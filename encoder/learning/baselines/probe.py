@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,13 @@ from store.base.errors import NotFoundError
 
 MAX_ITERATIONS = 500
 
+Columns = NDArray[np.float32]
+Reader = Callable[[Columns], Doubles]
+"""columns (n, k) → scores, float64 (n,)."""
 
-def logistic(
-    columns: NDArray[np.float32], y: NDArray[np.bool_], split: NDArray[np.int8], *, strength: float
-) -> Doubles:
-    """Scores (log odds) of all rows, float64 (n,), of a regression fitted on the rows of training alone.
+
+def fit_logistic(columns: Columns, y: NDArray[np.bool_], split: NDArray[np.int8], *, strength: float) -> Reader:
+    """A regression fitted on the rows of training alone; its scores are log odds.
 
     Args:
         columns: (n, k), finite. y: (n,). split: (n,), of `Split`. strength: C, the inverse of regularisation.
@@ -28,13 +31,23 @@ def logistic(
     """
     linear, scaler = sklearn()
     fitted = split == Split.TRAIN
-    scale = scaler().fit(columns[fitted].astype(np.float64))
+    own = columns[fitted].astype(np.float64)
+    scale = scaler().fit(own)
     model = linear(C=strength, max_iter=MAX_ITERATIONS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the bound on iterations is the reference's
-        model.fit(scale.transform(columns[fitted].astype(np.float64)), y[fitted])
-    scores: Doubles = model.decision_function(scale.transform(columns.astype(np.float64)))
-    return scores
+        model.fit(scale.transform(own), y[fitted])
+
+    def read(columns: Columns) -> Doubles:
+        scores: Doubles = model.decision_function(scale.transform(columns.astype(np.float64)))
+        return scores
+
+    return read
+
+
+def logistic(columns: Columns, y: NDArray[np.bool_], split: NDArray[np.int8], *, strength: float) -> Doubles:
+    """Scores of all rows, as `fit_logistic` reads them."""
+    return fit_logistic(columns, y, split, strength=strength)(columns)
 
 
 def sklearn() -> tuple[Any, Any]:

@@ -22,6 +22,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from encoder.learning.tasks import questions as asking
+from encoder.learning.tasks.questions import Question
 from encoder.learning.tasks.rows import Split, TaskRows
 
 ZONE: Final = "America/New_York"
@@ -39,6 +41,15 @@ CAMPAIGN_STARTS: Final[Mapping[Split, range]] = {
     Split.TEST: range(240, 345),
 }
 TASKS: Final = ("redeem", "redeem_live", "campaign_response", "any_coupon", "churn", "churn_regulars", "spend_drop")
+QUESTIONS: Final[Mapping[str, Question]] = {
+    "redeem": asking.REDEEM,
+    "redeem_live": asking.REDEEM_LIVE,
+    "any_coupon": asking.ANY_COUPON,
+    "churn": asking.CHURN,
+    "churn_regulars": asking.CHURN,
+    "spend_drop": asking.SPEND_DROP,
+}
+"""Of a campaign's response each campaign has its own."""
 
 _DAYS = 366
 _REGULAR_BASKETS = 4
@@ -57,7 +68,8 @@ class _Panel:
     coupon_lines: Days
     redemptions: Days
     campaigns: Any
-    """One row per campaign received: who (a household's place), campaign_id, type (its place), start, end (days), y."""
+    """One row per campaign received: who (a household's place), campaign_id, campaign and type (their places), start and
+    end (days), y."""
 
 
 def midnight(day: int) -> int:
@@ -111,6 +123,28 @@ def tasks(tables: Mapping[str, Any]) -> tuple[list[int], list[TaskRows]]:
     return panel.households, made
 
 
+def questions(tables: Mapping[str, Any], categories: Mapping[str, str]) -> list[Question]:
+    """The questions to which the rows' `asks` point: those of `QUESTIONS`, each once, then one per campaign.
+
+    Args:
+        categories: by campaign id, what its coupons are for, as its event's text says it.
+    """
+    described = {str(row.campaign_id): row for row in tables["campaign_descriptions"].itertuples()}
+    found = [
+        asking.campaign(str(row.campaign_type), categories.get(name, ""), int((row.end_date - row.start_date).days))
+        for name, row in sorted(described.items())
+    ]
+    return [*_fixed(), *found]
+
+
+def _fixed() -> list[Question]:
+    return list(dict.fromkeys(QUESTIONS.values()))
+
+
+def _campaign_names(tables: Mapping[str, Any]) -> list[str]:
+    return sorted(tables["campaign_descriptions"].campaign_id.astype(str).unique())
+
+
 def _panel(tables: Mapping[str, Any]) -> _Panel:
     import pandas as pd
 
@@ -140,7 +174,9 @@ def _received(tables: Mapping[str, Any], place: Mapping[int, int], responded: se
     sent = sent[sent.household_id.astype(int).isin(place)]
     who = sent.household_id.astype(int).map(place).to_numpy()
     names = sent.campaign_id.astype(str)
+    place_of = {name: i for i, name in enumerate(_campaign_names(tables))}
     return sent.assign(
+        campaign=names.map(place_of).to_numpy(),
         who=who,
         start=calendar_days(sent.start_date),
         end=calendar_days(sent.end_date),
@@ -207,8 +243,16 @@ def _snapshots(
             now.append(np.full(len(who), midnight(day), np.int64))
             y.append(answer(day)[who])
             split.append(np.full(len(who), part, np.int8))
-    nothing = np.zeros((sum(map(len, users)), 0), np.float32)
-    return TaskRows(name, np.concatenate(users), np.concatenate(now), np.concatenate(y), np.concatenate(split), nothing)
+    rows = sum(map(len, users))
+    return TaskRows(
+        name,
+        np.concatenate(users),
+        np.concatenate(now),
+        np.concatenate(y),
+        np.concatenate(split),
+        np.zeros((rows, 0), np.float32),
+        asks=np.full(rows, _fixed().index(QUESTIONS[name]), np.int64),
+    )
 
 
 def _responses(panel: _Panel) -> TaskRows:
@@ -226,4 +270,5 @@ def _responses(panel: _Panel) -> TaskRows:
         np.stack([sent.type, sent.end - sent.start], axis=1).astype(np.float32),
         ("type", "days"),
         includes_now=True,
+        asks=len(_fixed()) + sent.campaign.to_numpy(np.int64),
     )

@@ -10,8 +10,8 @@ import pytest
 
 from deploy import cli
 from deploy.commands.evaluate import write
-from encoder.learning.evaluation.evaluate import Method, Table
 from encoder.learning.evaluation.statistic_groups import GROUPS
+from encoder.learning.evaluation.table import Method, Table
 from encoder.learning.moments import Stand
 from encoder.learning.tasks.complete_journey import TASKS
 from encoder.learning.tasks.scores import Interval

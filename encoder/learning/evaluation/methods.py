@@ -1,0 +1,155 @@
+"""The methods by name: what each reads, what reads it, and the table that they make together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from typing import Final
+
+import numpy as np
+
+from encoder.forward.user_encoder import UserEncoder
+from encoder.learning.baselines.hand_made import logs
+from encoder.learning.evaluation.columns import Gatherer, Statistics, TextPool, gather
+from encoder.learning.evaluation.data_set import DataSet
+from encoder.learning.evaluation.evaluation import Evaluation, Source, joined, shared
+from encoder.learning.evaluation.model_vectors import ModelVectors
+from encoder.learning.evaluation.table import Method, Table
+from encoder.learning.moments import Moments, moments
+from encoder.learning.tasks.rows import TaskRows
+
+Show = Callable[[float, str], object]
+
+
+class Name(StrEnum):
+    """Methods, in the table's order."""
+
+    LIGHTGBM = "lightgbm"
+    LIGHTGBM_LONG = "lightgbm_long"
+    LOGISTIC = "logistic"
+    STATISTICS = "statistics"
+    TEXT_POOL = "text_pool"
+    RANDOM = "random"
+    STATIC = "static"
+    QUERY = "query"
+    ZERO_SHOT = "zero_shot"
+    STACKED = "stacked"
+
+
+OF_A_CHECKPOINT: Final = (Name.STATIC, Name.QUERY, Name.ZERO_SHOT, Name.STACKED)
+"""These need one; `random` is the model as seeded."""
+
+_BOOSTED: Final = (Name.LIGHTGBM, Name.LIGHTGBM_LONG, Name.STACKED)
+_COMPARED: Final = (
+    (Name.QUERY, Name.LIGHTGBM),
+    (Name.QUERY, Name.LIGHTGBM_LONG),
+    (Name.QUERY, Name.STATISTICS),
+    (Name.QUERY, Name.TEXT_POOL),
+    (Name.QUERY, Name.RANDOM),
+    (Name.QUERY, Name.STATIC),
+    (Name.ZERO_SHOT, Name.LIGHTGBM),
+    (Name.STACKED, Name.LIGHTGBM_LONG),
+    (Name.LIGHTGBM_LONG, Name.LIGHTGBM),
+    (Name.STATISTICS, Name.LIGHTGBM),
+    (Name.LOGISTIC, Name.LIGHTGBM),
+    (Name.RANDOM, Name.TEXT_POOL),
+)
+"""Differences that are worth an interval."""
+
+
+def available(data: DataSet, *, trained: bool) -> list[Name]:
+    """Methods that this data set and model have."""
+    lacking = {*(() if "long" in data.hand_made else (Name.LIGHTGBM_LONG,)), *(() if trained else OF_A_CHECKPOINT)}
+    return [name for name in Name if name not in lacking]
+
+
+class Methods:
+    """Some methods on one data set. trained: the checkpoint's; seeded: the same model without it."""
+
+    def __init__(
+        self,
+        data: DataSet,
+        wanted: Sequence[Name],
+        *,
+        trained: UserEncoder | None,
+        seeded: UserEncoder | None,
+    ) -> None:
+        self._data, self._wanted = data, wanted
+        self._trained, self._seeded = trained, seeded
+        self._evaluation = Evaluation(data.tasks)
+
+    def table(self, show: Show) -> Table:
+        """Everything fitted and judged; what was fitted stays in the methods, for `again`."""
+        sources = self._sources(self._data, self._data.tasks, lambda done, text: show(0.6 * done, text))
+        table = Table([task.name for task in self._data.tasks], {})
+        for i, name in enumerate(self._wanted):
+            show(0.6 + 0.35 * i / len(self._wanted), f"fitting {name}")
+            table.methods[name] = self._fitted(name, sources[name])
+        for one, other in _COMPARED:
+            if one in table.methods and other in table.methods:
+                show(0.95, f"how sure: {one} - {other}")
+                first, second = table.methods[one], table.methods[other]
+                table.differences[one, other] = self._evaluation.difference(first, second)
+        return table
+
+    def again(
+        self, table: Table, data: DataSet, tasks: Sequence[TaskRows], show: Show = lambda done, text: None
+    ) -> dict[str, Method]:
+        """The table's methods as they were fitted, on rows of test that are seen in another way, by name."""
+        sources = self._sources(data, tasks, show)
+        return {name: self._evaluation.again(table.methods[name], tasks, sources[name]) for name in self._wanted}
+
+    def _fitted(self, name: Name, source: Source) -> Method:
+        if name is Name.ZERO_SHOT:
+            return self._evaluation.cosine(source)
+        return self._evaluation.boost(source) if name in _BOOSTED else self._evaluation.choose(source)
+
+    def _sources(self, data: DataSet, tasks: Sequence[TaskRows], show: Show) -> Mapping[Name, Source]:
+        asked = moments(tasks)
+        sources = self._of_hand_made(data, asked, show)
+        gatherers: list[Gatherer] = []
+        found_by: list[Callable[[], dict[Name, Source]]] = []
+        if Name.STATISTICS in self._wanted:
+            counted = Statistics(data.windows, len(asked.users), data.zone)
+            gatherers.append(counted)
+            found_by.append(lambda: {Name.STATISTICS: shared(counted.columns, asked.place)})
+        if Name.TEXT_POOL in self._wanted:
+            pooled = TextPool(data.windows, len(asked.users))
+            gatherers.append(pooled)
+            found_by.append(lambda: {Name.TEXT_POOL: shared(pooled.columns, asked.place)})
+        if Name.RANDOM in self._wanted and self._seeded is not None:
+            random = ModelVectors(self._seeded, tasks, asked, data.questions, general=False)
+            gatherers.append(random)
+            found_by.append(lambda: {Name.RANDOM: random.of})
+        if self._trained is not None and any(name in OF_A_CHECKPOINT for name in self._wanted):
+            vectors = ModelVectors(self._trained, tasks, asked, data.questions, general=Name.STATIC in self._wanted)
+            gatherers.append(vectors)
+            found_by.append(lambda: self._of_vectors(vectors, asked, sources))
+        if gatherers:
+            gather(data.windows, asked, gatherers, lambda done, of: show(done / of, f"{done:,} of {of:,} windows"))
+        for found in found_by:
+            sources |= found()
+        return sources
+
+    def _of_hand_made(self, data: DataSet, asked: Moments, show: Show) -> dict[Name, Source]:
+        if not {*_BOOSTED, Name.LOGISTIC} & {*self._wanted}:
+            return {}
+        show(0.0, "counting hand-made features")
+        base = data.hand_made["base"](asked)
+        sources = {
+            Name.LIGHTGBM: shared(base.astype(np.float32), asked.place),
+            Name.LOGISTIC: shared(logs(base), asked.place),
+        }
+        if Name.LIGHTGBM_LONG in self._wanted:
+            long = data.hand_made["long"](asked).astype(np.float32)
+            sources[Name.LIGHTGBM_LONG] = joined(sources[Name.LIGHTGBM], shared(long, asked.place))
+        return sources
+
+    @staticmethod
+    def _of_vectors(vectors: ModelVectors, asked: Moments, made: Mapping[Name, Source]) -> dict[Name, Source]:
+        found: dict[Name, Source] = {Name.QUERY: vectors.of, Name.ZERO_SHOT: vectors.zero_shot}
+        if vectors.general is not None:
+            found[Name.STATIC] = shared(vectors.general, asked.place)
+        if Name.LIGHTGBM in made:
+            found[Name.STACKED] = joined(made[Name.LIGHTGBM], vectors.of)
+        return found

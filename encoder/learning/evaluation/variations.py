@@ -1,0 +1,53 @@
+"""What was fitted, read again where something is otherwise: vectors that are old, histories with others' events."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from encoder.learning.evaluation.data_set import DataSet
+from encoder.learning.evaluation.methods import Methods, Show
+from encoder.learning.evaluation.table import Method, Table
+from encoder.learning.tasks.rows import Split
+
+AGES_DAYS: Final = (0, 1, 7, 28)
+SHARES: Final = (0.0, 0.1, 0.3, 0.5)
+
+Series = dict[str, dict[str, Method]]
+"""By method, then by step."""
+
+_DAY_MS = 86_400_000
+
+
+def freshness(methods: Methods, table: Table, data: DataSet, show: Show) -> Series:
+    """By age in days: the same rows of test from what was known so much earlier, by what was fitted on fresh ones.
+
+    Of tasks that ask at a chosen time; those that ask as something happens have no earlier.
+    """
+    test = [task for task in data.tasks if not task.includes_now]
+    found: Series = {}
+    for i, age in enumerate(AGES_DAYS):
+        aged = [task.only(task.split == Split.TEST, earlier_ms=age * _DAY_MS) for task in test]
+        _add(found, str(age), methods.again(table, data, aged, _part(show, i, len(AGES_DAYS), f"{age} days old")))
+    return found
+
+
+def noise(methods: Methods, table: Table, data: DataSet, show: Show) -> Series:
+    """By share: the rows of test, read by what was fitted on clean ones, with so many of another user's moments in each
+    history. Nothing where the data set has no such histories."""
+    found: Series = {}
+    if data.noisy is None:
+        return found
+    test = [task.only(task.split == Split.TEST) for task in data.tasks]
+    for i, share in enumerate(SHARES):
+        mixed = data.noisy(share) if share else data
+        _add(found, f"{share:g}", methods.again(table, mixed, test, _part(show, i, len(SHARES), f"{share:.0%} noise")))
+    return found
+
+
+def _add(found: Series, step: str, by_method: dict[str, Method]) -> None:
+    for name, method in by_method.items():
+        found.setdefault(name, {})[step] = method
+
+
+def _part(show: Show, i: int, of: int, what: str) -> Show:
+    return lambda done, text: show((i + done) / of, f"{what}: {text}")
