@@ -92,10 +92,8 @@ PURE = (
     "encoder/statistics",
     "encoder/learning/tasks",
     "encoder/learning/baselines",
-    *(
-        f"encoder/learning/{name}.py"
-        for name in ("windows", "evaluation/statistic_groups", "evaluation/noise", "evaluation/data_set")
-    ),
+    "encoder/learning/windows.py",
+    *(f"encoder/learning/evaluation/{name}.py" for name in ("statistic_groups", "noise", "data_set")),
     *(f"encoder/worker/{name}.py" for name in ("scheduler", "held_users", "turns")),
     "stream/ingest/behind.py",
     "stream/processor/arrivals.py",

@@ -44,7 +44,8 @@ def fit_boosted(columns: Columns, y: NDArray[np.bool_], split: NDArray[np.int8],
     model.fit(
         columns[train],
         y[train],
-        eval_set=[(columns[validation], y[validation])],
+        eval_X=columns[validation],
+        eval_y=y[validation],
         eval_metric="auc",
         callbacks=[trees.early_stopping(PATIENCE, verbose=False)],
     )

@@ -57,12 +57,13 @@ class RecencyFrequencyMoney:
         np.maximum.at(newest, made.who[orders], made.ts[orders].astype(np.float64))
         np.minimum.at(oldest, made.who[orders], made.ts[orders].astype(np.float64))
         n, total = self._sum(orders, None), self._sum(orders, made.value)
+        gaps = np.where(n > 1, n - 1, np.nan)
         with np.errstate(divide="ignore", invalid="ignore"):
             mean = total / n
             apart = np.where(orders, made.value - mean[made.who], 0.0)
-            deviation = np.sqrt(self._sum(orders, apart**2) / (n - 1))
+            deviation = np.sqrt(self._sum(orders, apart**2) / gaps)
             recency, age = (shop_ms - newest) / _DAY_MS, (shop_ms - oldest) / _DAY_MS
-            gap = (age - recency) / (n - 1)
+            gap = (age - recency) / gaps
             found = np.stack([recency, age, mean, deviation, gap, recency / gap], axis=1)
         return np.where(np.isfinite(found), found, np.nan)
 

@@ -68,7 +68,7 @@ class _Panel:
     coupon_lines: Days
     redemptions: Days
     campaigns: Any
-    """One row per campaign received: who (a household's place), campaign_id, campaign and type (their places), start and
+    """One row per campaign received: who (a household's place), campaign_id, campaign and type (their places), start,
     end (days), y."""
 
 

@@ -17,9 +17,23 @@ from encoder.learning.tasks.complete_journey import TASKS
 from encoder.learning.tasks.scores import Interval
 
 
-def test_without_something_to_evaluate_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["evaluate"]) == 2
-    assert "--statistics" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--methods", "lightgbm,gru"], "there is no method 'gru'"),
+        (["--ablation"], "add --statistics"),
+        (["--statistics", "--data", "online_retail"], "--methods statistics"),
+    ],
+)
+def test_what_it_cannot_do_it_says_at_once(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["evaluate", *words]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_data_set_that_is_not_here_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("lightgbm")
+    assert cli.run(["evaluate", "--data", "online_retail", "--file", str(tmp_path / "none.parquet")]) == 0
+    assert "none.parquet is not there" in capsys.readouterr().err
 
 
 def test_what_would_fail_at_the_end_fails_at_once(

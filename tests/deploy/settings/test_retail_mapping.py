@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from datetime import UTC, datetime
+from importlib import resources
 from itertools import islice
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -24,33 +25,13 @@ from stream.replay.replay import Router
 
 FILES = [folder / "shared" / "data" / "online_retail" / "online_retail.parquet" for folder in Path(__file__).parents]
 FILE = next((file for file in FILES if file.exists()), None)
-TOML = """
-[modalities.line]
-topic = "retail"
-text = "{Description} to {Country}"
-numbers = ["Quantity", "UnitPrice"]
-
-[mapping.retail]
-user_id = "CustomerID"
-user_id_integers = true
-ts = "InvoiceDate"
-ts_unit = "s"
-ts_local = true
-ts_zone = "Europe/London"
-event_id = ["InvoiceNo", "StockCode", "Quantity", "UnitPrice", "InvoiceDate"]
-skip_without_user = true
-
-[ingest]
-clock = "stream"
-"""
 NOW = 1_763_719_200_000
 EVERY = 7
 
 
 @pytest.mark.skipif(FILE is None, reason="the data set is not here: shared/data/online_retail/")
-def test_online_retail_needs_no_script(tmp_path: Path) -> None:
-    (tmp_path / "retail.toml").write_text(TOML)
-    settings = load(tmp_path / "retail.toml")
+def test_online_retail_needs_no_script() -> None:
+    settings = load(Path(str(resources.files("deploy") / "examples" / "online_retail.toml")))
     clock = EventClock.of(settings.ingest, settings.modalities, lenient=True)
     rules = Validator(settings.modalities, settings.ingest, clock, mapping=settings.mapping)
     router = Router(settings.modalities, "dead", settings.mapping)
