@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from encoder.forward.user_encoder import UserEncoder
     from encoder.learning.evaluation.data_set import DataSet
     from encoder.learning.evaluation.methods import Name
-    from encoder.learning.evaluation.table import Table
+    from encoder.learning.evaluation.table import Method, Table
 
     Show = Callable[[float, str], object]
 
@@ -28,7 +29,10 @@ def evaluate(
         Literal["completejourney", "online_retail"], Parameter(help="Data set with tasks and a split by time.")
     ] = "completejourney",
     file: Annotated[Path | None, Parameter(help="online_retail: the public table, as Parquet.")] = None,
-    checkpoint: Annotated[Path | None, Parameter(help="Directory of a checkpoint; default: the preset's.")] = None,
+    checkpoint: Annotated[
+        list[Path] | None,
+        Parameter(help="Directory of a checkpoint; default: the preset's. More of them: other seeds of the same."),
+    ] = None,
     methods: Annotated[
         str, Parameter(help="Some of them, with commas between; default: all that the data set and the model have.")
     ] = "",
@@ -77,7 +81,7 @@ def evaluate(
 
             table = table_of_statistics(bar.update, ablation=ablation)
         else:
-            table = _table(data, file, checkpoint, wanted, bar.update, freshness=freshness, noise=noise)
+            table = _table(data, file, checkpoint or [], wanted, bar.update, freshness=freshness, noise=noise)
     seconds = time.monotonic() - begun
     if json != "-":
         write(table)
@@ -103,9 +107,19 @@ def write(table: Table) -> None:
     ]
     output.write_table(["difference", *table.tasks, "mean"], rows, title="95 % of household bootstraps")
     for what, by_method in table.series.items():
-        steps = list(next(iter(by_method.values())))
+        steps = list(next(iter(by_method.values()), {}))
         rows = [[name, *(f"{found[step].mean_auc:.4f}" for step in steps)] for name, found in by_method.items()]
+        if what == "seeds":
+            steps = [*steps, "mean", "deviation"]
+            rows = [[*row, *_spread(found)] for row, found in zip(rows, by_method.values(), strict=True)]
         output.write_table(["method", *steps], rows, title=f"{what}: mean AUC", right=steps)
+
+
+def _spread(found: Mapping[str, Method]) -> list[str]:
+    from statistics import mean, stdev
+
+    values = [method.mean_auc for method in found.values()]
+    return [f"{mean(values):.4f}", f"{stdev(values):.4f}"]
 
 
 def _interval(low: float, high: float) -> str:
@@ -127,7 +141,7 @@ def _names(methods: str) -> list[Name]:
 def _table(
     data: str,
     file: Path | None,
-    checkpoint: Path | None,
+    checkpoints: Sequence[Path],
     wanted: Sequence[Name],
     show: Show,
     *,
@@ -140,24 +154,32 @@ def _table(
 
     settings, made = _load(data, file, lambda done, text: show(_READING * done, text))
     show(_READING, "loading the model")
-    trained, seeded = _encoders(settings, made, checkpoint)
-    known = available(made, trained=trained is not None)
+    of_model = partial(_encoder, settings, made)
+    trained, seeded = of_model(next(iter(checkpoints), settings.model.checkpoint)), of_model(None)
+    known = available(made, trained=trained is not None and trained.card is not None)
     if lacking := [name for name in wanted if name not in known]:
-        output.note(f"left out: {', '.join(lacking)}; {_why(trained)}")
-    elif trained is None:
+        output.note(f"left out: {', '.join(lacking)}, which need a checkpoint or features that are not here")
+    elif trained.card is None:
         output.note("no checkpoint: the model is untrained, and only `random` is judged of it")
     methods = Methods(made, [name for name in wanted or known if name in known], trained=trained, seeded=seeded)
-    left = 1.0 if not (freshness or noise) else 0.5
-    table = methods.table(lambda done, text: show(_READING + (left - _READING) * done, text))
+    parts = iter(range(1, 5))
+    of = 1 + freshness + noise + (len(checkpoints) > 1)
+
+    def part() -> Show:
+        begin = _READING + (1 - _READING) * (next(parts) - 1) / of
+        return lambda done, text: show(begin + (1 - _READING) * done / of, text)
+
+    table = methods.table(part())
+    if len(checkpoints) > 1:
+        encoders = {str(path): of_model(path) for path in checkpoints[1:]}
+        table.series["seeds"] = variations.seeds(methods, table, str(checkpoints[0]), encoders, part())
     if freshness:
-        table.series["freshness"] = variations.freshness(methods, table, made, lambda d, text: show(0.5 + d / 4, text))
-    if noise:
-        table.series["noise"] = variations.noise(methods, table, made, lambda d, text: show(0.75 + d / 4, text))
+        table.series["freshness"] = variations.freshness(methods, table, part())
+    if noise and made.noisy is None:
+        output.note(f"--noise is not for {data}")
+    elif noise:
+        table.series["noise"] = variations.noise(methods, table, part())
     return table
-
-
-def _why(trained: UserEncoder | None) -> str:
-    return "the data set has no such features" if trained else "there is no checkpoint, or no such features here"
 
 
 def _load(data: str, file: Path | None, show: Show) -> tuple[Settings, DataSet]:
@@ -172,20 +194,12 @@ def _load(data: str, file: Path | None, show: Show) -> tuple[Settings, DataSet]:
     return settings, online_retail.load_data_set(settings, file or Path(), show)
 
 
-def _encoders(settings: Settings, made: DataSet, checkpoint: Path | None) -> tuple[UserEncoder | None, UserEncoder]:
-    """(with the checkpoint, None where there is none; as seeded)."""
+def _encoder(settings: Settings, made: DataSet, checkpoint: Path | None) -> UserEncoder:
+    """The model with a checkpoint; None = as seeded."""
     import os
 
     from encoder.forward.user_encoder import UserEncoder
-    from encoder.model.query_vectors import QueryVectors
 
     # the machine is ours while it lasts, and pages would never be read again
-    own = settings.model.model_copy(update={"threads": settings.model.threads or os.cpu_count(), "kv_pool_bytes": 0})
-    if checkpoint is not None:
-        own = own.model_copy(update={"checkpoint": checkpoint})
-    dim, queries = made.windows.history.dim, QueryVectors()
-
-    def encoder(checkpoint: Path | None) -> UserEncoder:
-        return UserEncoder(own.model_copy(update={"checkpoint": checkpoint}), settings.modalities, {}, dim, queries)
-
-    return None if own.checkpoint is None else encoder(own.checkpoint), encoder(None)
+    own = {"threads": settings.model.threads or os.cpu_count(), "kv_pool_bytes": 0, "checkpoint": checkpoint}
+    return UserEncoder(settings.model.model_copy(update=own), settings.modalities, {}, made.windows.history.dim)

@@ -37,9 +37,10 @@ class Evaluation:
         self.tasks = tasks
         self._users = 1 + max(int(task.users.max()) for task in tasks)
 
-    def choose(self, source: Source) -> Method:
-        """As `fit`, with the strength of the probe that validation prefers."""
-        return max((self.fit(source, strength) for strength in STRENGTHS), key=lambda method: method.validation)
+    def choose(self, source: Source, strengths: Sequence[float] = STRENGTHS) -> Method:
+        """A probe per task, all of the strength that validation prefers."""
+        found = self._probes(source, strengths)
+        return max(found.values(), key=lambda method: method.validation)
 
     def fit(self, source: Source, strength: float, *, kept: NDArray[np.bool_] | None = None) -> Method:
         """A probe per task.
@@ -47,11 +48,7 @@ class Evaluation:
         Args:
             strength: C of the probe. kept: bool (k,), which columns; None = all.
         """
-
-        def fitted(task: TaskRows, columns: Columns) -> Reader:
-            return fit_logistic(columns, task.y, task.split, strength=strength)
-
-        return self._read("logistic", source if kept is None else _only(source, kept), fitted, strength)
+        return self._probes(source if kept is None else _only(source, kept), (strength,))[strength]
 
     def boost(self, source: Source) -> Method:
         """Trees per task; columns may be NaN."""
@@ -79,21 +76,32 @@ class Evaluation:
         asked = {task.name: Asked(task.users[test[task.name]], task.y[test[task.name]]) for task in self.tasks}
         return difference_of_means(asked, one.scores, other.scores, users=self._users)
 
-    def _read(
-        self, name: str, source: Source, fitted: Callable[[TaskRows, Columns], Reader], strength: float | None = None
-    ) -> Method:
-        method, of_validation = Method(0, strength, reader=name), []
+    def _probes(self, source: Source, strengths: Sequence[float]) -> dict[float, Method]:
+        methods = {strength: Method(0, strength) for strength in strengths}
         for task in self.tasks:
             own = source(task.name)
-            method.columns = own.shape[1]
             columns = _beside(own, task)
-            reader = method.readers[task.name] = fitted(task, columns)
-            scores = reader(columns)
-            test, validation = task.split == Split.TEST, task.split == Split.VALIDATION
-            _judge(method, task.name, scores[test], task.y[test])
-            of_validation.append(auc(scores[validation], task.y[validation]))
-        method.validation = float(np.mean(of_validation))
+            for strength, reader in fit_logistic(columns, task.y, task.split, strengths=strengths).items():
+                _add(methods[strength], task, own.shape[1], columns, reader)
+        return methods
+
+    def _read(self, name: str, source: Source, fitted: Callable[[TaskRows, Columns], Reader]) -> Method:
+        method = Method(0, reader=name)
+        for task in self.tasks:
+            own = source(task.name)
+            columns = _beside(own, task)
+            _add(method, task, own.shape[1], columns, fitted(task, columns))
         return method
+
+
+def _add(method: Method, task: TaskRows, own: int, columns: Columns, reader: Reader) -> None:
+    """A task to a method. own: how many columns are the method's, without what the question says."""
+    method.columns = own
+    method.readers[task.name] = reader
+    scores = reader(columns)
+    test, validation = task.split == Split.TEST, task.split == Split.VALIDATION
+    _judge(method, task.name, scores[test], task.y[test])
+    method.of_validation[task.name] = auc(scores[validation], task.y[validation])
 
 
 def _judge(method: Method, task: str, scores: Doubles, y: NDArray[np.bool_]) -> None:

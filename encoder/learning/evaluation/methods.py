@@ -74,16 +74,16 @@ class Methods:
         trained: UserEncoder | None,
         seeded: UserEncoder | None,
     ) -> None:
-        self._data, self._wanted = data, wanted
+        self.data, self.wanted = data, wanted
         self._trained, self._seeded = trained, seeded
         self._evaluation = Evaluation(data.tasks)
 
     def table(self, show: Show) -> Table:
         """Everything fitted and judged; what was fitted stays in the methods, for `again`."""
-        sources = self._sources(self._data, self._data.tasks, lambda done, text: show(0.6 * done, text))
-        table = Table([task.name for task in self._data.tasks], {})
-        for i, name in enumerate(self._wanted):
-            show(0.6 + 0.35 * i / len(self._wanted), f"fitting {name}")
+        sources = self._sources(self.data, self.data.tasks, lambda done, text: show(0.6 * done, text))
+        table = Table([task.name for task in self.data.tasks], {})
+        for i, name in enumerate(self.wanted):
+            show(0.6 + 0.35 * i / len(self.wanted), f"fitting {name}")
             table.methods[name] = self._fitted(name, sources[name])
         for one, other in _COMPARED:
             if one in table.methods and other in table.methods:
@@ -92,12 +92,18 @@ class Methods:
                 table.differences[one, other] = self._evaluation.difference(first, second)
         return table
 
+    def of_encoder(self, trained: UserEncoder) -> Methods:
+        """The same methods of another checkpoint, of those that need one."""
+        own = [name for name in self.wanted if name in OF_A_CHECKPOINT]
+        return Methods(self.data, own, trained=trained, seeded=None)
+
     def again(
         self, table: Table, data: DataSet, tasks: Sequence[TaskRows], show: Show = lambda done, text: None
     ) -> dict[str, Method]:
         """The table's methods as they were fitted, on rows of test that are seen in another way, by name."""
         sources = self._sources(data, tasks, show)
-        return {name: self._evaluation.again(table.methods[name], tasks, sources[name]) for name in self._wanted}
+        judged = self._evaluation
+        return {name: judged.again(table.methods[name], tasks, sources[name]) for name in self.wanted}
 
     def _fitted(self, name: Name, source: Source) -> Method:
         if name is Name.ZERO_SHOT:
@@ -109,20 +115,20 @@ class Methods:
         sources = self._of_hand_made(data, asked, show)
         gatherers: list[Gatherer] = []
         found_by: list[Callable[[], dict[Name, Source]]] = []
-        if Name.STATISTICS in self._wanted:
+        if Name.STATISTICS in self.wanted:
             counted = Statistics(data.windows, len(asked.users), data.zone)
             gatherers.append(counted)
             found_by.append(lambda: {Name.STATISTICS: shared(counted.columns, asked.place)})
-        if Name.TEXT_POOL in self._wanted:
+        if Name.TEXT_POOL in self.wanted:
             pooled = TextPool(data.windows, len(asked.users))
             gatherers.append(pooled)
             found_by.append(lambda: {Name.TEXT_POOL: shared(pooled.columns, asked.place)})
-        if Name.RANDOM in self._wanted and self._seeded is not None:
+        if Name.RANDOM in self.wanted and self._seeded is not None:
             random = ModelVectors(self._seeded, tasks, asked, data.questions, general=False)
             gatherers.append(random)
             found_by.append(lambda: {Name.RANDOM: random.of})
-        if self._trained is not None and any(name in OF_A_CHECKPOINT for name in self._wanted):
-            vectors = ModelVectors(self._trained, tasks, asked, data.questions, general=Name.STATIC in self._wanted)
+        if self._trained is not None and any(name in OF_A_CHECKPOINT for name in self.wanted):
+            vectors = ModelVectors(self._trained, tasks, asked, data.questions, general=Name.STATIC in self.wanted)
             gatherers.append(vectors)
             found_by.append(lambda: self._of_vectors(vectors, asked, sources))
         if gatherers:
@@ -132,7 +138,7 @@ class Methods:
         return sources
 
     def _of_hand_made(self, data: DataSet, asked: Moments, show: Show) -> dict[Name, Source]:
-        if not {*_BOOSTED, Name.LOGISTIC} & {*self._wanted}:
+        if not {*_BOOSTED, Name.LOGISTIC} & {*self.wanted}:
             return {}
         show(0.0, "counting hand-made features")
         base = data.hand_made["base"](asked)
@@ -140,7 +146,7 @@ class Methods:
             Name.LIGHTGBM: shared(base.astype(np.float32), asked.place),
             Name.LOGISTIC: shared(logs(base), asked.place),
         }
-        if Name.LIGHTGBM_LONG in self._wanted:
+        if Name.LIGHTGBM_LONG in self.wanted:
             long = data.hand_made["long"](asked).astype(np.float32)
             sources[Name.LIGHTGBM_LONG] = joined(sources[Name.LIGHTGBM], shared(long, asked.place))
         return sources

@@ -13,7 +13,7 @@ from encoder.learning.tasks.scores import Doubles, Interval
 
 @dataclass(slots=True)
 class Method:
-    """What one method reached. auc, ks: on test rows, per task. validation: mean AUC of validation rows.
+    """What one method reached. auc, ks: on test rows, per task. of_validation: AUC of validation rows.
 
     columns: how many it reads. reader: what reads them. strength: C of a probe. scores: of test rows, per task.
     readers: what was fitted, per task.
@@ -23,10 +23,15 @@ class Method:
     strength: float | None = None
     auc: dict[str, float] = field(default_factory=dict)
     ks: dict[str, float] = field(default_factory=dict)
-    validation: float = float("nan")
+    of_validation: dict[str, float] = field(default_factory=dict)
     scores: dict[str, Doubles] = field(default_factory=dict)
     reader: str = "logistic"
     readers: dict[str, Reader] = field(default_factory=dict)
+
+    @property
+    def validation(self) -> float:
+        """Mean AUC of validation rows, by which a strength is chosen; NaN where they were not read."""
+        return float(np.mean(list(self.of_validation.values()))) if self.of_validation else float("nan")
 
     @property
     def mean_auc(self) -> float:
@@ -37,6 +42,10 @@ class Method:
     def mean_ks(self) -> float:
         """Over the tasks."""
         return float(np.mean(list(self.ks.values())))
+
+    def of_task(self, task: str) -> dict[str, float | None]:
+        """For --json."""
+        return {"auc": self.auc[task], "ks": self.ks[task], "validation_auc": self.of_validation.get(task)}
 
     def summary(self) -> dict[str, Any]:
         """Of the whole, for --json."""
@@ -64,10 +73,7 @@ class Table:
     def to_dict(self) -> dict[str, Any]:
         """For --json: `tasks.{task}.{method}`, `mean.{method}`, `differences.{one - other}.{task}`; see docs/cli.md."""
         return {
-            "tasks": {
-                task: {name: {"auc": m.auc[task], "ks": m.ks[task]} for name, m in self.methods.items()}
-                for task in self.tasks
-            },
+            "tasks": {task: {name: m.of_task(task) for name, m in self.methods.items()} for task in self.tasks},
             "mean": {name: method.summary() for name, method in self.methods.items()},
             "differences": {
                 f"{one} - {other}": {task: list(interval) for task, interval in found.items()}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
-from encoder.learning.evaluation.data_set import DataSet
-from encoder.learning.evaluation.methods import Methods, Show
+from encoder.forward.user_encoder import UserEncoder
+from encoder.learning.evaluation.methods import OF_A_CHECKPOINT, Methods, Show
 from encoder.learning.evaluation.table import Method, Table
 from encoder.learning.tasks.rows import Split
 
@@ -18,22 +19,24 @@ Series = dict[str, dict[str, Method]]
 _DAY_MS = 86_400_000
 
 
-def freshness(methods: Methods, table: Table, data: DataSet, show: Show) -> Series:
+def freshness(methods: Methods, table: Table, show: Show) -> Series:
     """By age in days: the same rows of test from what was known so much earlier, by what was fitted on fresh ones.
 
     Of tasks that ask at a chosen time; those that ask as something happens have no earlier.
     """
-    test = [task for task in data.tasks if not task.includes_now]
+    data = methods.data
     found: Series = {}
+    test = [task for task in data.tasks if not task.includes_now]
     for i, age in enumerate(AGES_DAYS):
         aged = [task.only(task.split == Split.TEST, earlier_ms=age * _DAY_MS) for task in test]
         _add(found, str(age), methods.again(table, data, aged, _part(show, i, len(AGES_DAYS), f"{age} days old")))
     return found
 
 
-def noise(methods: Methods, table: Table, data: DataSet, show: Show) -> Series:
+def noise(methods: Methods, table: Table, show: Show) -> Series:
     """By share: the rows of test, read by what was fitted on clean ones, with so many of another user's moments in each
     history. Nothing where the data set has no such histories."""
+    data = methods.data
     found: Series = {}
     if data.noisy is None:
         return found
@@ -41,6 +44,20 @@ def noise(methods: Methods, table: Table, data: DataSet, show: Show) -> Series:
     for i, share in enumerate(SHARES):
         mixed = data.noisy(share) if share else data
         _add(found, f"{share:g}", methods.again(table, mixed, test, _part(show, i, len(SHARES), f"{share:.0%} noise")))
+    return found
+
+
+def seeds(methods: Methods, table: Table, first: str, encoders: Mapping[str, UserEncoder], show: Show) -> Series:
+    """By checkpoint: the table's methods of a checkpoint, and the same of others, each with readers of its own.
+
+    Args:
+        first: what the table's own is called. encoders: the others, by name.
+    """
+    found: Series = {}
+    _add(found, first, {name: method for name, method in table.methods.items() if name in OF_A_CHECKPOINT})
+    for i, (checkpoint, encoder) in enumerate(encoders.items()):
+        others = methods.of_encoder(encoder).table(_part(show, i, len(encoders), checkpoint))
+        _add(found, checkpoint, others.methods)
     return found
 
 

@@ -52,10 +52,12 @@ def test_the_table_has_methods_tasks_and_intervals(capsys: pytest.CaptureFixture
         name: Method(3, 0.05, {"a": auc, "b": 0.5}, {"a": 0.25, "b": 0.75}) for name, auc in (("x", 0.9), ("y", 0.8))
     }
     found = {"a": Interval(0.01, 0.19), "b": Interval(-0.02, 0.02), "mean": Interval(0.0, 0.1)}
-    write(Table(["a", "b"], methods, {("x", "y"): found}))
+    series = {"seeds": {"x": {"one": methods["x"], "two": methods["y"]}}, "noise": {"y": {"0.3": methods["y"]}}}
+    write(Table(["a", "b"], methods, {("x", "y"): found}, series))
     shown = capsys.readouterr().out
     assert "0.7000" in shown  # the mean of 0.9 and 0.5
     assert "x - y" in shown
+    assert "0.0354" in shown  # the deviation of 0.70 and 0.65
     assert "+0.0100 … +0.1900" in shown
 
 

@@ -33,14 +33,17 @@ def test_a_method_that_knows_more_is_told_from_one_that_knows_less(made: tuple[E
     evaluation, columns = made
     full = evaluation.choose(columns)
     assert full.strength in STRENGTHS
-    assert full.auc == evaluation.fit(columns, full.strength).auc
+    assert full.auc == pytest.approx(evaluation.fit(columns, full.strength).auc, abs=1e-3)
     poor = evaluation.fit(columns, full.strength, kept=np.arange(5) != 0)
     assert (full.columns, poor.columns) == (5, 4)
     assert full.auc["one"] > full.auc["two"] > 0.8 > poor.auc["two"]
     difference = evaluation.difference(full, poor)
     assert difference["mean"].low > 0.1
     table = Table(["one", "two"], {"full": full, "poor": poor}, {("full", "poor"): difference}).to_dict()
-    assert table["tasks"]["two"]["poor"] == {"auc": poor.auc["two"], "ks": poor.ks["two"]}
+    assert table["tasks"]["two"]["poor"] == {
+        "auc": poor.auc["two"], "ks": poor.ks["two"], "validation_auc": poor.of_validation["two"],
+    }  # fmt: skip
+    assert table["mean"]["poor"]["validation_auc"] == np.mean(list(poor.of_validation.values()))
     assert table["mean"]["full"]["C"] == full.strength
     assert table["mean"]["full"]["auc"] == pytest.approx((full.auc["one"] + full.auc["two"]) / 2)
     assert table["differences"]["full - poor"]["mean"] == list(difference["mean"])

@@ -61,13 +61,17 @@ def test_methods_without_a_model(judged: tuple[Methods, Table]) -> None:
 
 def test_a_models_methods(data: DataSet, encoder: UserEncoder) -> None:
     names = [Name.LIGHTGBM, Name.RANDOM, *OF_A_CHECKPOINT]
-    table = Methods(data, names, trained=encoder, seeded=encoder).table(nothing)
+    methods = Methods(data, names, trained=encoder, seeded=encoder)
+    table = methods.table(nothing)
     assert {*table.methods} == {*names}
     assert table.methods["random"].auc == table.methods["query"].auc  # the same model here
     assert table.methods["query"].auc["tea"] > 0.6
     assert table.methods["zero_shot"].columns == 1
     assert table.methods["stacked"].columns == 130
     assert table.to_dict()["mean"]["query"]["columns"] == 128
+    seeds = variations.seeds(methods, table, "one", {"two": encoder}, nothing)
+    assert {*seeds} == {*OF_A_CHECKPOINT}
+    assert seeds["query"]["one"].auc == seeds["query"]["two"].auc
 
 
 def test_vectors_are_those_of_each_rows_own_question(data: DataSet, encoder: UserEncoder) -> None:
@@ -97,8 +101,8 @@ def test_a_pool_is_the_mean_of_the_windows_rows(data: DataSet) -> None:
 
 def test_age_and_noise_are_read_by_what_was_fitted_on_fresh_rows(judged: tuple[Methods, Table], data: DataSet) -> None:
     methods, table = judged
-    fresh = variations.freshness(methods, table, data, nothing)
-    noisy = variations.noise(methods, table, data, nothing)
+    fresh = variations.freshness(methods, table, nothing)
+    noisy = variations.noise(methods, table, nothing)
     assert list(fresh["text_pool"]) == ["0", "1", "7", "28"]
     assert fresh["text_pool"]["0"].auc == table.methods["text_pool"].auc == noisy["text_pool"]["0"].auc
     assert noisy["text_pool"]["0.5"].mean_auc < noisy["text_pool"]["0"].mean_auc
