@@ -59,7 +59,7 @@ def load_data_set(settings: Settings, show: Callable[[float, str], object]) -> D
     of = np.array([place[journey.user_of(household)] for household in households])
     categories = journey.campaign_categories(tables, tables["campaign_descriptions"].campaign_id)
     granularity_ms = int(settings.processor.expiry_granularity_seconds * 1000)
-    people = _People(of, tables)
+    people = Households(of, tables)
     clean = DataSet(
         NAME,
         Windows(history, granularity_ms),
@@ -80,7 +80,7 @@ def load_data_set(settings: Settings, show: Callable[[float, str], object]) -> D
 
 
 @dataclass(frozen=True)
-class _People:
+class Households:
     """Households as the features know them. of: per household its place in the history. tables: as they come."""
 
     of: NDArray[np.int64]
