@@ -34,7 +34,8 @@ def evaluate(
         Parameter(help="Directory of a checkpoint; default: the preset's. More of them: other seeds of the same."),
     ] = None,
     methods: Annotated[
-        str, Parameter(help="Some of them, with commas between; default: all that the data set and the model have.")
+        str,
+        Parameter(help="Some, with commas between; default: all but gru and coles."),
     ] = "",
     freshness: Annotated[bool, Parameter(negative="", help="Also read from vectors 1, 7 and 28 days old.")] = False,
     noise: Annotated[bool, Parameter(negative="", help="Also with other users' events among the user's.")] = False,
@@ -150,7 +151,7 @@ def _table(
 ) -> Table:
     from deploy import output
     from encoder.learning.evaluation import variations
-    from encoder.learning.evaluation.methods import Methods, available
+    from encoder.learning.evaluation.methods import TRAINED_HERE, Methods, available
 
     settings, made = _load(data, file, lambda done, text: show(_READING * done, text))
     show(_READING, "loading the model")
@@ -161,7 +162,8 @@ def _table(
         output.note(f"left out: {', '.join(lacking)}, which need a checkpoint or features that are not here")
     elif trained.card is None:
         output.note("no checkpoint: the model is untrained, and only `random` is judged of it")
-    methods = Methods(made, [name for name in wanted or known if name in known], trained=trained, seeded=seeded)
+    asked = [name for name in known if name in wanted] if wanted else [n for n in known if n not in TRAINED_HERE]
+    methods = Methods(made, asked, trained=trained, seeded=seeded)
     parts = iter(range(1, 5))
     of = 1 + freshness + noise + (len(checkpoints) > 1)
 

@@ -47,8 +47,10 @@ ROOMS = {
     " store/window",
     "encoder/learning/tasks": "",
     "encoder/learning/baselines": "encoder/learning/tasks store/base",
-    "encoder/learning/evaluation": "encoder/learning encoder/learning/tasks encoder/learning/baselines encoder/forward"
-    " encoder/statistics store/base store/records store/window",
+    "encoder/learning/sequences": "encoder/learning encoder/learning/tasks encoder/learning/baselines store/base"
+    " store/window",
+    "encoder/learning/evaluation": "encoder/learning encoder/learning/tasks encoder/learning/baselines"
+    " encoder/learning/sequences encoder/forward encoder/statistics store/base store/records store/window",
     "deploy": "store/base",
     "deploy/settings": "stream encoder/model store/base store/records",
     "deploy/kafka": "stream stream/kafka store/base",
@@ -93,6 +95,7 @@ PURE = (
     "encoder/learning/tasks",
     "encoder/learning/baselines",
     "encoder/learning/windows.py",
+    "encoder/learning/sequences/steps.py",
     *(f"encoder/learning/evaluation/{name}.py" for name in ("statistic_groups", "noise", "data_set")),
     *(f"encoder/worker/{name}.py" for name in ("scheduler", "held_users", "turns")),
     "stream/ingest/behind.py",

@@ -54,9 +54,13 @@ class Evaluation:
         """Trees per task; columns may be NaN."""
         return self._read("lightgbm", source, lambda task, columns: fit_boosted(columns, task.y, task.split))
 
-    def cosine(self, source: Source) -> Method:
-        """The first column is the score; nothing is fitted, and what a question says beside is not read."""
-        return self._read("cosine", source, lambda task, columns: _first)
+    def scored(self, source: Source, reader: str) -> Method:
+        """The first column is the score; nothing is fitted here, and what a question says beside is not read.
+
+        Args:
+            reader: what it is called.
+        """
+        return self._read(reader, source, lambda task, columns: _first)
 
     def again(self, method: Method, tasks: Sequence[TaskRows], source: Source) -> Method:
         """What was fitted, on other rows: those of test asked again of other columns.

@@ -16,6 +16,8 @@ from encoder.learning.evaluation.evaluation import Evaluation, Source, joined, s
 from encoder.learning.evaluation.model_vectors import ModelVectors
 from encoder.learning.evaluation.table import Method, Table
 from encoder.learning.moments import Moments, moments
+from encoder.learning.sequences.recurrent import Recurrent, Supervised, embed, train_coles, train_gru
+from encoder.learning.sequences.steps import steps_of
 from encoder.learning.tasks.rows import TaskRows
 
 Show = Callable[[float, str], object]
@@ -29,6 +31,8 @@ class Name(StrEnum):
     LOGISTIC = "logistic"
     STATISTICS = "statistics"
     TEXT_POOL = "text_pool"
+    GRU = "gru"
+    COLES = "coles"
     RANDOM = "random"
     STATIC = "static"
     QUERY = "query"
@@ -39,7 +43,12 @@ class Name(StrEnum):
 OF_A_CHECKPOINT: Final = (Name.STATIC, Name.QUERY, Name.ZERO_SHOT, Name.STACKED)
 """These need one; `random` is the model as seeded."""
 
+TRAINED_HERE: Final = (Name.GRU, Name.COLES)
+"""Networks that are trained for the evaluation: minutes each, so only where they are named."""
+
 _BOOSTED: Final = (Name.LIGHTGBM, Name.LIGHTGBM_LONG, Name.STACKED)
+_SCORES: Final = {Name.ZERO_SHOT: "cosine", Name.GRU: "own head"}
+"""These bring scores, and what they are read by."""
 _COMPARED: Final = (
     (Name.QUERY, Name.LIGHTGBM),
     (Name.QUERY, Name.LIGHTGBM_LONG),
@@ -47,6 +56,8 @@ _COMPARED: Final = (
     (Name.QUERY, Name.TEXT_POOL),
     (Name.QUERY, Name.RANDOM),
     (Name.QUERY, Name.STATIC),
+    (Name.QUERY, Name.COLES),
+    (Name.QUERY, Name.GRU),
     (Name.ZERO_SHOT, Name.LIGHTGBM),
     (Name.STACKED, Name.LIGHTGBM_LONG),
     (Name.LIGHTGBM_LONG, Name.LIGHTGBM),
@@ -77,6 +88,8 @@ class Methods:
         self.data, self.wanted = data, wanted
         self._trained, self._seeded = trained, seeded
         self._evaluation = Evaluation(data.tasks)
+        self._coles: Recurrent | None = None
+        self._gru: Supervised | None = None
 
     def table(self, show: Show) -> Table:
         """Everything fitted and judged; what was fitted stays in the methods, for `again`."""
@@ -106,13 +119,14 @@ class Methods:
         return {name: judged.again(table.methods[name], tasks, sources[name]) for name in self.wanted}
 
     def _fitted(self, name: Name, source: Source) -> Method:
-        if name is Name.ZERO_SHOT:
-            return self._evaluation.cosine(source)
+        if name in _SCORES:
+            return self._evaluation.scored(source, _SCORES[name])
         return self._evaluation.boost(source) if name in _BOOSTED else self._evaluation.choose(source)
 
     def _sources(self, data: DataSet, tasks: Sequence[TaskRows], show: Show) -> Mapping[Name, Source]:
         asked = moments(tasks)
         sources = self._of_hand_made(data, asked, show)
+        sources |= self._of_sequences(data, tasks, asked, show)
         gatherers: list[Gatherer] = []
         found_by: list[Callable[[], dict[Name, Source]]] = []
         if Name.STATISTICS in self.wanted:
@@ -149,6 +163,22 @@ class Methods:
         if Name.LIGHTGBM_LONG in self.wanted:
             long = data.hand_made["long"](asked).astype(np.float32)
             sources[Name.LIGHTGBM_LONG] = joined(sources[Name.LIGHTGBM], shared(long, asked.place))
+        return sources
+
+    def _of_sequences(self, data: DataSet, tasks: Sequence[TaskRows], asked: Moments, show: Show) -> dict[Name, Source]:
+        """Of networks that are trained the first time."""
+        sources: dict[Name, Source] = {}
+        if not {*TRAINED_HERE} & {*self.wanted}:
+            return sources
+        show(0.0, "sequences")
+        steps = steps_of(data.windows.history)
+        if Name.COLES in self.wanted:
+            self._coles = self._coles or train_coles(steps, tasks, show)
+            sources[Name.COLES] = shared(embed(self._coles, steps, asked), asked.place)
+        if Name.GRU in self.wanted:
+            self._gru = self._gru or train_gru(steps, tasks, asked, show)
+            scores = self._gru.scores(steps, tasks, asked)
+            sources[Name.GRU] = lambda task: scores[task]
         return sources
 
     @staticmethod

@@ -20,7 +20,7 @@ from encoder.learning.tasks.scores import Interval
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--methods", "lightgbm,gru"], "there is no method 'gru'"),
+        (["--methods", "lightgbm,bert"], "there is no method 'bert'"),
         (["--ablation"], "add --statistics"),
         (["--statistics", "--data", "online_retail"], "--methods statistics"),
     ],

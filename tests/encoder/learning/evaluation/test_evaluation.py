@@ -75,6 +75,6 @@ def test_what_was_fitted_is_read_again_on_rows_that_are_seen_otherwise(made: tup
 
 def test_a_cosine_is_a_score_as_it_is(made: tuple[Evaluation, Source]) -> None:
     evaluation, columns = made
-    method = evaluation.cosine(lambda name: columns(name)[:, :1])
+    method = evaluation.scored(lambda name: columns(name)[:, :1], "cosine")
     assert method.auc["one"] > 0.9
     assert (method.reader, method.strength, method.columns) == ("cosine", None, 1)

@@ -9,10 +9,11 @@ from encoder.forward.user_encoder import UserEncoder
 from encoder.learning.evaluation import variations
 from encoder.learning.evaluation.columns import TextPool, gather
 from encoder.learning.evaluation.data_set import DataSet
-from encoder.learning.evaluation.methods import OF_A_CHECKPOINT, Methods, Name, available
+from encoder.learning.evaluation.methods import OF_A_CHECKPOINT, TRAINED_HERE, Methods, Name, available
 from encoder.learning.evaluation.model_vectors import ModelVectors
 from encoder.learning.evaluation.table import Table
 from encoder.learning.moments import moments
+from encoder.learning.sequences import recurrent
 from encoder.learning.tasks.rows import Split
 from encoder.model.settings import ModelSettings
 from store.base.settings import ScenarioSettings
@@ -22,7 +23,7 @@ from tests.support.windows import DIM
 pytest.importorskip("sklearn")
 pytest.importorskip("lightgbm")
 
-CHEAP = [name for name in Name if name not in OF_A_CHECKPOINT and name is not Name.RANDOM]
+CHEAP = [name for name in Name if name not in (*OF_A_CHECKPOINT, *TRAINED_HERE, Name.RANDOM)]
 
 
 def nothing(done: float, text: str) -> None:
@@ -72,6 +73,19 @@ def test_a_models_methods(data: DataSet, encoder: UserEncoder) -> None:
     seeds = variations.seeds(methods, table, "one", {"two": encoder}, nothing)
     assert {*seeds} == {*OF_A_CHECKPOINT}
     assert seeds["query"]["one"].auc == seeds["query"]["two"].auc
+
+
+def test_networks_trained_here(data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recurrent, "COLES_STEPS", 20)
+    monkeypatch.setattr(recurrent, "COLES_USERS", 24)
+    methods = Methods(data, list(TRAINED_HERE), trained=None, seeded=None)
+    table = methods.table(nothing)
+    assert table.methods["coles"].columns == 128
+    assert table.methods["coles"].auc["tea"] > 0.6
+    assert table.methods["gru"].auc["tea"] > 0.75
+    fresh = variations.freshness(methods, table, nothing)  # by the same networks
+    assert fresh["coles"]["0"].mean_auc == pytest.approx(table.methods["coles"].mean_auc, abs=1e-3)
+    assert fresh["gru"]["0"].mean_auc == pytest.approx(table.methods["gru"].mean_auc, abs=1e-3)
 
 
 def test_vectors_are_those_of_each_rows_own_question(data: DataSet, encoder: UserEncoder) -> None:
