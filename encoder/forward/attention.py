@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import torch
 from torch import Tensor, cat
 from torch.nn.functional import scaled_dot_product_attention as attend
 
 from encoder.forward.plan import Plan, padded_prefixes
 from encoder.forward.tail import Tail
+from encoder.model.backbone import Backbone, rotate
 
 
 class KeysValues(Protocol):
@@ -30,11 +30,12 @@ class FlatKeysValues:
 class DenseAttention:
     """`backbone.Attention` of a plan, all users at once: keys padded to the longest, one mask. Differentiable."""
 
-    def __init__(self, plan: Plan, source: KeysValues, tail: Tail, dtype: torch.dtype) -> None:
-        """dtype: of the language model."""
+    def __init__(self, plan: Plan, source: KeysValues, tail: Tail, backbone: Backbone) -> None:
         self._plan = plan
         self._source = source
-        self._prefix, mask = padded_prefixes(plan.prefixes, tail, dtype, tail.allowed.device)
+        self._compiled = tail.compiled
+        self._turn = [t[:, None] for t in backbone.turn(plan.now)]
+        self._prefix, mask = padded_prefixes(plan.prefixes, tail, backbone.dtype, tail.allowed.device)
         self._mask = mask.repeat(1, 1, plan.fold, 1)
         self._output_mask = mask[:, :, tail.outputs].repeat(1, 1, plan.fold, 1)
 
@@ -42,19 +43,24 @@ class DenseAttention:
         """See `backbone.Attention.all`."""
         keys, values = self._source.put(layer, k, v)
         parts = chunk_parts(self._plan, q, k, v, keys, values)
-        parts.append(self._tail(per_user(q[self._plan.new_tokens :], self._plan), keys, values, k, v, self._mask))
+        tail_q = per_user(q[self._plan.new_tokens :], self._plan)
+        parts.append(self._tail(layer, tail_q, keys, values, k, v, self._mask))
         return cat(parts)
 
     def outputs(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See `backbone.Attention.outputs`."""
         keys, values = self._source.put(layer, k, v)
-        return self._tail(per_user(q, self._plan), keys, values, k, v, self._output_mask)
+        return self._tail(layer, per_user(q, self._plan), keys, values, k, v, self._output_mask)
 
-    def _tail(self, q: Tensor, keys: Tensor, values: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    def _tail(self, layer: int, q: Tensor, keys: Tensor, values: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         n = self._plan.new_tokens
-        all_keys = cat([keys[self._prefix], per_user(k[n:], self._plan)], 1)
-        all_values = cat([values[self._prefix], per_user(v[n:], self._plan)], 1)
-        return grouped(q, all_keys, all_values, mask).flatten(0, 1)
+        all_keys = [keys[self._prefix], per_user(k[n:], self._plan)]
+        all_values = [values[self._prefix], per_user(v[n:], self._plan)]
+        if self._compiled is not None:  # an anchor stands where its reader does: its keys are turned to "now"
+            all_keys.append(rotate(self._compiled.keys[layer].flatten(0, 1), *self._turn))
+            own = self._compiled.values[layer].flatten(0, 1)
+            all_values.append(own.expand(self._plan.users, *own.shape))
+        return grouped(q, cat(all_keys, 1), cat(all_values, 1), mask).flatten(0, 1)
 
 
 def chunk_parts(plan: Plan, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> list[Tensor]:

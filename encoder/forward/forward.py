@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from encoder.forward import plan
 from encoder.forward.attention import DenseAttention, FlatKeysValues
 from encoder.forward.causal import causal
+from encoder.forward.compiled_attention import CompiledAttention
 from encoder.forward.kv_pool import KvPool, Lease, PagedKeysValues
 from encoder.forward.plan import EventRows, Plan
 from encoder.forward.split_attention import SplitAttention
@@ -45,9 +46,17 @@ def user_states(
     planned = plan.finish(layout, tail, fold=fold, dtype=model.dtype, device=device)
     x = embed(model, users, planned, tail)
     source = FlatKeysValues() if planned.slots is None or pool is None else PagedKeysValues(pool, planned.slots)
-    kind = SplitAttention if device.type == "cpu" and not torch.is_grad_enabled() else DenseAttention
-    states = backbone.run(x, planned.positions, kind(planned, source, tail, model.dtype), planned.outputs)
+    kind = _attention(tail, device)
+    states = backbone.run(x, planned.positions, kind(planned, source, tail, backbone), planned.outputs)
     return States(states, planned)
+
+
+def _attention(
+    tail: Tail, device: torch.device
+) -> type[DenseAttention] | type[SplitAttention] | type[CompiledAttention]:
+    if device.type != "cpu" or torch.is_grad_enabled():
+        return DenseAttention
+    return SplitAttention if tail.compiled is None else CompiledAttention
 
 
 def embed(model: UserModel, users: Sequence[UserTokens], planned: Plan, tail: Tail) -> Tensor:

@@ -95,6 +95,11 @@ class Plan(NamedTuple):
         """Tokens computed."""
         return self.new_tokens + self.users * self.tail
 
+    @property
+    def now(self) -> Tensor:
+        """float64 (users,): position of each tail's first token."""
+        return self.positions[self.new_tokens :: self.tail]
+
 
 def ranges(starts: Ints, lengths: Ints) -> Ints:
     """Concatenated [start, start + length) of each pair."""
@@ -231,20 +236,34 @@ def _extended(
     return Group(_to(first[:, None] + row, device), _to(keys, device), mask), rows
 
 
-def padded_prefixes(
-    prefixes: Sequence[Ints], tail: Tail, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """All users' chunk tokens at one width: source indices (users, S), additive mask (users, 1, tail, S + tail)."""
+def padded(prefixes: Sequence[Ints], beside: int) -> tuple[Ints, NDArray[np.bool_]]:
+    """Users' chunk tokens at one width: source indices (users, S), and which are no padding, (users, S).
+
+    Args:
+        beside: keys that will stand beside them: together they are a multiple of `KEY_MULTIPLE`.
+    """
     lengths = np.array([len(p) for p in prefixes], np.int64)
     longest = int(lengths.max(initial=0))
-    longest += -(longest + tail.length) % KEY_MULTIPLE
+    longest += -(longest + beside) % KEY_MULTIPLE
     index = np.zeros((len(prefixes), longest), np.int64)
     for row, own in zip(index, prefixes, strict=True):
         row[: len(own)] = own
-    seen = _to(np.arange(longest) < lengths[:, None], device)
-    allowed = torch.empty(len(prefixes), tail.length, longest + tail.length, dtype=torch.bool, device=device)
-    allowed[:, :, :longest] = seen[:, None]
-    allowed[:, :, longest:] = tail.allowed
+    return index, np.arange(longest) < lengths[:, None]
+
+
+def padded_prefixes(
+    prefixes: Sequence[Ints], tail: Tail, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """All users' chunk tokens at one width: source indices (users, S), additive mask (users, 1, tail, S + own keys),
+    where a tail's own keys are its tokens and, in the layout `compiled`, those of all anchors.
+    """
+    own = tail.allowed if tail.compiled is None else torch.cat([tail.allowed, tail.anchored], 1)
+    width = own.shape[1]
+    index, seen = padded(prefixes, width)
+    longest = index.shape[1]
+    allowed = torch.empty(len(prefixes), tail.length, longest + width, dtype=torch.bool, device=device)
+    allowed[:, :, :longest] = _to(seen, device)[:, None]
+    allowed[:, :, longest:] = own
     return _to(index, device), additive(allowed, dtype)[:, None]
 
 

@@ -13,16 +13,16 @@ from torch import Tensor, cat, split_with_sizes
 from encoder.forward.attention import KeysValues, chunk_parts, per_user
 from encoder.forward.plan import Plan, additive
 from encoder.forward.tail import Tail
+from encoder.model.backbone import Backbone
 
 # What scaled_dot_product_attention runs on a CPU, called by name because it also returns the log-sum-exp.
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001
+flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001
 
 
 class SplitAttention:
     """`backbone.Attention` of a plan. Not differentiable."""
 
-    def __init__(self, plan: Plan, source: KeysValues, tail: Tail, dtype: torch.dtype) -> None:
-        """dtype: of the language model."""
+    def __init__(self, plan: Plan, source: KeysValues, tail: Tail, backbone: Backbone) -> None:
         self._plan = plan
         self._source = source
         self._lengths = [len(own) for own in plan.prefixes]
@@ -33,7 +33,7 @@ class SplitAttention:
         self._keys, self._output_keys = groups.keys, groups.keys[ends:]
         # padding repeats a segment's last token, which is the one that is read
         self._mask, self._output_mask = (
-            additive(allowed, dtype).repeat(plan.users, 1, 1)[:, None]
+            additive(allowed, backbone.dtype).repeat(plan.users, 1, 1)[:, None]
             for allowed in (groups.allowed, groups.allowed[ends:, -1:])
         )
 
@@ -73,7 +73,7 @@ class SplitAttention:
             per_user(x, self._plan).index_select(1, flat).view(batch, places.shape[1], -1, d).transpose(1, 2)
             for x in (k, v)
         )
-        out, lse = _flash(q.reshape(batch, -1, heads, d).transpose(1, 2), own_k, own_v, attn_mask=mask)
+        out, lse = flash(q.reshape(batch, -1, heads, d).transpose(1, 2), own_k, own_v, attn_mask=mask)
         return out.transpose(1, 2).reshape(q.shape), lse.transpose(1, 2).reshape(users, -1, heads)
 
     def _merge(self, q: Tensor, inner: Tensor, inner_lse: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class SplitAttention:
         lse = inner_lse.new_full((users, kv_heads, group, t), float("-inf"))
         for u, length in enumerate(self._lengths):
             if length:
-                seen, total = _flash(folded[u : u + 1], own_k[u].transpose(0, 1)[None], own_v[u].transpose(0, 1)[None])
+                seen, total = flash(folded[u : u + 1], own_k[u].transpose(0, 1)[None], own_v[u].transpose(0, 1)[None])
                 out[u], lse[u] = seen.view(kv_heads, group, t, d), total.view(kv_heads, group, t)
         outer = out.permute(0, 3, 1, 2, 4).reshape(q.shape)
         share = torch.sigmoid(lse.permute(0, 3, 1, 2).reshape(inner_lse.shape) - inner_lse)

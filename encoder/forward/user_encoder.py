@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from encoder.forward import chunks
 from encoder.forward import tail as tails
+from encoder.forward.compiled import Compiled, compile_segments, join
 from encoder.forward.forward import user_states
 from encoder.forward.kv_pool import KvPool, Lease
 from encoder.forward.tail import MAX_QUERY_TOKENS, Tail
@@ -29,7 +30,7 @@ from encoder.model.allocator import keep_freed_memory
 from encoder.model.answer_tower import embed_texts
 from encoder.model.checkpoint import Card, load_into
 from encoder.model.query_vectors import QueryVectors
-from encoder.model.settings import ModelSettings
+from encoder.model.settings import Layout, ModelSettings
 from encoder.model.user_model import UserModel
 from store.base import logs
 from store.base.errors import NotFoundError, WeightsError
@@ -53,12 +54,13 @@ PREPARED_TOGETHER = 16
 class Anchor:
     """A scenario as the model sees it. tokens: (n, hidden), [soft prompt][query][<USER_EMB>]. id: model id.
 
-    query: (dim,), unit text vector of the query.
+    query: (dim,), unit text vector of the query. compiled: all tokens but the last, in the layout `compiled`.
     """
 
     tokens: Tensor
     id: str
     query: Tensor
+    compiled: Compiled | None = None
 
 
 class Work(NamedTuple):
@@ -124,13 +126,13 @@ class UserEncoder:
         if not self.trained:
             log.warning(logs.MODEL_UNTRAINED, preset=settings.preset)
 
-    def with_layout(self, layout: Literal["chunked", "causal"]) -> UserEncoder:
+    def with_layout(self, layout: Layout) -> UserEncoder:
         """The same weights in another layout, with the same scenarios and pages of its own. Weights are shared."""
         other = copy(self)
         other._take_layout(layout)  # noqa: SLF001  it is one of us
         return other
 
-    def _take_layout(self, layout: Literal["chunked", "causal"]) -> None:
+    def _take_layout(self, layout: Layout) -> None:
         self._settings = self._settings.model_copy(update={"layout": layout})
         self.pool = self._new_pool()
         self._tails = {}
@@ -205,7 +207,12 @@ class UserEncoder:
         parts += [model.text_tokens(ids[:MAX_QUERY_TOKENS]), model.user_emb[None]]
         name = self.card.name if self.card else self._settings.preset
         vector = torch.from_numpy(self._query_vectors.of(scenario.query)).to(self.device)
-        return Anchor(torch.cat(parts).detach(), f"{name}-{digest.hexdigest()}", vector)
+        tokens = torch.cat(parts).detach()
+        compiled = None
+        if self._settings.layout == "compiled":  # alone: its keys do not depend on what is registered beside it
+            with torch.no_grad():
+                compiled = compile_segments(model.backbone, [tokens[:-1]], self._lead)
+        return Anchor(tokens, f"{name}-{digest.hexdigest()}", vector, compiled)
 
     def encode(self, windows: Sequence[UserWindow], scenarios: Sequence[str]) -> NDArray[np.float32]:
         """Embeddings (users, scenarios, 128), unit length, reusing and filling KV pages.
@@ -250,11 +257,15 @@ class UserEncoder:
         return 0 if tail is None else tail.length
 
     def _build(self, anchors: Sequence[Anchor]) -> Tail:
-        return tails.build([a.tokens for a in anchors], self._lead, [a.query for a in anchors])
+        queries = [a.query for a in anchors]
+        compiled = [a.compiled for a in anchors if a.compiled is not None]
+        if not compiled:
+            return tails.build([a.tokens for a in anchors], self._lead, queries)
+        return tails.of_compiled([a.tokens[-1:] for a in anchors], join(compiled), self._lead, queries)
 
     @property
     def _lead(self) -> int:
-        return len(self._modalities) + 1 if self._settings.layout == "chunked" else 0
+        return 0 if self._settings.layout == "causal" else len(self._modalities) + 1
 
     def _anchor(self, scenario: str) -> Anchor:
         try:

@@ -44,10 +44,20 @@ class Backbone:
             self._inv_freq = lm.rotary_emb.inv_freq.detach().double().cpu()
         self._rope_scale = float(lm.rotary_emb.attention_scaling)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the layers."""
+        return cast(torch.dtype, self.lm.norm.weight.dtype)
+
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """positions: float64 (n,) → cos, sin: float32 (n, 1, head_dim / 2); angles are computed in float64."""
-        angles = (positions[:, None] * self._inv_freq.to(positions.device))[:, None]
-        return (angles.cos() * self._rope_scale).float(), (angles.sin() * self._rope_scale).float()
+        cos, sin = self.turn(positions)
+        return cos * self._rope_scale, sin * self._rope_scale
+
+    def turn(self, distances: Tensor) -> tuple[Tensor, Tensor]:
+        """As `rotary`, for queries or keys that are rotated already and shall stand so much later: float64 (n,)."""
+        angles = (distances[:, None] * self._inv_freq.to(distances.device))[:, None]
+        return angles.cos().float(), angles.sin().float()
 
     def run(self, x: Tensor, positions: Tensor, attention: Attention, outputs: Tensor | None = None) -> Tensor:
         """Final states, normed.

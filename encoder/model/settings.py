@@ -11,6 +11,8 @@ from pydantic import Field, field_validator
 from store.base.settings import Section
 from store.base.silence_days import check_days
 
+Layout = Literal["compiled", "chunked", "causal"]
+
 
 class ModelSettings(Section):
     """Which language model, where, and how much memory its KV pages may take."""
@@ -28,8 +30,9 @@ class ModelSettings(Section):
     """Of weights that no checkpoint provides."""
     time_zone: str = "UTC"
     """Time zone (`Europe/Paris`) of the hours and days that users' statistics are in: another one is another model."""
-    layout: Literal["chunked", "causal"] = "chunked"
-    """`chunked`: ours, an update costs what is new. `causal`: the paper's, for comparison."""
+    layout: Layout = "chunked"
+    """`compiled`: an update costs what is new and a token per scenario. `chunked`: queries read the user, their tokens
+    are computed at each update. `causal`: the paper's, for comparison."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """`auto` = CUDA if there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from encoder.forward import chunks
+from encoder.forward.plan import additive
 from encoder.forward.user_encoder import UserEncoder
 from encoder.forward.user_tokens import prepare
 from encoder.model import features
@@ -54,11 +55,19 @@ def segment(encoder: UserEncoder, window: UserWindow, scenario: str, modalities:
 
 @torch.no_grad()
 def chunked(
-    encoder: UserEncoder, window: UserWindow, scenarios: Sequence[str], modalities: dict[str, ModalitySettings]
+    encoder: UserEncoder,
+    window: UserWindow,
+    scenarios: Sequence[str],
+    modalities: dict[str, ModalitySettings],
+    *,
+    compiled: bool = False,
 ) -> np.ndarray:
-    """Embeddings (scenarios, 128) by our layout: each chunk through the plain model alone, then one tail per scenario.
+    """Embeddings (scenarios, 128) by our layouts: each chunk through the plain model alone, then one tail per scenario.
 
     Positions count from "now": only differences matter, and the plain model computes its angles in float32.
+
+    Args:
+        compiled: soft prompt and query see nothing but themselves.
     """
     lm = encoder.model.lm
     caches = []
@@ -83,7 +92,16 @@ def chunked(
                 torch.cat([c.layers[i].keys for c in caches], 2), torch.cat([c.layers[i].values for c in caches], 2), i
             )
         positions = torch.arange(len(x))
-        states = lm(inputs_embeds=x[None], position_ids=positions[None], past_key_values=past).last_hidden_state
+        before = past.get_seq_length()
+        seen = torch.ones(len(x), before + len(x), dtype=torch.bool).tril(before)
+        if compiled:
+            seen[len(summaries) : -1, : before + len(summaries)] = False
+        states = lm(
+            inputs_embeds=x[None],
+            position_ids=positions[None],
+            past_key_values=past,
+            attention_mask=additive(seen, torch.float32)[None, None],
+        ).last_hidden_state
         out.append(encoder.model.embed(states[0, -1]))
     return torch.stack(out).numpy()
 
