@@ -13,7 +13,8 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from encoder.forward.chunks import MAX_ROWS
+from encoder.forward.row_hash import BYTES, LANES
 from encoder.forward.user_tokens import UserTokens
 from store.base import metrics
 
@@ -37,17 +39,15 @@ ChunkKey = tuple[str, int, str]
 
 @dataclass(slots=True)
 class _Page:
-    """digest: of the whole chunk, empty until committed. rows: hashes of the rows whose keys and values are valid."""
+    """hashes: of the rows whose keys and values are valid, one after another."""
 
     index: int
-    digest: bytes = b""
-    rows: list[bytes] = field(default_factory=list)
+    hashes: bytes = b""
 
 
 class _Write(NamedTuple):
     page: _Page
-    digest: bytes
-    rows: list[bytes]
+    hashes: bytes
 
 
 class Lease(NamedTuple):
@@ -116,39 +116,43 @@ class KvPool:
         held = self._users.pop(user.user_id, {})
         kept: dict[ChunkKey, _Page] = {}
         self._users[user.user_id] = kept
-        wanted = [(part, chunk, part.chunk_key(chunk)) for part in user.parts for chunk in range(len(part.cuts) - 1)]
-        for _, _, key in wanted:
+        wanted = [
+            (key, part.hashes[first * BYTES : end * BYTES])
+            for part in user.parts
+            for key, (first, end) in zip(part.chunk_keys, pairwise(part.cuts.tolist()), strict=True)
+        ]
+        for key, _ in wanted:
             if (page := held.pop(key, None)) is not None:
                 kept[key] = page
         self._free.extend(page.index for page in held.values())
         self._make_room(len(wanted) - len(kept))
-        bases, reused = np.empty(len(wanted), np.int64), np.empty(len(wanted), np.int64)
+        bases: list[int] = []
+        reused: list[int] = []
         writes: list[_Write] = []
-        counts = {HIT: 0, PARTIAL: 0, MISS: 0}
-        for i, (part, chunk, key) in enumerate(wanted):
+        hit = partial = 0
+        for key, hashes in wanted:
             page = kept.get(key)
             if page is None:
                 page = kept[key] = _Page(self._free.pop())
-            digest = part.chunk_digest(chunk)
-            if page.digest == digest:
-                common = len(page.rows)
-                counts[HIT] += 1
+            common = len(hashes) // BYTES
+            if page.hashes == hashes:
+                hit += 1
             else:
-                rows = part.row_digests(chunk)
-                common = _common(page.rows, rows)
-                counts[PARTIAL if common else MISS] += 1
-                page.digest, page.rows = b"", rows[:common]
-                writes.append(_Write(page, digest, rows))
-            bases[i], reused[i] = page.index * PAGE_TOKENS, common
-        for result, count in counts.items():
+                common = _common(page.hashes, hashes)
+                partial += common > 0
+                page.hashes = hashes[: common * BYTES]
+                writes.append(_Write(page, hashes))
+            bases.append(page.index * PAGE_TOKENS)
+            reused.append(common)
+        for result, count in ((HIT, hit), (PARTIAL, partial), (MISS, len(writes) - partial)):
             self._count(result, count)
-        return Lease(bases, reused, user.rows - int(reused.sum()), writes)
+        return Lease(np.array(bases, np.int64), np.array(reused, np.int64), user.rows - sum(reused), writes)
 
     def commit(self, leases: Iterable[Lease]) -> None:
         """The leases' tokens have been written: their pages hold their chunks from here on."""
         for lease in leases:
-            for page, digest, rows in lease.writes:
-                page.digest, page.rows = digest, rows
+            for page, hashes in lease.writes:
+                page.hashes = hashes
         metrics.KV_POOL_BYTES.set(self.used_bytes)
 
     def drop(self, user_id: str) -> None:
@@ -187,13 +191,12 @@ class PagedKeysValues:
         return self._pool.keys[layer], self._pool.values[layer]
 
 
-def _common(ours: list[bytes], wanted: list[bytes]) -> int:
-    n = 0
-    for a, b in zip(ours, wanted, strict=False):
-        if a != b:
-            break
-        n += 1
-    return n
+def _common(ours: bytes, wanted: bytes) -> int:
+    """Rows that agree at the beginning."""
+    shorter = min(len(ours), len(wanted))
+    same = np.frombuffer(ours[:shorter], np.uint64) == np.frombuffer(wanted[:shorter], np.uint64)
+    rows = same.reshape(-1, LANES).all(1)
+    return len(rows) if rows.all() else int(rows.argmin())
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,13 +9,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.forward import chunks
+from encoder.forward import chunks, row_hash
 from encoder.statistics import statistics
 from encoder.statistics.statistics import Statistics
 from store.base.settings import ModalitySettings
 from store.window.user_window import ModalityWindow, UserWindow
-
-ROW_DIGEST_BYTES = 12
 
 
 @dataclass
@@ -29,26 +26,18 @@ class Part:
     cuts: NDArray[np.int64]
 
     @cached_property
-    def content(self) -> NDArray[np.uint8]:
-        """What the rows' tokens are computed from, as bytes: uint8 (rows, width)."""
-        w = self.window
-        columns = [np.ascontiguousarray(a).view(np.uint8).reshape(len(w.ts), -1) for a in (w.ts, w.numbers, w.vectors)]
-        return np.concatenate(columns, axis=1)
+    def hashes(self) -> bytes:
+        """Of what each row's token is computed from, `row_hash.BYTES` each."""
+        return row_hash.of(self.window.ts, self.window.numbers, self.window.vectors)
 
-    def chunk_digest(self, chunk: int) -> bytes:
-        """Hash of a chunk's content: SHA-256, which processors compute in hardware."""
-        rows = self.content[self.cuts[chunk] : self.cuts[chunk + 1]]
-        return hashlib.sha256(rows.data).digest()
-
-    def row_digests(self, chunk: int) -> list[bytes]:
-        """Hash of each row of a chunk."""
-        rows = self.content[self.cuts[chunk] : self.cuts[chunk + 1]]
-        return [hashlib.sha256(row.data).digest()[:ROW_DIGEST_BYTES] for row in rows]
-
-    def chunk_key(self, chunk: int) -> tuple[str, int, str]:
-        """What names a chunk while rows join it: its modality and first row."""
-        row = int(self.cuts[chunk])
-        return self.name, int(self.window.ts[row]), self.window.names[row]
+    @property
+    def chunk_keys(self) -> list[tuple[str, int, str]]:
+        """What names each chunk while rows join it: its modality and first row."""
+        rows = self.cuts[:-1]
+        return [
+            (self.name, ts, self.window.names[row])
+            for ts, row in zip(self.window.ts[rows].tolist(), rows.tolist(), strict=True)
+        ]
 
 
 @dataclass(frozen=True)

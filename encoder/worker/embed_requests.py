@@ -35,8 +35,8 @@ BATCH_USERS = 8
 """Users with one query computed at once: more would keep the others, and live refreshes, waiting longer."""
 STEP_SECONDS = 0.1
 """No further batch begins after this long in one step: live refreshes are next."""
-MAX_ANCHORS = 256
-"""Cached; one has at most 64 query tokens and a soft prompt, 0.3 MB at the hidden size of `qwen2.5-0.5b`."""
+MAX_ANCHORS = 64
+"""Cached; one has at most 64 query tokens and a soft prompt: compiled by `smollm2-135m` 3 MB, mostly a third of it."""
 LIFETIME_MS = 10_000
 """Of a reply on its way: who asked does so again before, or waits no more."""
 CLOSE_SECONDS = 1.0
