@@ -1,12 +1,13 @@
 """`bench encoder`: an update of one user, done the public code's way, the paper's way, and ours.
 
 Cases, all from the same weights and the same made-up users:
-  full         a plain transformers forward of [summaries][events][prompt][query][<USER_EMB>] per (user, scenario)
-  prefix_kv    the paper's: the prefix once, every scenario from its keys (all in one forward: faster than one by one)
-  cold         ours, nothing cached
-  hot_N        ours, N new events since the last refresh
-  hot_late     ours, one event 45 days late
-  hot_3_roll   ours, 3 new events and the 3 oldest gone from a full window
+  full           a plain transformers forward of [summaries][events][prompt][query][<USER_EMB>] per (user, scenario)
+  prefix_kv      the paper's: the prefix once, every scenario from its keys (all in one forward: faster than one by one)
+  cold           ours (layout `compiled`), nothing cached
+  hot_N          ours, N new events since the last refresh
+  hot_late       ours, one event 45 days late
+  hot_3_roll     ours, 3 new events and the 3 oldest gone from a full window
+  chunked_hot_3  as hot_3 in the layout `chunked`, whose queries read the user; by turns with it
 Users/s is from the fastest of the repetitions: other processes only ever add. All cores are used: nothing else runs.
 """
 
@@ -97,24 +98,37 @@ def history(seed: int, events: int) -> History:
 
 
 class Timing(NamedTuple):
-    """seconds: of the fastest repetition. tokens: computed in one. peak_mb: device memory, on the CPU the process's."""
+    """seconds, cpu: of the fastest repetition, and the least of the process's time in one. tokens: computed in one.
+
+    peak_mb: device memory, on the CPU the process's.
+    """
 
     seconds: float
+    cpu: float
     tokens: int
     peak_mb: float | None
 
 
-def measure(calls: Sequence[Callable[[], int]], device: torch.device) -> Timing:
+Calls = Sequence[Callable[[], int]]
+
+
+def measure(calls: Calls, device: torch.device) -> Timing:
     """Run each call once, in order; a call returns the tokens it computed."""
-    seconds, tokens = [], 0
+    return measure_by_turns([calls], device)[0]
+
+
+def measure_by_turns(competitors: Sequence[Calls], device: torch.device) -> list[Timing]:
+    """The first call of each, then the second of each: what else the machine does meets all of them."""
+    found: list[list[tuple[float, float, int]]] = [[] for _ in competitors]
     _reset_peak(device)
-    for call in calls:
-        _synchronise(device)
-        start = time.perf_counter()
-        tokens = call()
-        _synchronise(device)
-        seconds.append(time.perf_counter() - start)
-    return Timing(min(seconds), tokens, _peak_mb(device))
+    for turn in zip(*competitors, strict=True):
+        for call, own in zip(turn, found, strict=True):
+            _synchronise(device)
+            start, cpu = time.perf_counter(), time.process_time()
+            tokens = call()
+            _synchronise(device)
+            own.append((time.perf_counter() - start, time.process_time() - cpu, tokens))
+    return [Timing(min(o[0] for o in own), min(o[1] for o in own), own[-1][2], _peak_mb(device)) for own in found]
 
 
 def run(*, brief: bool, presets: Sequence[str] = ("tiny", "smollm2-135m")) -> BenchResult:
@@ -122,7 +136,12 @@ def run(*, brief: bool, presets: Sequence[str] = ("tiny", "smollm2-135m")) -> Be
     rows: list[dict[str, Any]] = []
     for preset in presets:
         encoder = UserEncoder(
-            ModelSettings(preset=preset, kv_pool_bytes=1 << 30, threads=os.cpu_count() or 1),  # type: ignore[arg-type]
+            ModelSettings(
+                preset=preset,  # type: ignore[arg-type]
+                layout="compiled",
+                kv_pool_bytes=1 << 30,
+                threads=os.cpu_count() or 1,
+            ),
             paper_modalities(),
             {},
             DIM,
@@ -153,28 +172,31 @@ def _cases(
     def windows(rows: NDArray[np.int64]) -> list[UserWindow]:
         return [h.window(f"user-{i}", rows) for i, h in enumerate(histories)]
 
-    def encode(batch: list[UserWindow], *, cold: bool = False) -> Callable[[], int]:
+    def encode(batch: list[UserWindow], by: UserEncoder = encoder, *, cold: bool = False) -> Callable[[], int]:
         def call() -> int:
             if cold:
                 for window in batch:
-                    encoder.forget(window.user_id)
-            encoder.encode(batch, scenarios)
-            return encoder.work.tokens
+                    by.forget(window.user_id)
+            by.encode(batch, scenarios)
+            return by.work.tokens
 
         return call
 
-    def hot(changes: Callable[[int], NDArray[np.int64]]) -> Timing:
-        """changes(i): rows after i updates. The first update warms up."""
-        encoder.encode(windows(changes(0)), scenarios)
-        encode(windows(changes(1)))()
-        return measure([encode(windows(changes(i))) for i in range(2, repetitions + 1)], encoder.device)
+    def hot(changes: Callable[[int], NDArray[np.int64]], *others: UserEncoder) -> list[Timing]:
+        """changes(i): rows after i updates. The first update warms up. By turns with others."""
+        batches = [windows(changes(i)) for i in range(repetitions + 1)]
+        competitors = [[encode(batch, by) for batch in batches] for by in (encoder, *others)]
+        for calls in competitors:
+            calls[0]()
+            calls[1]()
+        return measure_by_turns([calls[2:] for calls in competitors], encoder.device)
 
     def late(i: int) -> NDArray[np.int64]:
         middle = spare + events // 2
         missing = [middle + j for j in range(i, repetitions + 1)]
         return np.setdiff1d(base, missing)
 
-    paper = encoder.with_layout("causal")
+    paper, chunked = encoder.with_layout("causal"), encoder.with_layout("chunked")
     everyone = windows(base)
 
     def prefix_kv() -> int:
@@ -182,15 +204,19 @@ def _cases(
         return paper.work.tokens
 
     full_users = everyone[:1] if big and not cuda else everyone[:4]
+    full = measure([_full(paper, full_users, scenarios)], encoder.device)
+    prefix, cold = (measure([call] * repetitions, encoder.device) for call in (prefix_kv, encode(everyone, cold=True)))
+    hot_3, chunked_hot_3 = hot(lambda i: np.arange(spare, spare + events + 3 * (i - repetitions)), chunked)
     found: dict[str, tuple[int, Timing]] = {
-        "full": (len(full_users), measure([_full(paper, full_users, scenarios)], encoder.device)),
-        "prefix_kv": (users, measure([prefix_kv] * repetitions, encoder.device)),
-        "cold": (users, measure([encode(everyone, cold=True)] * repetitions, encoder.device)),
-        "hot_1": (users, hot(lambda i: np.arange(spare, spare + events + i - repetitions))),
-        "hot_3": (users, hot(lambda i: np.arange(spare, spare + events + 3 * (i - repetitions)))),
-        "hot_16": (users, hot(lambda i: np.arange(spare, spare + events + 16 * (i - repetitions)))),
-        "hot_late": (users, hot(late)),
-        "hot_3_roll": (users, hot(lambda i: np.arange(3 * i, 3 * i + events))),
+        "full": (len(full_users), full),
+        "prefix_kv": (users, prefix),
+        "cold": (users, cold),
+        "hot_1": (users, hot(lambda i: np.arange(spare, spare + events + i - repetitions))[0]),
+        "hot_3": (users, hot_3),
+        "hot_16": (users, hot(lambda i: np.arange(spare, spare + events + 16 * (i - repetitions)))[0]),
+        "hot_late": (users, hot(late)[0]),
+        "hot_3_roll": (users, hot(lambda i: np.arange(3 * i, 3 * i + events))[0]),
+        "chunked_hot_3": (users, chunked_hot_3),
     }
     parameters = sum(p.numel() for name, p in encoder.model.lm.named_parameters() if "proj" in name)
     return [
@@ -202,6 +228,7 @@ def _cases(
             "scenarios": len(scenarios),
             "case": case,
             "users_per_second": count / timing.seconds,
+            "cpu_ms_per_user": 1e3 * timing.cpu / count,
             "tokens_per_user": timing.tokens / count,
             "gflop_per_user": 2 * parameters * timing.tokens / count / 1e9,
             "tflop_per_second": 2 * parameters * timing.tokens / timing.seconds / 1e12,
@@ -246,6 +273,7 @@ def _ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         "hot_vs_full": speed["hot_3"] / speed["full"],
         "hot_vs_prefix_kv": speed["hot_3"] / speed["prefix_kv"],
         "cold_vs_prefix_kv": speed["cold"] / speed["prefix_kv"],
+        "hot_vs_chunked": speed["hot_3"] / speed["chunked_hot_3"],
     }
 
 
