@@ -34,7 +34,7 @@ class DenseAttention:
         self._plan = plan
         self._source = source
         self._compiled = tail.compiled
-        self._turn = [t[:, None] for t in backbone.turn(plan.now)]
+        self._turn = () if tail.compiled is None else tuple(t[:, None] for t in backbone.turn(plan.now))
         self._prefix, mask = padded_prefixes(plan.prefixes, tail, backbone.dtype, tail.allowed.device)
         self._mask = mask.repeat(1, 1, plan.fold, 1)
         self._output_mask = mask[:, :, tail.outputs].repeat(1, 1, plan.fold, 1)
