@@ -12,6 +12,7 @@ that finds both with `MIN_ROWS`. Mean length is about 15 rows, and every chunk f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from zlib import crc32
 
 import numpy as np
@@ -57,23 +58,26 @@ def cut_each(modalities: Sequence[Sequence[str]]) -> list[NDArray[np.int64]]:
     """`cut` of several modalities, hashed in one go."""
     if not modalities:
         return []
-    hashes = marks([name for names in modalities for name in names])
+    hashes = marks([*chain.from_iterable(modalities)])
     anchors = is_anchor(hashes)
     rows = np.flatnonzero(anchors | (hashes % _CUT_ONE_IN == 0))
     ends = np.cumsum([len(names) for names in modalities])
-    pieces = np.split(rows, np.searchsorted(rows, ends[:-1]))
+    last = np.searchsorted(rows, ends).tolist()
+    places, forced = rows.tolist(), anchors[rows].tolist()
     return [
-        _cut(len(names), (own - (end - len(names))).tolist(), anchors[own].tolist())
-        for names, own, end in zip(modalities, pieces, ends.tolist(), strict=True)
+        _cut(len(names), end - len(names), places[a:b], forced[a:b])
+        for names, end, a, b in zip(modalities, ends.tolist(), [0, *last[:-1]], last, strict=True)
     ]
 
 
-def _cut(n: int, candidates: list[int], anchors: list[bool]) -> NDArray[np.int64]:
+def _cut(n: int, before: int, candidates: list[int], anchors: list[bool]) -> NDArray[np.int64]:
+    """before: rows of other modalities that candidates count too."""
     if n == 0:
         return np.zeros(1, np.int64)
     starts = [0]
     start = 0
-    for row, anchor in zip(candidates, anchors, strict=True):
+    for candidate, anchor in zip(candidates, anchors, strict=True):
+        row = candidate - before
         while row - start >= MAX_ROWS:
             start += MAX_ROWS
             starts.append(start)

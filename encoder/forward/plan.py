@@ -124,49 +124,42 @@ def chunked(users: Sequence[UserTokens], leases: Sequence[Lease] | None, tail: T
         modalities: of the model.
     """
     events = [EventRows() for _ in range(modalities)]
-    positions: list[NDArray[np.float64]] = []
-    firsts, lengths, reuseds, bases, prefixes, slots = [], [], [], [], [], []
-    n = 0
-    for u, user in enumerate(users):
-        if leases is None:
-            all_reused = np.zeros_like(user.lengths)
-            all_bases = n + np.cumsum(user.lengths) - user.lengths
-        else:
-            all_reused, all_bases = leases[u].reused, leases[u].bases
-        prefixes.append(ranges(all_bases, user.lengths))
-        at = 0
-        for part in user.parts:
-            own = slice(at, at := at + len(part.cuts) - 1)
-            length, reused, base = user.lengths[own], all_reused[own], all_bases[own]
-            new = length - reused
-            count = int(new.sum())
-            if not count:
-                continue
-            rows = ranges(part.cuts[:-1] + reused, new)
-            add_rows(events, part, rows, np.arange(n, n + count))
-            positions.append(features.hours(part.window.ts[rows]))
-            slots.append(ranges(base + reused, new))
-            touched = new > 0
-            firsts.append((n + np.cumsum(new) - new)[touched])
-            lengths.append(length[touched])
-            reuseds.append(reused[touched])
-            bases.append(base[touched])
-            n += count
+    parts = [part for user in users for part in user.parts]
+    length = _join([user.lengths for user in users])
+    if leases is None:
+        reused, base = np.zeros_like(length), np.cumsum(length) - length
+    else:
+        reused, base = _join([lease.reused for lease in leases]), _join([lease.bases for lease in leases])
+    new = length - reused
+    n = int(new.sum())
+    touched = new > 0
+    first = np.cumsum(new) - new
+    rows = ranges(_join([part.cuts[:-1] for part in parts]) + reused, new)
+    ends = np.cumsum(new)[np.cumsum([len(part.cuts) - 1 for part in parts], dtype=np.int64) - 1]
+    times = []
+    at = 0
+    for part, end in zip(parts, ends.tolist(), strict=True):
+        if end > at:
+            own = rows[at:end]
+            add_rows(events, part, own, np.arange(at, end))
+            times.append(part.window.ts[own])
+            at = end
+    tokens = np.cumsum([user.rows for user in users])
     offsets = tail.offsets.cpu().numpy()
-    positions += [features.hours(user.as_of) + offsets for user in users]
+    now = features.hours(np.array([user.as_of for user in users], np.int64))
     starts = n + tail.length * np.arange(len(users), dtype=np.int64)
     return Layout(
         new_tokens=n,
         events=events,
-        positions=np.concatenate(positions),
+        positions=np.concatenate([features.hours(_join(times)), (now[:, None] + offsets).reshape(-1)]),
         summary_places=(starts[:, None] + np.arange(tail.lead)).reshape(-1),
         segment_places=(starts[:, None] + np.arange(tail.lead, tail.length)).reshape(-1),
-        first=_join(firsts),
-        length=_join(lengths),
-        reused=_join(reuseds),
-        base=_join(bases),
-        prefixes=prefixes,
-        slots=None if leases is None else _join(slots),
+        first=first[touched],
+        length=length[touched],
+        reused=reused[touched],
+        base=base[touched],
+        prefixes=np.split(ranges(base, length), tokens[:-1]),
+        slots=None if leases is None else ranges(base + reused, new),
     )
 
 

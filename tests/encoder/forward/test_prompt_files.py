@@ -41,7 +41,7 @@ def test_a_prompt_is_loaded_when_a_scenario_names_it(models: ModelSet, tmp_path:
     prompt = write(tmp_path, "risk", seed=1)
     models.add_scenario("risk", TUNED)
     assert models.model_id("risk") != models.model_id("plain")
-    assert models.tokens_of(["risk"]) == models.tokens_of(["plain"]) + len(prompt)
+    assert len(models.anchor(TUNED).tokens) == len(models.anchor(ScenarioSettings(query=QUERY)).tokens) + len(prompt)
     models.main.set_prompt("by_hand", prompt)
     models.main.add_scenario("by_hand", ScenarioSettings(query=QUERY, prompt="by_hand"))
     assert models.main.model_id("by_hand") == models.model_id("risk")
