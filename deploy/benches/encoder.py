@@ -250,7 +250,7 @@ def _full(paper: UserEncoder, users: list[UserWindow], scenarios: list[str]) -> 
                 tail = paper.tail([name])
                 assert tail is not None
                 user = [prepare(window, paper_modalities(), DIM)]
-                layout = causal(user, tail, len(model.modality))
+                layout = causal(user, tail, len(model.modalities))
                 plan = finish(layout, tail, fold=1, dtype=model.dtype, device=device)
                 x = embed(model, user, plan, tail)
                 states = model.lm(inputs_embeds=x[None]).last_hidden_state[0, -1]

@@ -39,7 +39,7 @@ def user_states(
         tail: with lead 0 the layout is the paper's causal one, else ours.
     """
     backbone = model.backbone
-    modalities = len(model.modality)
+    modalities = len(model.modalities)
     layout = plan.chunked(users, leases, tail, modalities) if tail.lead else causal(users, tail, modalities)
     device = tail.tokens.device
     fold = backbone.heads // backbone.kv_heads if device.type == "cuda" else 1
@@ -62,25 +62,20 @@ def _attention(
 def embed(model: UserModel, users: Sequence[UserTokens], planned: Plan, tail: Tail) -> Tensor:
     """All tokens' embeddings in flat order, (tokens, hidden), in the language model's type."""
     device = tail.tokens.device
-    tokens = [
-        _event_tokens(model, name, rows, device)
-        for name, rows in zip(model.modality, planned.events, strict=True)
-        if rows.places
-    ]
+    tokens = [_event_tokens(model, index, rows, device) for index, rows in enumerate(planned.events) if rows.places]
     means = torch.from_numpy(np.stack([user.means for user in users])).to(device)
     tokens.append(_summary_tokens(model, users, means))
     tokens.append(_segment_tokens(model, means[:, :-1], tail))
     return torch.cat(tokens)[planned.order].to(model.dtype)
 
 
-def _event_tokens(model: UserModel, modality: str, rows: EventRows, device: torch.device) -> Tensor:
-    adapters = model.adapters(modality)
-    k = len(adapters.number_mean)
+def _event_tokens(model: UserModel, modality: int, rows: EventRows, device: torch.device) -> Tensor:
+    k = model.adapters.widths[modality]
     numbers = [features.numbers(raw, k) for raw in rows.numbers]
     vectors = torch.from_numpy(np.concatenate(rows.vectors)).to(device).float()
     values = torch.from_numpy(np.concatenate([n.values for n in numbers])).to(device)
     present = torch.from_numpy(np.concatenate([n.present for n in numbers])).to(device)
-    return adapters.events(vectors, values, present)
+    return model.adapters.events(modality, vectors, values, present)
 
 
 def _summary_tokens(model: UserModel, users: Sequence[UserTokens], means: Tensor) -> Tensor:
@@ -88,15 +83,9 @@ def _summary_tokens(model: UserModel, users: Sequence[UserTokens], means: Tensor
 
     means: (users, modalities + 1, dim).
     """
-    adapters = [*(model.adapters(name).summary for name in model.modality), model.user]
     stats = torch.from_numpy(np.stack([user.stats for user in users])).to(means.device)
-    match = torch.from_numpy(np.stack([user.match for user in users])).to(means.device) @ model.matched
-    tokens, at = [], 0
-    for i, adapter in enumerate(adapters):
-        own = stats[:, at : at + len(adapter.stats_mean)]
-        tokens.append(adapter(means[:, i], own, match[:, i]))
-        at += len(adapter.stats_mean)
-    return torch.stack(tokens, 1).flatten(0, 1)
+    match = torch.from_numpy(np.stack([user.match for user in users])).to(means.device)
+    return model.adapters.summaries(means, stats, match).flatten(0, 1)
 
 
 def _segment_tokens(model: UserModel, means: Tensor, tail: Tail) -> Tensor:
@@ -106,5 +95,5 @@ def _segment_tokens(model: UserModel, means: Tensor, tail: Tail) -> Tensor:
     """
     cosines = tail.queries @ nn.functional.normalize(means, dim=-1).mT
     tokens = tail.tokens.repeat(len(means), 1, 1)
-    tokens[:, tail.outputs - tail.lead] += cosines @ model.asked
+    tokens[:, tail.outputs - tail.lead] += cosines @ model.adapters.asked
     return tokens.flatten(0, 1)

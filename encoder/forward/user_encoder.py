@@ -40,7 +40,7 @@ from store.window.user_window import UserWindow
 
 log = logs.get(__name__)
 
-VERSION = 1
+VERSION = 2
 """Part of the model id: raised when the forward gives other embeddings from the same weights."""
 
 CPU_BATCH_TOKENS = 1024
@@ -109,7 +109,9 @@ class UserEncoder:
         self._dim = event_dim
         self._query_vectors = queries or QueryVectors()
         pretrained = presets.load(settings)
-        self.model = UserModel(pretrained, modalities, dim=event_dim, seed=settings.seed)
+        self.model = UserModel(
+            pretrained, modalities, dim=event_dim, seed=settings.seed, vectors=self._query_vectors.of
+        )
         self.card: Card | None = None
         if settings.checkpoint is not None:
             self.card = load_into(self.model, settings.checkpoint, weights_id=pretrained.weights_id)
@@ -207,9 +209,9 @@ class UserEncoder:
         ids = model.tokenize(scenario.query)
         if len(ids) > MAX_QUERY_TOKENS:
             log.warning(logs.QUERY_TRUNCATED, tokens=len(ids), kept=MAX_QUERY_TOKENS)
-        parts += [model.text_tokens(ids[:MAX_QUERY_TOKENS]), model.user_emb[None]]
-        name = self.card.name if self.card else self._settings.preset
         vector = torch.from_numpy(self._query_vectors.of(scenario.query)).to(self.device)
+        parts += [model.text_tokens(ids[:MAX_QUERY_TOKENS]), model.readout(vector)[None]]
+        name = self.card.name if self.card else self._settings.preset
         tokens = torch.cat(parts).detach()
         compiled = None
         if self._settings.layout == "compiled":  # alone: its keys do not depend on what is registered beside it

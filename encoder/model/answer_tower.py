@@ -1,4 +1,4 @@
-"""Semantic tower: an answer's embedding is the state of its last token, through the same language model and head."""
+"""Semantic tower: an answer, then <USER_EMB> that is told its text vector, through the same language model and head."""
 
 from __future__ import annotations
 
@@ -37,9 +37,11 @@ def embed_texts(model: UserModel, texts: Sequence[str]) -> Tensor:
         if not ids:
             raise ValueError(f"text {row} has no tokens: an answer needs at least one")
         by_length.setdefault(len(ids), []).append(row)
+    ends = [model.readout(torch.from_numpy(model.vectors(text)).to(model.embedding.device))[None] for text in texts]
     states: dict[int, Tensor] = {}
     for length, rows in by_length.items():
-        x = torch.cat([model.text_tokens(encoded[row]) for row in rows]).to(model.dtype)
+        x = torch.cat([t for row in rows for t in (model.text_tokens(encoded[row]), ends[row])]).to(model.dtype)
+        length += 1
         positions = torch.arange(length, dtype=torch.float64, device=x.device).repeat(len(rows))
         last = torch.arange(1, len(rows) + 1, device=x.device) * length - 1
         out = model.backbone.run(x, positions, _DenseCausal(len(rows)), last)

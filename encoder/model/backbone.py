@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import rms_norm, silu
+from torch.nn.functional import dropout, rms_norm, silu
 
 
 class Attention(Protocol):
@@ -43,6 +43,8 @@ class Backbone:
         else:
             self._inv_freq = lm.rotary_emb.inv_freq.detach().double().cpu()
         self._rope_scale = float(lm.rotary_emb.attention_scaling)
+        self.dropout = 0.0
+        """In training, of what attention and MLP add."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -84,9 +86,12 @@ class Backbone:
             else:
                 q = rotate(heads.q_proj(normed).unflatten(-1, (self.heads, self.head_dim)), cos, sin)
                 seen = attention.all(i, q, k, v)
-            x = x + heads.o_proj(seen.flatten(-2))
-            x = x + mlp(layer.mlp, norm(layer.post_attention_layernorm, x))
+            x = x + self._dropped(heads.o_proj(seen.flatten(-2)))
+            x = x + self._dropped(mlp(layer.mlp, norm(layer.post_attention_layernorm, x)))
         return norm(self.lm.norm, x)
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return dropout(x, self.dropout) if self.dropout and self.lm.training else x
 
 
 def norm(module: Any, x: Tensor) -> Tensor:

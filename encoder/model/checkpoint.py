@@ -19,16 +19,17 @@ from store.base.errors import WeightsError
 from store.base.files import open_atomic, sweep, write_json
 
 TENSORS, CARD = "model.safetensors", "card.json"
-FORMAT = 1
+FORMAT = 2
 
-LORA, PROMPTS, BACKBONE = "lora.", "prompts.", "lm."
+LORA, PROMPTS, BACKBONE, RESIDUAL = "lora.", "prompts.", "lm.", "adapters.residual."
 
 
 @dataclass(frozen=True)
 class Card:
     """What a checkpoint is and where it comes from.
 
-    id: hash of its tensors. weights_id: of the frozen weights it was trained on. modalities: {name: numbers per row}.
+    id: hash of its tensors. weights_id: of the frozen weights it was trained on. modalities: those that it has
+    residuals of, each with the names of its numbers.
     config, data, metrics: as the training run recorded them. commit: git commit of the code that trained it.
     features: version of the statistics that its summary tokens are made of.
     """
@@ -39,7 +40,7 @@ class Card:
     trained: bool
     dim: int
     seed: int
-    modalities: dict[str, int]
+    modalities: dict[str, list[str]]
     prompts: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
@@ -96,9 +97,9 @@ def save(
         id=tensors_id(tensors),
         weights_id=weights_id,
         trained=trained,
-        dim=int(model.user.norm.normalized_shape[0]),
+        dim=model.adapters.dim,
         seed=model.seed,
-        modalities={m: len(model.adapters(m).number_mean) for m in model.modality},
+        modalities=model.numbers,
         prompts=sorted(model.prompts),
         config=config or {},
         data=data or {},
@@ -137,10 +138,10 @@ def read_card(directory: Path) -> Card:
 
 
 def load_into(model: UserModel, directory: Path, *, weights_id: str) -> Card:
-    """Load a checkpoint into a model. Modalities the checkpoint does not know keep their seeded adapters.
+    """Load a checkpoint into a model. Of modalities it does not know, or with other numbers, it has names to go by.
 
     Raises:
-        WeightsError: it is missing, damaged, or was trained on other weights or other modalities' numbers.
+        WeightsError: it is missing, damaged, or was trained on other weights or statistics.
     """
     card = read_card(directory)
     if card.weights_id != weights_id:
@@ -156,14 +157,6 @@ def load_into(model: UserModel, directory: Path, *, weights_id: str) -> Card:
             action="use the version of anchorstream that trained it, or train again",
             code="weights_unusable",
         )
-    for name in model.modality:
-        ours, theirs = len(model.adapters(name).number_mean), card.modalities.get(name)
-        if theirs is not None and theirs != ours:
-            raise WeightsError(
-                f"modality {name!r} has {ours} numbers, the checkpoint {directory} was trained with {theirs}",
-                action="make modalities.<name>.numbers match the card, or train again",
-                code="weights_unusable",
-            )
     try:
         tensors = load_file(directory / TENSORS)
     except (OSError, SafetensorError) as exc:
@@ -174,12 +167,17 @@ def load_into(model: UserModel, directory: Path, *, weights_id: str) -> Card:
         raise WeightsError(
             f"{directory}: the tensors are not those of the card", action="restore both files", code="weights_unusable"
         )
-    _apply(model, tensors, directory)
-    with torch.no_grad():  # a modality that nothing was learned of enters nobody else's tokens
-        for name in model.modality.keys() - card.modalities.keys():
-            model.adapters(name).matched.zero_()
-            model.adapters(name).asked.zero_()
+    known = {name for name in model.modalities if card.modalities.get(name) == model.numbers[name]}
+    _apply(model, {name: t for name, t in tensors.items() if _wanted(name, known)}, directory)
+    for name in set(model.modalities) - known:
+        model.adapters.residuals(name).clear()
+    model.adapters.forget_folded()
     return card
+
+
+def _wanted(tensor: str, known: set[str]) -> bool:
+    """Not the residuals of modalities that are not configured here, or with other numbers."""
+    return not tensor.startswith(RESIDUAL) or tensor.removeprefix(RESIDUAL).split(".", 1)[0] in known
 
 
 def _apply(model: UserModel, tensors: dict[str, Tensor], directory: Path) -> None:
@@ -188,8 +186,7 @@ def _apply(model: UserModel, tensors: dict[str, Tensor], directory: Path) -> Non
         if name.startswith(PROMPTS):
             model.prompts[name.removeprefix(PROMPTS)] = torch.nn.Parameter(tensor.clone())
     ours = model.state_dict()
-    unknown = ("modality.",)  # of modalities that are not configured here
-    plain = {name: t for name, t in tensors.items() if not name.startswith((LORA, *unknown)) or name in ours}
+    plain = {name: t for name, t in tensors.items() if not name.startswith(LORA)}
     wrong = [name for name, t in plain.items() if name not in ours or ours[name].shape != t.shape]
     if wrong:
         raise WeightsError(

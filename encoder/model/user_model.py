@@ -12,87 +12,35 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from encoder.model.adapters import Adapters, Names, Vectors, number_names
 from encoder.model.backbone import Backbone
 from encoder.model.presets import Pretrained
-from encoder.statistics import statistics
-from encoder.statistics.table import ACTIVITY
 from store.base.settings import ModalitySettings
 from store.records.embedding import DIM
 
 HEAD_WIDTH = 512
-NUMBER_MEAN, NUMBER_SCALE = 2.0, 2.0
-"""Standardisation of signed logs until a checkpoint brings fitted ones: amounts of 1 to 1,000 come to about -1 to 2."""
-
-
-class Adapter(nn.Module):
-    """LayerNorm of a text vector, numbers beside it → Linear → GELU → Linear."""
-
-    def __init__(self, dim: int, extra: int, hidden: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(dim)
-        self.inner = nn.Linear(dim + extra, dim)
-        self.outer = nn.Linear(dim, hidden)
-
-    def forward(self, vectors: Tensor, extra: Tensor, added: Tensor | None = None) -> Tensor:
-        """vectors (n, dim), extra (n, extra), added (n, dim), to what comes before the GELU → (n, hidden)."""
-        inner = self.inner(torch.cat([self.norm(vectors), extra], -1))
-        return cast(Tensor, self.outer(nn.functional.gelu(inner if added is None else inner + added)))
-
-
-class SummaryAdapter(Adapter):
-    """Of a summary token: statistics beside the mean vector, standardised by what a checkpoint has fitted."""
-
-    stats_mean: Tensor
-    stats_scale: Tensor
-
-    def __init__(self, dim: int, stats: int, hidden: int) -> None:
-        super().__init__(dim, stats, hidden)
-        self.register_buffer("stats_mean", torch.zeros(stats))
-        self.register_buffer("stats_scale", torch.ones(stats))
-
-    def forward(self, vectors: Tensor, extra: Tensor, added: Tensor | None = None) -> Tensor:
-        """As an adapter's."""
-        return super().forward(vectors, (extra - self.stats_mean) / self.stats_scale, added)
-
-
-class ModalityAdapters(nn.Module):
-    """One modality: its event tokens, its summary token, and what it means that others, or a query, match it.
-
-    matched: (dim,), enters other modalities' summary tokens by the cosine of their newest events and this one's mean.
-    asked: (hidden,), enters a scenario's <USER_EMB> by the cosine of its query and this one's mean. A vector of each
-    modality, not of each pair, so that one more leaves all parameters as they are.
-    """
-
-    number_mean: Tensor
-    number_scale: Tensor
-
-    def __init__(self, dim: int, numbers: int, stats: int, hidden: int) -> None:
-        super().__init__()
-        self.event = Adapter(dim, 2 * numbers, hidden)
-        self.summary = SummaryAdapter(dim, stats, hidden)
-        self.matched = nn.Parameter(torch.empty(dim))
-        self.asked = nn.Parameter(torch.empty(hidden))
-        self.register_buffer("number_mean", torch.full((numbers,), NUMBER_MEAN))
-        self.register_buffer("number_scale", torch.full((numbers,), NUMBER_SCALE))
-
-    def events(self, vectors: Tensor, values: Tensor, present: Tensor) -> Tensor:
-        """vectors (n, dim), values and present (n, numbers) as in `features.Numbers` → (n, hidden)."""
-        standard = (values - self.number_mean) / self.number_scale * present
-        return cast(Tensor, self.event(vectors, torch.cat([standard, present], -1)))
 
 
 class UserModel(nn.Module):
-    """All parameters of one user-embedding model.
+    """All parameters of one user-embedding model. tokenize: text → token ids. vectors: text → unit vector (dim,).
 
-    tokens: text → token ids. trained: set by the checkpoint.
+    numbers: names of each modality's numbers, in the model's order.
     """
 
     embedding: Tensor
 
     def __init__(
-        self, pretrained: Pretrained, modalities: Mapping[str, ModalitySettings], *, dim: int, seed: int
+        self,
+        pretrained: Pretrained,
+        modalities: Mapping[str, ModalitySettings],
+        *,
+        dim: int,
+        seed: int,
+        vectors: Vectors,
     ) -> None:
         super().__init__()
+        self.vectors = vectors
+        self.numbers = {name: number_names(settings) for name, settings in modalities.items()}
         self.lm = pretrained.lm
         self.backbone = Backbone(pretrained.lm)
         self.tokenize = pretrained.tokenize
@@ -100,13 +48,7 @@ class UserModel(nn.Module):
         hidden, width = self.backbone.hidden, pretrained.embedding.shape[1]
         self.register_buffer("embedding", pretrained.embedding, persistent=False)
         self.project = nn.Linear(width, hidden, bias=False) if pretrained.seeded else nn.Identity()
-        self.modality = nn.ModuleDict(
-            {
-                name: ModalityAdapters(dim, m.number_width, len(statistics.modality_names(m)), hidden)
-                for name, m in modalities.items()
-            }
-        )
-        self.user = SummaryAdapter(dim, len(ACTIVITY), hidden)
+        self.adapters = Adapters(modalities, Names.of(modalities, vectors, dim), dim, hidden)
         self.user_emb = nn.Parameter(torch.empty(hidden))
         self.prompts = nn.ParameterDict()
         self.head = nn.Sequential(nn.Linear(hidden, HEAD_WIDTH), nn.ReLU(), nn.Linear(HEAD_WIDTH, DIM))
@@ -115,29 +57,24 @@ class UserModel(nn.Module):
         scale = 1.0 if pretrained.seeded else float(pretrained.embedding.std())
         with torch.no_grad():
             for name, parameter in self.named_parameters():
-                if name == "user_emb" or ".outer." in name or name.endswith(".asked"):
+                if name == "user_emb" or name.endswith((".outer.weight", ".ask.weight", ".asked_of.weight")):
                     parameter.mul_(scale)
-                elif name.endswith(".matched"):  # beside the columns of `inner`, and of their size
-                    parameter.mul_(dim**-0.5)
+        for name in modalities:
+            self.adapters.residuals(name).clear()
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the language model; adapters and head stay float32."""
         return cast(torch.dtype, self.lm.norm.weight.dtype)
 
-    def adapters(self, modality: str) -> ModalityAdapters:
-        """Adapters of a modality."""
-        return cast(ModalityAdapters, self.modality[modality])
-
     @property
-    def matched(self) -> Tensor:
-        """(modalities, dim), see `ModalityAdapters`."""
-        return torch.stack([self.adapters(name).matched for name in self.modality])
+    def modalities(self) -> list[str]:
+        """Names, in the model's order."""
+        return list(self.numbers)
 
-    @property
-    def asked(self) -> Tensor:
-        """(modalities, hidden), see `ModalityAdapters`."""
-        return torch.stack([self.adapters(name).asked for name in self.modality])
+    def readout(self, query: Tensor) -> Tensor:
+        """<USER_EMB> of a query, (hidden,): the token is told the query's text vector, (dim,), of unit length."""
+        return self.user_emb + self.adapters.readout(query)
 
     def text_tokens(self, ids: Sequence[int]) -> Tensor:
         """Token embeddings of text: (len(ids), hidden)."""

@@ -15,6 +15,8 @@ from encoder.forward.plan import additive
 from encoder.forward.user_encoder import UserEncoder
 from encoder.forward.user_tokens import prepare
 from encoder.model import features
+from encoder.model.adapters import BUCKETS, NUMBER_MEAN, NUMBER_SCALE, number_names, spoken
+from encoder.statistics.table import ACTIVITY, NUMBER, TEXTS
 from store.base.settings import ModalitySettings
 from store.window.user_window import UserWindow
 
@@ -22,34 +24,63 @@ from store.window.user_window import UserWindow
 def event_tokens(encoder: UserEncoder, window: UserWindow, name: str, settings: ModalitySettings) -> Tensor:
     rows = window.modalities[name]
     values, present = features.numbers(rows.numbers, settings.number_width)
-    vectors = torch.from_numpy(rows.vectors.astype(np.float32))
-    return encoder.model.adapters(name).events(vectors, torch.from_numpy(values), torch.from_numpy(present))
+    adapters = encoder.model.adapters
+    own, shared = adapters.residuals(name), adapters.event
+    of = encoder._query_vectors.of(spoken(name)) * adapters.dim**0.5
+    out = []
+    for vector, told, there in zip(rows.vectors.astype(np.float32), values, present, strict=True):
+        normed = shared.norm(torch.from_numpy(vector))
+        inner = shared.inner(normed) + shared.name(torch.from_numpy(of))
+        inputs = [normed]
+        for number, value, have in zip(number_names(settings), told.tolist(), there.tolist(), strict=True):
+            called = torch.from_numpy(encoder._query_vectors.of(spoken(number)) * adapters.dim**0.5)
+            parts = [(value - NUMBER_MEAN) / NUMBER_SCALE, *(np.tanh(value - bucket) for bucket in BUCKETS)]
+            each = torch.tensor([*(part * have for part in parts), have], dtype=torch.float32)
+            inner = inner + shared.number(each) * (1 + shared.gate(called)) + have * shared.shift(called)
+            inputs.append(each)
+        out.append(shared.outer(torch.nn.functional.gelu(inner + own.event(torch.cat(inputs)))))
+    return torch.stack(out)
 
 
 def summary_tokens(encoder: UserEncoder, window: UserWindow, modalities: dict[str, ModalitySettings]) -> Tensor:
-    model = encoder.model
-    user = prepare(window, modalities, encoder._dim)
-    adapters = [*(model.adapters(name).summary for name in modalities), model.user]
-    tokens, at = [], 0
-    for adapter, mean, match in zip(adapters, user.means, user.match.tolist(), strict=True):
-        width = adapter.inner.in_features - encoder._dim
-        own = torch.from_numpy(user.stats[at : at + width])
-        at += width
-        inner = adapter.inner(torch.cat([adapter.norm(torch.from_numpy(mean)), own]))
-        for cosine, name in zip(match, modalities, strict=True):
-            inner = inner + cosine * model.adapters(name).matched
-        tokens.append(adapter.outer(torch.nn.functional.gelu(inner)))
+    adapters = encoder.model.adapters
+    shared, user = adapters.summary, prepare(window, modalities, encoder._dim)
+    names = {name: torch.from_numpy(encoder._query_vectors.of(spoken(name)) * adapters.dim**0.5) for name in modalities}
+    tokens, inners, at = [], [], 0
+    fixed = len(ACTIVITY) + len(TEXTS)
+    for i, (name, settings) in enumerate(modalities.items()):
+        stats = (torch.from_numpy(user.stats[at : at + fixed]) - shared.mean) / shared.scale
+        at += fixed
+        normed = shared.norm(torch.from_numpy(user.means[i]))
+        inner = shared.inner(torch.cat([normed, stats])) + shared.name(names[name])
+        inputs = [normed, stats]
+        for number in number_names(settings):
+            called = torch.from_numpy(encoder._query_vectors.of(spoken(number)) * adapters.dim**0.5)
+            each = (torch.from_numpy(user.stats[at : at + len(NUMBER)]) - shared.number_mean) / shared.number_scale
+            at += len(NUMBER)
+            inner = inner + shared.number(each) * (1 + shared.gate(called))
+            inputs.append(each)
+        inner = inner + adapters.residuals(name).summary(torch.cat(inputs))
+        for cosine, other in zip(user.match[i].tolist(), modalities, strict=True):
+            inner = inner + cosine * (shared.matched(names[other]) + adapters.residuals(other).matched)
+        inners.append(torch.nn.functional.gelu(inner))
+        tokens.append(shared.outer(inners[-1]))
+    tokens.append(
+        adapters.user(
+            torch.from_numpy(user.means[-1])[None], torch.from_numpy(user.stats[at:])[None], torch.stack(inners)[None]
+        )[0]
+    )
     return torch.stack(tokens)
 
 
 def segment(encoder: UserEncoder, window: UserWindow, scenario: str, modalities: dict[str, ModalitySettings]) -> Tensor:
     anchor = encoder._anchors[scenario]
     tokens = anchor.tokens.clone()
-    for name in modalities:
+    for name, asked in zip(modalities, encoder.model.adapters.asked, strict=True):
         own = window.modalities.get(name)
         if own is not None and len(own.ts):
             mean = torch.from_numpy(own.vectors.astype(np.float32)).mean(0)
-            tokens[-1] += mean @ anchor.query / mean.norm() * encoder.model.adapters(name).asked
+            tokens[-1] += mean @ anchor.query / mean.norm() * asked
     return tokens
 
 

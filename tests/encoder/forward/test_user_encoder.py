@@ -394,7 +394,9 @@ def test_semantic_tower(tiny: UserEncoder) -> None:
     assert_equal(got, np.concatenate([tiny.encode_texts([text]) for text in texts]))
     ids = tiny.model.tokenize(texts[0])
     with torch.no_grad():
-        states = tiny.model.lm(inputs_embeds=tiny.model.text_tokens(ids)[None]).last_hidden_state
+        told = tiny.model.readout(torch.from_numpy(tiny._query_vectors.of(texts[0])))
+        tokens = torch.cat([tiny.model.text_tokens(ids), told[None]])
+        states = tiny.model.lm(inputs_embeds=tokens[None]).last_hidden_state
         assert_equal(got[0], tiny.model.embed(states[0, -1]).numpy())
     with pytest.raises(ValueError, match="no tokens"):
         tiny.encode_texts([""])
@@ -408,8 +410,8 @@ def test_gradients_reach_every_part(tiny: UserEncoder, layout: Layout) -> None:
     trainable.prompts["soft"] = torch.nn.Parameter(torch.randn(3, trainable.backbone.hidden))
     users = [prepare(window(f"u{i}", random_rows(i, 40)), MODALITIES, DIM) for i in range(2)]
     churn = trainable.text_tokens(trainable.tokenize("Churn?"))
-    segment = torch.cat([trainable.prompts["soft"], churn, trainable.user_emb[None]])
     query, lead = tiny.anchor(SCENARIOS["churn"]).query, len(MODALITIES) + 1
+    segment = torch.cat([trainable.prompts["soft"], churn, trainable.readout(query)[None]])
     if layout == "compiled":
         tail = tails.build_compiled(trainable.backbone, [segment], lead, [query])
     else:
