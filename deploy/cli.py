@@ -49,6 +49,7 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("verify", "deploy.commands.verify:verify", _OPERATE, "Recompute embeddings from stored tokens and compare."),
     ("dead-letters", "deploy.commands.dead_letters:app", _OPERATE, "Refused events: list, show, replay."),
     ("buffer", "deploy.commands.buffer:app", _OPERATE, "What the token buffer holds of a user."),
+    ("pretrain", "deploy.commands.pretrain:pretrain", _OPERATE, "Train a model on a history."),
     ("evaluate", "deploy.commands.evaluate:evaluate", _OPERATE, "How well what is known of users tells what they do."),
     ("bench", "deploy.commands.bench:bench", _OPERATE, "Measure; prints a table with ratios."),
 )
@@ -114,7 +115,7 @@ def _wants_json(words: Sequence[str]) -> bool:
     """Whether errors go out as JSON: `--json` as a flag (some commands take a file there); and where logs are."""
     if words[:1] == ["run"]:
         return not sys.stderr.isatty()
-    return "--json" in words and words[0] not in ("demo", "bench", "evaluate")
+    return "--json" in words and words[0] not in ("demo", "bench", "evaluate", "pretrain")
 
 
 def _version() -> str:

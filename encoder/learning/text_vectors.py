@@ -37,6 +37,10 @@ class StoredTextVectors:
             self._vectors.update(zip(missing, self._encoder.encode(missing), strict=True))
         return np.stack([self._vectors[text] for text in texts]) if texts else np.empty((0, self.dim), np.float16)
 
+    def texts(self) -> dict[bytes, str]:
+        """A text of each vector that is stored, by the vector's bytes."""
+        return {vector.tobytes(): text for text, vector in self._vectors.items()}
+
     def save(self) -> None:
         """Write the file anew if there is more to remember. Raises OSError."""
         if len(self._vectors) == self._stored:

@@ -1,0 +1,43 @@
+"""Losses over unit vectors of users, one per (sample, question), and of answers.
+
+`answers`: softmax over the answers of the same question, which learned best (docs/log.md). `contrastive`: the paper's
+(arXiv 2602.14492, public code), over all pairs of a batch, with the margin that spares likely false negatives.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+MARGIN = 0.1
+
+
+def answers(users: Tensor, of_classes: Tensor, classes: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy; 0 where nobody is asked.
+
+    Args:
+        users: (n, 128). of_classes: (classes, 128). classes: int64 (n,), -1 = not asked. scale: of the cosines.
+    """
+    asked = classes >= 0
+    if not bool(asked.any()):
+        return users.sum() * 0
+    logits = users[asked] @ of_classes.T * scale
+    return cross_entropy(logits if bias is None else logits + bias, classes[asked])
+
+
+def contrastive(users: Tensor, own_answers: Tensor, answer: Tensor, temperature: float) -> Tensor:
+    """The paper's masked contrastive loss.
+
+    Args:
+        users, own_answers: (n, 128), pairs. answer: int64 (n,), equal where two answers are the same text: these are
+            never each other's negatives.
+    """
+    to_users, to_answers = users @ users.T, users @ own_answers.T
+    positive = to_answers.diagonal()
+    other = answer[:, None] != answer
+    terms = [positive[:, None] / temperature]
+    for similarity in (to_users, to_answers, to_answers.T):
+        kept = other & (similarity.detach() <= positive.detach()[:, None] + MARGIN)
+        terms.append((similarity / temperature).masked_fill(~kept, float("-inf")))
+    return (torch.logsumexp(torch.cat(terms, 1), 1) - positive / temperature).mean()

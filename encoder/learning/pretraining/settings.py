@@ -1,0 +1,44 @@
+"""What a training run is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """Defaults: measured on the demo's data (docs/log.md), for `tiny` on two cores.
+
+    batch: samples of a step. aspects: questions a step asks of all of them.
+    text, classes, contrastive: weights of the losses (losses.py).
+    response_rows: of a step, samples with a question of their own; response_weight: of their loss.
+    dropout: of what attention and MLP add. token_dropout: of whole summary tokens. noise: of the statistics, in
+    deviations. residual_share: of steps in which the modalities' residuals are used; in the others names have to do.
+    event_share: of steps with event tokens, of event_users samples. longest_share: of steps that ask of the longest
+    horizon. average: of the weights, from step to step.
+    """
+
+    steps: int = 800
+    batch: int = 192
+    aspects: int = 6
+    learning_rate: float = 1e-3
+    weight_decay: float = 1.0
+    warmup: int = 100
+    clip: float = 1.0
+    dropout: float = 0.3
+    token_dropout: float = 0.15
+    noise: float = 0.3
+    temperature: float = 0.07
+    text: float = 1.0
+    classes: float = 1.0
+    contrastive: float = 0.0
+    response_rows: int = 32
+    response_weight: float = 0.1
+    residual_share: float = 0.6
+    event_share: float = 0.25
+    event_users: int = 32
+    average: float = 0.998
+    longest_share: float = 0.5
+    seed: int = 0
+    threads: int = 0
+    layout: str = "compiled"
