@@ -30,7 +30,7 @@ class ModelSettings(Section):
     """Of weights that no checkpoint provides."""
     time_zone: str = "UTC"
     """Time zone (`Europe/Paris`) of the hours and days that users' statistics are in: another one is another model."""
-    layout: Layout = "chunked"
+    layout: Layout = "compiled"
     """`compiled`: an update costs what is new and a token per scenario. `chunked`: queries read the user, their tokens
     are computed at each update. `causal`: the paper's, for comparison."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
