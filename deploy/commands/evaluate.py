@@ -37,6 +37,7 @@ def evaluate(
         str,
         Parameter(help="Some, with commas between; default: all but gru and coles."),
     ] = "",
+    event_tokens: Annotated[bool, Parameter(help="False: of the model, vectors from summaries alone.")] = True,
     freshness: Annotated[bool, Parameter(negative="", help="Also read from vectors 1, 7 and 28 days old.")] = False,
     noise: Annotated[bool, Parameter(negative="", help="Also with other users' events among the user's.")] = False,
     statistics: Annotated[
@@ -82,7 +83,8 @@ def evaluate(
 
             table = table_of_statistics(bar.update, ablation=ablation)
         else:
-            table = _table(data, file, checkpoint or [], wanted, bar.update, freshness=freshness, noise=noise)
+            changes = {"event_tokens": event_tokens}
+            table = _table(data, file, checkpoint or [], wanted, changes, bar.update, freshness=freshness, noise=noise)
     seconds = time.monotonic() - begun
     if json != "-":
         write(table)
@@ -144,6 +146,7 @@ def _table(
     file: Path | None,
     checkpoints: Sequence[Path],
     wanted: Sequence[Name],
+    changes: Mapping[str, object],
     show: Show,
     *,
     freshness: bool,
@@ -154,6 +157,7 @@ def _table(
     from encoder.learning.evaluation.methods import TRAINED_HERE, Methods, available
 
     settings, made = _load(data, file, lambda done, text: show(_READING * done, text))
+    settings = settings.model_copy(update={"model": settings.model.model_copy(update=changes)})
     show(_READING, "loading the model")
     of_model = partial(_encoder, settings, made)
     trained, seeded = of_model(next(iter(checkpoints), settings.model.checkpoint)), of_model(None)

@@ -194,7 +194,8 @@ class UserEncoder:
         model = self.model
         parts = []
         versions = VERSION, chunks.VERSION, features.VERSION
-        basis = (self._weights, self._settings.layout, *versions, self._settings.time_zone, scenario.query, "")
+        events = () if self._settings.event_tokens else ("no event tokens",)
+        basis = (self._weights, self._settings.layout, *events, *versions, self._settings.time_zone, scenario.query, "")
         digest = hashlib.blake2b("|".join(map(str, basis)).encode(), digest_size=8)
         if scenario.prompt is not None:
             if scenario.prompt not in model.prompts:
@@ -287,8 +288,8 @@ class UserEncoder:
 
     def _new_pool(self) -> KvPool | None:
         backbone = self.model.backbone
-        if self._settings.layout == "causal":
-            return None  # any event changes the first token: there is nothing to keep
+        if self._settings.layout == "causal" or not self._settings.event_tokens:
+            return None  # any event changes the first token, or none has one: there is nothing to keep
         pool = KvPool(
             layers=backbone.layers,
             kv_heads=backbone.kv_heads,
@@ -352,7 +353,10 @@ class UserEncoder:
         for start in range(0, len(order), PREPARED_TOGETHER):
             rows = order[start : start + PREPARED_TOGETHER]
             own = [windows[row] for row in rows]
-            yield from zip(rows, prepare_all(own, self._modalities, self._dim, self._settings.time_zone), strict=True)
+            users = prepare_all(own, self._modalities, self._dim, self._settings.time_zone)
+            if not self._settings.event_tokens:
+                users = [user.without_events() for user in users]
+            yield from zip(rows, users, strict=True)
 
 
 class _ForwardBatch:

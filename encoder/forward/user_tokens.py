@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -57,6 +57,10 @@ class UserTokens:
     def lengths(self) -> NDArray[np.int64]:
         """Rows of each chunk, int64 (chunks,), in the order of the parts."""
         return np.concatenate([np.diff(part.cuts) for part in self.parts] or [np.zeros(0, np.int64)])
+
+    def without_events(self) -> UserTokens:
+        """The same user by summaries alone."""
+        return replace(self, parts=[])
 
     @property
     def rows(self) -> int:

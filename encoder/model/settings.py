@@ -33,6 +33,8 @@ class ModelSettings(Section):
     layout: Layout = "compiled"
     """`compiled`: an update costs what is new and a token per scenario. `chunked`: queries read the user, their tokens
     are computed at each update. `causal`: the paper's, for comparison."""
+    event_tokens: bool = True
+    """false: vectors from the summaries alone, without a forward of events and without KV pages. Another model."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """`auto` = CUDA if there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
