@@ -6,6 +6,8 @@ of their partition has been read:
   H1. A partition is behind while its newest rows are BEHIND_SECONDS old when they come, wherever on the way they have
       waited: the processor writes when their events came in (`stream/processor/arrivals.py`).
   H2. Its users are let go as soon as newer rows come, or none have for QUIET_MS: whoever fell behind may have died.
+      After a backlog of LONG_MS these rows must be CAUGHT_UP_SECONDS old, for SETTLE_MS at most: a replay's last seconds
+      are days of its events' time, and who was silent then would be embedded again.
   H3. All are let go at any rate once they have been held HOLD_SHARE times as long as computing them would take: about a
       tenth of the time goes into what will be computed again, and a backlog that never ends starves nobody.
   H4. Before it is known how long that is, one user is let go after LEARN_MS, now and then, to find out.
@@ -19,6 +21,8 @@ from itertools import islice
 
 BEHIND_SECONDS = 3.0
 """A live update takes a tenth of a second to here."""
+LONG_MS, SETTLE_MS = 30_000, 5_000
+CAUGHT_UP_SECONDS = 0.5
 QUIET_MS = 15_000
 """A processor that takes texts it has never seen may be silent for seconds."""
 HOLD_SHARE = 9
@@ -27,9 +31,15 @@ LEARN_MS = 2_000
 
 @dataclass(slots=True)
 class _Input:
-    """Of one partition. heard_ms: when rows last came."""
+    """Of one partition.
 
+    since_ms: when it fell behind. heard_ms: when rows last came. near_ms: since when these are less than BEHIND_SECONDS
+    old.
+    """
+
+    since_ms: int
     heard_ms: int
+    near_ms: int | None = None
     users: dict[str, int] = field(default_factory=dict)
 
 
@@ -58,7 +68,18 @@ class HeldUsers:
 
     def begin(self, partition: int, now_ms: int) -> None:
         """Rows came and are old."""
-        self._behind.setdefault(partition, _Input(now_ms)).heard_ms = now_ms
+        found = self._behind.setdefault(partition, _Input(now_ms, now_ms))
+        found.heard_ms, found.near_ms = now_ms, None
+
+    def settled(self, partition: int, behind_seconds: float, now_ms: int) -> bool:
+        """H2, of rows that came and are less than BEHIND_SECONDS old: whether its users may go."""
+        found = self._behind.get(partition)
+        if found is None or now_ms - found.since_ms < LONG_MS or behind_seconds < CAUGHT_UP_SECONDS:
+            return True
+        found.heard_ms = now_ms
+        if found.near_ms is None:
+            found.near_ms = now_ms
+        return now_ms - found.near_ms >= SETTLE_MS
 
     def hold(self, user: str, tokens: int, partition: int, now_ms: int) -> None:
         """Of a partition that is behind, or one that is held already: then its partition does not matter."""
@@ -85,7 +106,12 @@ class HeldUsers:
 
     def quiet(self, now_ms: int) -> dict[int, dict[str, int]]:
         """H2: partitions of which nothing has come for long, and their users."""
-        ended = [p for p, found in self._behind.items() if now_ms - found.heard_ms >= QUIET_MS]
+        ended = [
+            p
+            for p, found in self._behind.items()
+            if now_ms - found.heard_ms >= QUIET_MS
+            or (found.near_ms is not None and now_ms - found.near_ms >= SETTLE_MS)
+        ]
         return {partition: self.end(partition) for partition in ended}
 
     def overdue(self, now_ms: int, seconds_of: Callable[[int, int], float]) -> dict[int, dict[str, int]]:

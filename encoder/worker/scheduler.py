@@ -134,7 +134,8 @@ class RefreshScheduler:
     def arrived(self, partition: int, behind_seconds: float, now_ms: int) -> None:
         """Rows of a partition have come that were so old: those that are marked next, or nobody's."""
         if behind_seconds < BEHIND_SECONDS:
-            self._let_go(self._held.end(partition), partition, now_ms)
+            if self._held.settled(partition, behind_seconds, now_ms):
+                self._let_go(self._held.end(partition), partition, now_ms)
         else:
             self._held.begin(partition, now_ms)
             if partition not in self._heard_of:  # whoever came as a backlog is part of this one

@@ -8,7 +8,15 @@ from itertools import count
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoder.worker.held_users import BEHIND_SECONDS, HOLD_SHARE, LEARN_MS, QUIET_MS
+from encoder.worker.held_users import (
+    BEHIND_SECONDS,
+    CAUGHT_UP_SECONDS,
+    HOLD_SHARE,
+    LEARN_MS,
+    LONG_MS,
+    QUIET_MS,
+    SETTLE_MS,
+)
 from encoder.worker.scheduler import RefreshBatch, RefreshScheduler
 
 TAIL, BUDGET = 10, 100
@@ -95,6 +103,31 @@ def test_silence_ends_a_backlog() -> None:
     assert one.should_pause(1)
     assert sorted(drain(one, QUIET_MS)) == sorted(f"live{i}" for i in range(50))
     assert drain(one, QUIET_MS + 1) == ["a"]
+
+
+def test_the_last_seconds_of_a_long_backlog_are_waited_for() -> None:
+    """They are days of its events' time. Whoever stays a little late is let go all the same."""
+    near = (BEHIND_SECONDS + CAUGHT_UP_SECONDS) / 2
+
+    def long_behind() -> RefreshScheduler:
+        one = scheduler(tokens_per_second=1)
+        for at in range(0, LONG_MS + 1, 1000):
+            one.arrived(0, OLD, at)
+        one.mark("old", LONG_MS)
+        one.arrived(0, near, LONG_MS)
+        assert drain(one, LONG_MS) == []
+        return one
+
+    one = long_behind()
+    one.arrived(0, CAUGHT_UP_SECONDS / 2, LONG_MS + 1)
+    assert drain(one, LONG_MS + 1) == ["old"], "at its end"
+    one = long_behind()
+    for at in range(LONG_MS, LONG_MS + SETTLE_MS, 500):
+        one.arrived(0, near, at)
+        assert drain(one, at) == []
+    one.arrived(0, near, LONG_MS + SETTLE_MS)
+    assert drain(one, LONG_MS + SETTLE_MS) == ["old"], "it stays a little late"
+    assert drain(long_behind(), LONG_MS + SETTLE_MS) == ["old"], "and where nothing more comes"
 
 
 def test_before_a_rate_is_known_one_user_is_computed_to_learn_it() -> None:
