@@ -6,8 +6,8 @@ of their partition has been read:
   H1. A partition is behind while its newest rows are BEHIND_SECONDS old when they come, wherever on the way they have
       waited: the processor writes when their events came in (`stream/processor/arrivals.py`).
   H2. Its users are let go as soon as newer rows come, or none have for QUIET_MS: whoever fell behind may have died.
-      After a backlog of LONG_MS these rows must be CAUGHT_UP_SECONDS old, for SETTLE_MS at most: a replay's last seconds
-      are days of its events' time, and who was silent then would be embedded again.
+      After a backlog of LONG_MS these rows must be CAUGHT_UP_SECONDS old, for SETTLE_MS at most: a replay's last
+      seconds are days of its events' time, and who was silent then would be embedded again.
   H3. All are let go at any rate once they have been held HOLD_SHARE times as long as computing them would take: about a
       tenth of the time goes into what will be computed again, and a backlog that never ends starves nobody.
   H4. Before it is known how long that is, one user is let go after LEARN_MS, now and then, to find out.
