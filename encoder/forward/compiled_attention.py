@@ -20,7 +20,7 @@ from encoder.forward.split_attention import flash
 from encoder.forward.tail import Tail
 from encoder.model.backbone import Backbone, rotate
 
-RUN_BYTES = 8 << 20
+RUN_BYTES = 2 << 20
 """Keys of one call: beyond it they leave the caches."""
 UNSEEN = -1e30
 """Masks an anchor's padding: finite, as an anchor without any token must give no NaN, and weigh nothing."""
