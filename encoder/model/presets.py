@@ -39,7 +39,7 @@ TINY = {
     "head_dim": 64,
     "rope_theta": 100_000.0,
 }
-"""Sized by measurement: 10 scenarios of a hot user in 10 ms on two CPU cores (`anchorstream bench encoder`)."""
+"""Sized by measurement: 10 scenarios of a hot user in 3 ms of one CPU core (`anchorstream bench encoder`)."""
 
 
 class Pretrained(NamedTuple):
