@@ -71,7 +71,7 @@ def pretrain(
             _make(folder, settings, data, files, topic, samples or user_u.SAMPLES, seed, bar.update)
         trained, validation = user_u.manifests(folder)
         pretrained = presets.load(settings.model)
-        trainer = _trainer(settings, folder, trained, told, threads)
+        trainer = _trainer(settings, folder, trained, told, threads, bar.update)
         train(
             trainer,
             out,
@@ -163,23 +163,33 @@ def _make(
     user_u.of_journey(folder, settings, panel, samples=samples, seed=seed, show=part)
 
 
-def _trainer(settings: Settings, folder: Path, manifest: Manifest, told: PretrainSettings, threads: int) -> Trainer:
+def _trainer(
+    settings: Settings, folder: Path, manifest: Manifest, told: PretrainSettings, threads: int, show: Show
+) -> Trainer:
     import os
 
     import torch
 
     from deploy.learning.user_u import TRAIN
+    from encoder.learning.pretraining.teacher import teach
     from encoder.learning.pretraining.trainer import Trainer
     from encoder.model import presets
     from encoder.model.query_vectors import QueryVectors
     from encoder.model.user_model import UserModel
 
-    torch.set_num_threads(threads or os.cpu_count() or 1)
     manifest.check(settings.modalities, folder)
+    threads = threads or os.cpu_count() or 1
+    targets = None
+    if told.distillation:
+        targets = teach(
+            folder / TRAIN, manifest, most=told.taught, threads=threads,
+            on_progress=lambda done, of: show(_DATA_SHARE, f"trees of {done} of {of} questions"),
+        )  # fmt: skip
+    torch.set_num_threads(threads)
     model = UserModel(
         presets.load(settings.model), settings.modalities, dim=manifest.dim, seed=told.seed, vectors=QueryVectors().of
     )
-    return Trainer(model, folder / TRAIN, manifest, told)
+    return Trainer(model, folder / TRAIN, manifest, told, targets)
 
 
 def _metrics(trainer: Trainer, folder: Path, manifest: Manifest) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from encoder.learning.user_u.aspects import Aspect, Kind, Labels, yes_or_no
 from encoder.learning.user_u.build import Responses, build
 from encoder.learning.user_u.counts import Counts
 from encoder.learning.user_u.moments import Cuts, draw
-from encoder.learning.user_u.shards import Shard, read_manifest, read_shard
+from encoder.learning.user_u.shards import Shard, read_manifest, read_shard, write_shard
 from encoder.learning.windows import Windows
 from encoder.model import presets
 from encoder.model.query_vectors import QueryVectors
@@ -60,6 +60,12 @@ def write(folder: Path) -> None:
         folder, Windows(past, DAY // 24), cuts, ASPECTS, Labels(counts, counts.end, topics), zone="UTC", seed=1,
         responses=responses,
     )  # fmt: skip
+
+
+def replace_classes(folder: Path, name: str, classes: NDArray[np.int8]) -> None:
+    """Other answers in a shard."""
+    shard = read_shard(folder, name)
+    write_shard(folder, name, Shard(shard.samples._replace(classes=classes), shard.events))
 
 
 def trainer(data: Path, settings: PretrainSettings) -> Trainer:

@@ -24,13 +24,15 @@ Generator = np.random.Generator
 class Asked:
     """Of one step. place: int (k,), of the manifest's questions. queries: their texts. horizon: place among horizons.
 
-    answers: per question a wording of each class. classes: int8 (samples, k), -1 = not asked.
+    answers: per question a wording of each class. classes: int8 (samples, k), -1 = not asked. longest: whether the
+    horizon is the longest, of which a teacher knows.
     """
 
     place: NDArray[np.intp]
     queries: list[str]
     answers: list[list[str]]
     classes: NDArray[np.int8]
+    longest: bool
 
 
 class Batches:
@@ -53,8 +55,8 @@ class Batches:
         """Steps in which every sample comes once."""
         return int(self._ends[-1])
 
-    def at(self, step: int) -> tuple[Shard, NDArray[np.intp]]:
-        """A shard, and its rows of a step: those that are asked what everybody is asked."""
+    def at(self, step: int) -> tuple[str, Shard, NDArray[np.intp]]:
+        """A shard, its name, and its rows of a step: those that are asked what everybody is asked."""
         epoch, within = divmod(step, self.per_epoch)
         order = np.random.default_rng([self._settings.seed, epoch]).permutation(len(self._names))
         sizes = np.diff(self._ends, prepend=0)[order]
@@ -68,7 +70,7 @@ class Batches:
             self._held = ((epoch, number), shard, rows)
         _, shard, rows = self._held
         start = offset * self._settings.batch
-        return shard, np.take(rows, np.arange(start, start + self._settings.batch), mode="wrap")
+        return self._names[number], shard, np.take(rows, np.arange(start, start + self._settings.batch), mode="wrap")
 
     def ask(self, samples: Samples, rng: Generator) -> Asked:
         """Some of the questions, in one wording and of one horizon each step."""
@@ -83,7 +85,7 @@ class Batches:
             for p in place
         ]
         answers = [[str(rng.choice(each)) for each in manifest.questions[p].answers] for p in place]
-        return Asked(place, queries, answers, samples.classes[:, place, horizon])
+        return Asked(place, queries, answers, samples.classes[:, place, horizon], horizon == longest)
 
 
 @dataclass(frozen=True)

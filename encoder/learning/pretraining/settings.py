@@ -10,7 +10,8 @@ class PretrainSettings:
     """Defaults: measured on the demo's data (docs/log.md), for `tiny` on two cores.
 
     batch: samples of a step. aspects: questions a step asks of all of them.
-    text, classes, contrastive: weights of the losses (losses.py).
+    text, classes, contrastive: weights of the losses (losses.py). distillation: of the distance to trees' answers
+    (teacher.py), for so many questions as are `taught`; 0 = none.
     response_rows: of a step, samples with a question of their own; response_weight: of their loss.
     dropout: of what attention and MLP add. token_dropout: of whole summary tokens. noise: of the statistics, in
     deviations. residual_share: of steps in which the modalities' residuals are used; in the others names have to do.
@@ -32,6 +33,8 @@ class PretrainSettings:
     text: float = 1.0
     classes: float = 1.0
     contrastive: float = 0.0
+    distillation: float = 2.0
+    taught: int = 8
     response_rows: int = 32
     response_weight: float = 0.1
     residual_share: float = 0.6

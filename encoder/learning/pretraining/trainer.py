@@ -25,6 +25,7 @@ from encoder.forward.user_tokens import UserTokens
 from encoder.learning.pretraining import losses
 from encoder.learning.pretraining.batches import Asked, Batches, ResponseRows, user_tokens, with_events
 from encoder.learning.pretraining.settings import PretrainSettings
+from encoder.learning.pretraining.teacher import Targets
 from encoder.learning.user_u.shards import Events, Manifest, Samples, read_shard
 from encoder.model.answer_tower import embed_texts
 from encoder.model.user_model import UserModel
@@ -69,8 +70,16 @@ class Step:
 class Trainer:
     """One run over a folder of shards. Single-threaded, but for torch's own threads."""
 
-    def __init__(self, model: UserModel, folder: Path, manifest: Manifest, settings: PretrainSettings) -> None:
-        """Raises NotFoundError: a shard is missing."""
+    def __init__(
+        self,
+        model: UserModel,
+        folder: Path,
+        manifest: Manifest,
+        settings: PretrainSettings,
+        targets: Targets | None = None,
+    ) -> None:
+        """targets: of the shards, to be distilled. Raises NotFoundError: a shard is missing."""
+        self._targets = targets
         self.model, self.settings, self.manifest = model, settings, manifest
         self.step = 0
         self._folder = folder
@@ -107,13 +116,14 @@ class Trainer:
             group["lr"] = rate
         self.model.train()
         self.model.adapters.residual_scale = float(rng.random() < settings.residual_share)
-        shard, rows = self._batches.at(number)
+        name, shard, rows = self._batches.at(number)
         events = None
         if rng.random() < settings.event_share:
             rows, events = rows[: settings.event_users], shard.events
         samples = shard.samples.take(rows)
         asked = self._batches.ask(samples, rng)
-        parts = self._losses(self._tokens(samples, rows, events, rng), asked)
+        targets = self._targets[name][rows][:, asked.place] if self._targets is not None and asked.longest else None
+        parts = self._losses(self._tokens(samples, rows, events, rng), asked, targets)
         loss = sum(parts.values(), torch.zeros(()))
         if self._responses is not None and settings.response_weight:
             parts["responses"] = settings.response_weight * self._response_loss(rng)
@@ -153,7 +163,7 @@ class Trainer:
         parts = [torch.cat([own, number.repeat(k)]) for k in adapters.widths]
         return torch.cat([*parts, adapters.user.scale]).numpy()
 
-    def _losses(self, users: list[UserTokens], asked: Asked) -> dict[str, Tensor]:
+    def _losses(self, users: list[UserTokens], asked: Asked, targets: NDArray[np.float32] | None) -> dict[str, Tensor]:
         settings = self.settings
         vectors = self._embed(users, asked.queries)
         flat = [text for each in asked.answers for text in each]
@@ -173,6 +183,14 @@ class Trainer:
                 found.setdefault("classes", []).append(
                     losses.answers(vectors[:, k], free, classes[:, k], self._prototypes.log_scale.exp(), bias)
                 )
+            if targets is not None and settings.distillation and not np.isnan(targets[:, k]).all():
+                goal = torch.from_numpy(targets[:, k])
+                free, bias = self._prototypes.of(place)
+                own = losses.distillation(vectors[:, k], free, goal, self._prototypes.log_scale.exp(), bias)
+                if texts is not None:
+                    scale = self._prototypes.log_text_scale.exp().clamp(max=100)
+                    own = (own + losses.distillation(vectors[:, k], texts[at : at + size], goal, scale)) / 2
+                found.setdefault("distillation", []).append(own)
             at += size
         out = {name: torch.stack(each).mean() * getattr(settings, name) for name, each in found.items()}
         if texts is not None and settings.contrastive:

@@ -53,3 +53,20 @@ def test_equal_answers_and_likely_ones_are_no_negatives() -> None:
     users = unit(5, 128)
     own = unit(1, 128, seed=2).expand(5, 128)
     assert abs(float(losses.contrastive(users, own, torch.zeros(5, dtype=torch.long), 0.07))) < 1e-6
+
+
+def test_distillation_is_least_where_the_answer_is_the_teachers() -> None:
+    no_and_yes = unit(2, 128, seed=3)
+    towards = no_and_yes[1] - no_and_yes[0]
+    targets = torch.tensor([0.9, 0.2, float("nan")])
+    users = torch.nn.functional.normalize(torch.stack([towards, -towards, towards]), dim=-1).requires_grad_()
+    loss = losses.distillation(users, no_and_yes, targets, torch.tensor(2.0))
+    wanted = []
+    for user, target in zip(users.detach()[:2], (0.9, 0.2), strict=True):
+        yes = 1 / (1 + math.exp(-2 * float(user @ towards)))
+        wanted.append(-target * math.log(yes) - (1 - target) * math.log(1 - yes))
+    assert math.isclose(loss.item(), sum(wanted) / 2, rel_tol=1e-5)
+    loss.backward()
+    assert users.grad is not None
+    assert not users.grad[2].any(), "nobody taught it"
+    assert losses.distillation(users, no_and_yes, targets * float("nan"), torch.tensor(2.0)).item() == 0
