@@ -60,6 +60,11 @@ def tensors_id(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """In half precision, which is enough for weights that are computed with in full."""
+    return {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
 def state(model: UserModel, *, seeded: bool) -> dict[str, Tensor]:
     """Tensors that a checkpoint holds: everything but frozen weights that come from elsewhere.
 
@@ -89,9 +94,16 @@ def save(
     data: dict[str, Any] | None = None,
     metrics: dict[str, Any] | None = None,
     commit: str = "",
+    half: bool = False,
 ) -> Card:
-    """Write a checkpoint, tensors first and the card last: a directory with a card is whole."""
+    """Write a checkpoint, tensors first and the card last: a directory with a card is whole.
+
+    Args:
+        half: store half of the bytes, see `halved`.
+    """
     tensors = state(model, seeded=seeded)
+    if half:
+        tensors = halved(tensors)
     card = Card(
         name=name,
         id=tensors_id(tensors),

@@ -71,5 +71,5 @@ def save_checkpoint(
     with trainer.using_average() as model:
         return checkpoint.save(
             model, folder, name=name, weights_id=weights_id, trained=True, seeded=seeded, commit=commit,
-            config=asdict(trainer.settings), data=trainer.manifest.about, metrics=metrics,
+            config=asdict(trainer.settings), data=trainer.manifest.about, metrics=metrics, half=True,
         )  # fmt: skip
