@@ -159,12 +159,20 @@ class Residuals(nn.Module):
     """What a checkpoint knows of one modality beside its names; zero where it knows nothing.
 
     event, summary: added to the folded weights. matched: (dim,), asked: (hidden,): added to what the name gives.
+    mean, scale: of the modality's own statistics, which `summary` reads standardised by them: one that is nearly always
+    zero would be nothing by the scale of all modalities.
     """
+
+    mean: Tensor
+    scale: Tensor
 
     def __init__(self, dim: int, numbers: int, hidden: int) -> None:
         super().__init__()
+        width = _OWN + numbers * len(NUMBER)
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(width))
         self.event = nn.Linear(dim + numbers * (FEATURES + 1), dim)
-        self.summary = nn.Linear(dim + _OWN + numbers * len(NUMBER), dim)
+        self.summary = nn.Linear(dim + width, dim)
         self.matched = nn.Parameter(torch.zeros(dim))
         self.asked = nn.Parameter(torch.zeros(hidden))
 
@@ -287,11 +295,12 @@ class Adapters(nn.Module):
             share = self.residual_scale if self.training else 1.0
             events.append((weight + share * own.event.weight, bias + share * own.event.bias))
             weight, bias = self.summary.folded(name, numbers)
-            weight, bias = weight + share * own.summary.weight, bias + share * own.summary.bias
             mean, scale = self.summary.standard(k)
-            front, back = weight[:, : self.dim], weight[:, self.dim :] / scale
-            weights.append(nn.functional.pad(torch.cat([front, back], 1), (0, width - weight.shape[1])))
-            biases.append(bias - back @ mean)
+            back = weight[:, self.dim :] / scale
+            residual = share * own.summary.weight[:, self.dim :] / own.scale
+            front = weight[:, : self.dim] + share * own.summary.weight[:, : self.dim]
+            weights.append(nn.functional.pad(torch.cat([front, back + residual], 1), (0, width - weight.shape[1])))
+            biases.append(bias + share * own.summary.bias - back @ mean - residual @ own.mean)
         of = [self.residuals(name) for name in self.residual]
         matched = self.summary.matched(self.modality_names) + torch.stack([own.matched for own in of])
         asked = self.asked_of(self.modality_names) + torch.stack([own.asked for own in of])

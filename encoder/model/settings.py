@@ -14,10 +14,6 @@ from store.base.silence_days import check_days
 Layout = Literal["compiled", "chunked", "causal"]
 
 
-SHIPPED = Path(__file__).parents[1] / "checkpoints" / "tiny"
-"""Trained on the demo's panel; its card says how."""
-
-
 class ModelSettings(Section):
     """Which language model, where, and how much memory its KV pages may take."""
 
@@ -26,8 +22,7 @@ class ModelSettings(Section):
     path: Path | None = None
     """Directory of a Llama- or Qwen-type causal LM; overrides the preset's own weights."""
     checkpoint: Path | None = None
-    """Adapters, head and soft prompts (safetensors + card); "shipped" = the one that comes with us, for `tiny`. None =
-    seeded, untrained."""
+    """Adapters, head and soft prompts (safetensors + card). None = seeded, untrained."""
     prompts_dir: Path | None = None
     """Soft prompts beside the checkpoint's, `<name>.safetensors` with one tensor (tokens, hidden). Read when a scenario
     names one that the checkpoint lacks, and again when the scenario is registered again."""
@@ -58,11 +53,6 @@ class ModelSettings(Section):
         1, 2, 4, 8, 16, 32, 64,
     )  # fmt: skip
     """A user without new events is embedded again after about so many days; each divides the next. [] = never."""
-
-    @field_validator("checkpoint", mode="before")
-    @classmethod
-    def _find_shipped(cls, value: object) -> object:
-        return SHIPPED if value == "shipped" else value
 
     @field_validator("time_zone")
     @classmethod

@@ -49,18 +49,18 @@ def summary_tokens(encoder: UserEncoder, window: UserWindow, modalities: dict[st
     tokens, inners, at = [], [], 0
     fixed = len(ACTIVITY) + len(TEXTS)
     for i, (name, settings) in enumerate(modalities.items()):
-        stats = (torch.from_numpy(user.stats[at : at + fixed]) - shared.mean) / shared.scale
+        raw = torch.from_numpy(user.stats[at : at + fixed + len(number_names(settings)) * len(NUMBER)])
+        stats = (raw[:fixed] - shared.mean) / shared.scale
         at += fixed
         normed = shared.norm(torch.from_numpy(user.means[i]))
         inner = shared.inner(torch.cat([normed, stats])) + shared.name(names[name])
-        inputs = [normed, stats]
         for number in number_names(settings):
             called = torch.from_numpy(encoder._query_vectors.of(spoken(number)) * adapters.dim**0.5)
             each = (torch.from_numpy(user.stats[at : at + len(NUMBER)]) - shared.number_mean) / shared.number_scale
             at += len(NUMBER)
             inner = inner + shared.number(each) * (1 + shared.gate(called))
-            inputs.append(each)
-        inner = inner + adapters.residuals(name).summary(torch.cat(inputs))
+        own = adapters.residuals(name)
+        inner = inner + own.summary(torch.cat([normed, (raw - own.mean) / own.scale]))
         for cosine, other in zip(user.match[i].tolist(), modalities, strict=True):
             inner = inner + cosine * (shared.matched(names[other]) + adapters.residuals(other).matched)
         inners.append(torch.nn.functional.gelu(inner))

@@ -37,7 +37,7 @@ class PretrainSettings:
     taught: int = 8
     response_rows: int = 32
     response_weight: float = 0.1
-    residual_share: float = 0.6
+    residual_share: float = 0.75
     event_share: float = 0.25
     event_users: int = 32
     average: float = 0.998

@@ -284,12 +284,16 @@ def query_tail(model: UserModel, queries: list[str], layout: str) -> Tail:
 
 
 def fit_statistics(model: UserModel, samples: Samples) -> None:
-    """Standardise the statistics as they are in samples: over users, and over modalities or numbers."""
+    """Standardise statistics as they are in samples: each modality's for its residuals, all together for what is shared."""
     adapters = model.adapters
     stats = torch.from_numpy(samples.stats)
     own, numbers, at = [], [], 0
     fixed = len(ACTIVITY) + len(TEXTS)
-    for k in adapters.widths:
+    for name, k in zip(model.modalities, adapters.widths, strict=True):
+        residual = adapters.residuals(name)
+        mine = stats[:, at : at + fixed + k * len(NUMBER)]
+        residual.mean.copy_(mine.mean(0))
+        residual.scale.copy_(mine.std(0).clamp(min=_FLOOR))
         own.append(stats[:, at : at + fixed])
         at += fixed
         numbers += [stats[:, at + j * len(NUMBER) :][:, : len(NUMBER)] for j in range(k)]

@@ -72,7 +72,7 @@ def test_modalities_may_be_added_and_left_out(saved: Path) -> None:
     state = bigger.model.state_dict()
     for name, tensor in state.items():
         unlearned = name.startswith("adapters.residual.extra.")
-        assert torch.equal(tensor, 0 * seeded[name] if unlearned else loaded[name]), name
+        assert torch.equal(tensor, seeded[name] if unlearned else loaded[name]), name
     fewer = encoder(saved, modalities={"bill": MODALITIES["bill"]})
     assert fewer.encode(USERS, ["churn"]).shape == (2, 1, 128)
 
