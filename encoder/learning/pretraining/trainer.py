@@ -284,7 +284,7 @@ def query_tail(model: UserModel, queries: list[str], layout: str) -> Tail:
 
 
 def fit_statistics(model: UserModel, samples: Samples) -> None:
-    """Standardise statistics as they are in samples: each modality's for its residuals, all together for what is shared."""
+    """Standardise statistics as they are in samples: a modality's for its residuals, all for what is shared."""
     adapters = model.adapters
     stats = torch.from_numpy(samples.stats)
     own, numbers, at = [], [], 0
