@@ -49,8 +49,8 @@ ROOMS = {
     "encoder/learning/baselines": "encoder/learning/tasks store/base",
     "encoder/learning/user_u": "encoder/learning encoder/model encoder/forward encoder/statistics store/base"
     " store/window",
-    "encoder/learning/pretraining": "encoder/learning/tasks encoder/learning/baselines encoder/learning/user_u encoder/model encoder/forward"
-    " encoder/statistics store/base store/window",
+    "encoder/learning/pretraining": "encoder/learning/tasks encoder/learning/baselines encoder/learning/user_u"
+    " encoder/model encoder/forward encoder/statistics store/base store/window",
     "encoder/learning/sequences": "encoder/learning encoder/learning/tasks encoder/learning/baselines store/base"
     " store/window",
     "encoder/learning/evaluation": "encoder/learning encoder/learning/tasks encoder/learning/baselines"
