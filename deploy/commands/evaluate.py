@@ -202,10 +202,7 @@ def _load(data: str, file: Path | None, show: Show) -> tuple[Settings, DataSet]:
 
 def _encoder(settings: Settings, made: DataSet, checkpoint: Path | None) -> UserEncoder:
     """The model with a checkpoint; None = as seeded."""
-    import os
-
     from encoder.forward.user_encoder import UserEncoder
 
-    # the machine is ours while it lasts, and pages would never be read again
-    own = {"threads": settings.model.threads or os.cpu_count(), "kv_pool_bytes": 0, "checkpoint": checkpoint}
+    own = {"kv_pool_bytes": 0, "checkpoint": checkpoint}  # pages would never be read again
     return UserEncoder(settings.model.model_copy(update=own), settings.modalities, {}, made.windows.history.dim)

@@ -23,6 +23,8 @@ PARAMETERS: Final = {
     "colsample_bytree": 0.5,
     "reg_lambda": 5,
 }
+THREADS: Final = max(1, (os.cpu_count() or 1) // 2)
+"""Half the cores: threads that spin for each other on a busy machine cost ten times what they compute."""
 PATIENCE: Final = 60
 """Trees without a better AUC or logarithmic loss on the rows of validation, whichever stalls first, end it."""
 
@@ -39,7 +41,7 @@ def fit_boosted(columns: Columns, y: NDArray[np.bool_], split: NDArray[np.int8],
     trees = lightgbm()
     train, validation = split == Split.TRAIN, split == Split.VALIDATION
     model = trees.LGBMClassifier(
-        **PARAMETERS, random_state=seed, verbose=-1, n_jobs=os.cpu_count(), deterministic=True, force_row_wise=True
+        **PARAMETERS, random_state=seed, verbose=-1, n_jobs=THREADS, deterministic=True, force_row_wise=True
     )
     model.fit(
         columns[train],

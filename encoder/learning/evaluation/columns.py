@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
@@ -29,22 +30,23 @@ def gather(
     gatherers: Sequence[Gatherer],
     on_progress: Callable[[int, int], object] = lambda done, of: None,
 ) -> None:
-    """One pass: each window is cut once. Memory: one batch of windows.
+    """One pass: each window is cut once. Memory: one batch of windows. Gatherers take a batch each in its own thread.
 
     Args:
         on_progress: called with the moments done, and of how many.
     """
     count = len(asked.users)
-    for start in range(0, count, _BATCH):
-        rows = slice(start, min(start + _BATCH, count))
-        moments = zip(asked.users[rows], asked.now[rows], asked.includes_now[rows], strict=True)
-        batch = [
-            windows.at(int(user), int(now), includes_now=bool(includes_now)).at(int(now))
-            for user, now, includes_now in moments
-        ]
-        for gatherer in gatherers:
-            gatherer.take(rows, batch)
-        on_progress(rows.stop, count)
+    with ThreadPoolExecutor(max(1, len(gatherers))) as together:
+        for start in range(0, count, _BATCH):
+            rows = slice(start, min(start + _BATCH, count))
+            moments = zip(asked.users[rows], asked.now[rows], asked.includes_now[rows], strict=True)
+            batch = [
+                windows.at(int(user), int(now), includes_now=bool(includes_now)).at(int(now))
+                for user, now, includes_now in moments
+            ]
+            for taken in [together.submit(gatherer.take, rows, batch) for gatherer in gatherers]:
+                taken.result()
+            on_progress(rows.stop, count)
 
 
 class Statistics:
