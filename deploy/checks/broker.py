@@ -73,7 +73,8 @@ def check_topics(settings: Settings) -> Finding:
         return Finding("topics", Level.FAIL, why.detail, why.action)
     if missing:
         detail = f"{detail}; `anchorstream up` creates {', '.join(spec.name for spec in missing)}"
-    if missing and existing:
+    begun = [spec for spec in existing if spec.name.startswith(f"{settings.kafka.topic_prefix}.")]
+    if missing and begun:  # raw topics are often there before anything of ours
         action = "new in the configuration: start roles anew; deleted: what was in them is gone, replay its source"
         return Finding("topics", Level.WARN, detail, action)
     if forced := topics.forced_settings(connection, existing):

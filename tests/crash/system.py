@@ -323,7 +323,7 @@ class System:
         """End offset of each partition of `tokens`."""
         with contextlib.closing(self.launcher.connection.consumer("ends")) as consumer:
             return {
-                p: consumer.get_watermark_offsets(TopicPartition(self.topics.tokens, p), timeout=10)[1]
+                p: consumer.get_watermark_offsets(TopicPartition(self.topics.tokens, p), timeout=60)[1]
                 for p in range(self.topics.partitions)
             }
 

@@ -177,7 +177,7 @@ def read_topic(connection: Connection, topic: str, partitions: int) -> list[Any]
     for p in range(partitions):
         consumer.assign([TopicPartition(topic, p, 0)])
         while True:
-            message = consumer.poll(10)
+            message = consumer.poll(60)
             assert message is not None
             if (error := message.error()) is not None:
                 assert error.code() == KafkaError._PARTITION_EOF, error

@@ -68,8 +68,9 @@ class Ingest:
 
     def close(self) -> None:
         self._stop.set()
-        self._thread.join()
-        self._consumer.close()
+        self._thread.join(30)
+        if not self._thread.is_alive():  # a commit may wait for good for a broker that was killed
+            self._consumer.close()
 
 
 def kept(message: Any) -> KeptMessage:
