@@ -20,6 +20,9 @@ def run_role(
     Start as many processes of a role as there are partitions; Kafka shares the work out. Give each on one machine its
     own --instance.
     """
+    import faulthandler
+    import sys
+
     from deploy.commands.common import config_path
     from deploy.run.interrupt import stop_on_signals
     from deploy.run.roles import run_role as run
@@ -27,6 +30,8 @@ def run_role(
     from store.base import logs
     from store.base.errors import AnchorstreamError
 
+    if sys.__stderr__ is not None:
+        faulthandler.enable(sys.__stderr__)  # `kill -ABRT` leaves every thread's stack in the role's log
     try:
         logs.configure(role)
         logs.catch_all(instance=instance)
