@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 
-from deploy.brokers.kafka_jars import cache_dir
+from deploy.learning.file_history import load_history
 from deploy.settings.config import Settings, load
 from encoder.learning.baselines.recency_frequency_money import Doubles, RecencyFrequencyMoney
 from encoder.learning.evaluation.data_set import DataSet
-from encoder.learning.history import accepted_rows, collect, encoded
 from encoder.learning.moments import Moments
 from encoder.learning.tasks import online_retail
-from encoder.learning.text_vectors import StoredTextVectors
 from encoder.learning.windows import Windows
-from encoder.model.text_encoder import TextEncoder
-from stream.replay.open_files import open_rows
 
 NAME = "online_retail"
 
@@ -43,15 +39,7 @@ def load_data_set(settings: Settings, file: Path, show: Callable[[float, str], o
     import pyarrow.parquet as pq
 
     show(0.0, "reading rows")
-    (topic,) = {modality.topic for modality in settings.modalities.values()}
-    encoder = StoredTextVectors(TextEncoder(cache_entries=0), cache_dir())
-    history = collect(
-        encoded(accepted_rows(_rows(file, topic), settings.modalities, settings.mapping, settings.ingest), encoder),
-        settings.modalities,
-        encoder.dim,
-        lambda done: show(min(1.0, done / _ROWS), f"{done:,} events"),
-    )
-    encoder.save()
+    history = load_history(settings, [file], None, lambda done: show(min(1.0, done / _ROWS), f"{done:,} events"))
     made = online_retail.invoices(pq.read_table(file).to_pandas())
     place = {user: i for i, user in enumerate(history.users)}
     of = np.array([place[str(customer)] for customer in made.customers])
@@ -72,10 +60,3 @@ def load_data_set(settings: Settings, file: Path, show: Callable[[float, str], o
         settings.model.time_zone,
         {"base": base},
     )
-
-
-def _rows(file: Path, topic: str) -> Iterator[tuple[str, bytes]]:
-    with open_rows(str(file)) as rows:
-        for row in rows:
-            if row.value is not None:
-                yield topic, row.value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from deploy.brokers.kafka_jars import cache_dir
+from deploy.learning.file_history import load_history
 from deploy.settings.config import Settings
 from encoder.learning.evaluation.data_set import DataSet
-from encoder.learning.history import History, accepted_rows, collect, encoded
 from encoder.learning.tasks.complete_journey import midnight
 from encoder.learning.tasks.rows import Split
-from encoder.learning.text_vectors import StoredTextVectors
+from encoder.learning.text_vectors import stored_texts
 from encoder.learning.user_u import journey, topics, wordings
 from encoder.learning.user_u.aspects import HORIZONS, REGULAR_DAYS, Aspect, Labels
 from encoder.learning.user_u.build import Responses, build
@@ -23,9 +23,8 @@ from encoder.learning.user_u.counts import DAY_MS, Counts
 from encoder.learning.user_u.moments import Cuts, draw
 from encoder.learning.user_u.shards import MANIFEST, Manifest, read_manifest
 from encoder.learning.windows import Windows
-from encoder.model.text_encoder import TextEncoder
+from encoder.model.text_encoder import identity
 from store.base.errors import ConfigError
-from stream.replay.open_files import open_rows
 
 Show = Callable[[float, str], object]
 
@@ -95,38 +94,6 @@ def of_files(
     )  # fmt: skip
 
 
-def load_history(
-    settings: Settings, files: Sequence[Path], topic: str | None, on_progress: Callable[[int], object]
-) -> History:
-    """All events of files, as ingest and processor would have them.
-
-    Args:
-        topic: raw topic that the rows are of; None = the configuration's only one.
-
-    Raises:
-        ConfigError: there are several topics.
-    """
-    topics_ = sorted({modality.topic for modality in settings.modalities.values()})
-    if topic is None and len(topics_) > 1:
-        raise ConfigError(f"the configuration has {len(topics_)} raw topics", action=f"--topic {'|'.join(topics_)}")
-    of = topic or topics_[0]
-
-    def rows() -> Iterator[tuple[str, bytes]]:
-        for file in files:
-            with open_rows(str(file)) as opened:
-                for row in opened:
-                    if row.value is not None:
-                        yield of, row.value
-
-    encoder = StoredTextVectors(TextEncoder(cache_entries=0), cache_dir())
-    history = collect(
-        encoded(accepted_rows(rows(), settings.modalities, settings.mapping, settings.ingest), encoder),
-        settings.modalities, encoder.dim, on_progress,
-    )  # fmt: skip
-    encoder.save()
-    return history
-
-
 def _write(
     folder: Path,
     settings: Settings,
@@ -143,10 +110,12 @@ def _write(
 ) -> None:
     history, zone = windows.history, settings.model.time_zone
     horizon = max(HORIZONS) * DAY_MS
-    texts = StoredTextVectors(TextEncoder(cache_entries=0), cache_dir()).texts()
+    texts = stored_texts(*identity(), cache_dir())
     found = topics.find(
-        history, lambda row: texts.get(history.vectors[row].tobytes(), "this"), seed=seed, weight=_CONFIGURED_WEIGHT
-    )
+        history,
+        lambda row: texts.get(history.vectors[row].tobytes(), "this"),
+        until=span.end, seed=seed, weight=_CONFIGURED_WEIGHT,
+    )  # fmt: skip
     cuts = draw(counts, samples, start=span.start, end=span.end - min(HORIZONS) * DAY_MS, zone=zone, seed=seed)
     some = cuts.take(slice(0, _SAMPLED))
     configured = wordings.of_configuration(

@@ -25,8 +25,7 @@ class StoredTextVectors:
         """folder: where the file lies, or will; its name tells the encoder's id."""
         self._encoder = encoder
         self.id, self.dim = encoder.id, encoder.dim
-        name = hashlib.blake2b(encoder.id.encode(), digest_size=8).hexdigest()
-        self.path = folder / f"text-vectors-{name}.npz"
+        self.path = _path(folder, encoder.id)
         self._vectors = _read(self.path, encoder.dim)
         self._stored = len(self._vectors)
 
@@ -36,10 +35,6 @@ class StoredTextVectors:
         if missing:
             self._vectors.update(zip(missing, self._encoder.encode(missing), strict=True))
         return np.stack([self._vectors[text] for text in texts]) if texts else np.empty((0, self.dim), np.float16)
-
-    def texts(self) -> dict[bytes, str]:
-        """A text of each vector that is stored, by the vector's bytes."""
-        return {vector.tobytes(): text for text, vector in self._vectors.items()}
 
     def save(self) -> None:
         """Write the file anew if there is more to remember. Raises OSError."""
@@ -54,6 +49,16 @@ class StoredTextVectors:
                 vectors=np.stack(list(self._vectors.values())),
             )
         self._stored = len(self._vectors)
+
+
+def stored_texts(encoder_id: str, dim: int, folder: Path) -> dict[bytes, str]:
+    """A text of each vector that an encoder has stored in a folder, by the vector's bytes; no encoder is loaded."""
+    return {vector.tobytes(): text for text, vector in _read(_path(folder, encoder_id), dim).items()}
+
+
+def _path(folder: Path, encoder_id: str) -> Path:
+    name = hashlib.blake2b(encoder_id.encode(), digest_size=8).hexdigest()
+    return folder / f"text-vectors-{name}.npz"
 
 
 def _read(path: Path, dim: int) -> dict[str, NDArray[np.float16]]:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from encoder.learning.baselines.pairs import of_pairs
 from encoder.learning.tasks.complete_journey import LOOK_BACK_DAYS, calendar_days, households_of, local_times
 
 WIDTHS: Final = (7, 14, 28, 56, LOOK_BACK_DAYS)
@@ -73,11 +74,7 @@ class HandMade:
 
     def of(self, households: NDArray[np.int64], days: NDArray[np.int64]) -> Doubles:
         """float64 (n, COUNT): of pairs of a household's place and a day."""
-        found = np.empty((len(days), COUNT))
-        for day in np.unique(days).tolist():
-            rows = days == day
-            found[rows] = self.at(day)[households[rows]]
-        return found
+        return of_pairs(self.at, households, days, COUNT)
 
     def _sums(self, baskets: Any) -> Doubles:
         """Baskets, spend, lines, coupon lines."""

@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from encoder.learning.baselines.pairs import of_pairs
 from encoder.learning.tasks.online_retail import Invoices
 
 WIDTHS: Final = (7, 14, 28, 56, 90, 400)
@@ -33,11 +34,7 @@ class RecencyFrequencyMoney:
 
     def of(self, customers: NDArray[np.int64], shop_times: NDArray[np.int64]) -> Doubles:
         """float64 (n, COUNT): of pairs of a customer's place and a shop time."""
-        found = np.empty((len(customers), COUNT))
-        for shop_ms in np.unique(shop_times).tolist():
-            rows = shop_times == shop_ms
-            found[rows] = self.at(shop_ms)[customers[rows]]
-        return found
+        return of_pairs(self.at, customers, shop_times, COUNT)
 
     def _counts(self, within: NDArray[np.bool_]) -> Doubles:
         """Orders: how many, value, lines, articles; cancellations: how many, value."""
