@@ -222,11 +222,6 @@ class Adapters(nn.Module):
         self.residual_scale = 1.0
         """In training, 0 where names alone have to do."""
 
-    def set_names(self, names: Names) -> None:
-        """What modalities and numbers are called from now on."""
-        self.modality_names, self.number_names = names
-        self.forget_folded()
-
     def forget_folded(self) -> None:
         """To be called when a parameter has changed while gradients are off."""
         self._folded = None

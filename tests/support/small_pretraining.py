@@ -57,8 +57,8 @@ def write(folder: Path) -> None:
         single, np.arange(8, dtype=np.int32) % 2, np.arange(8) % 3 == 0, ["A?", "B?"], yes_or_no(("yes",), ("no",))
     )
     build(
-        folder, Windows(past, DAY // 24), cuts, ASPECTS, Labels(counts, counts.end, topics), zone="UTC", seed=1,
-        responses=responses,
+        folder, Windows(past, DAY // 24), cuts, ASPECTS, Labels(counts, counts.end, {"bill": topics}), zone="UTC",
+        seed=1, responses=responses,
     )  # fmt: skip
 
 

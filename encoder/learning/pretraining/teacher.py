@@ -66,7 +66,7 @@ def _write(
     classes = fitted.classes[:, :, -1]
     weights = np.array([question.weight for question in manifest.questions])
     counts = np.minimum((classes == 1).sum(0), (classes == 0).sum(0))
-    binary = np.array([len(question.answers) == 2 for question in manifest.questions])
+    binary = np.array([question.binary for question in manifest.questions])
     able = np.flatnonzero(binary & (counts >= MIN_OF_EACH))
     taught = able[np.argsort(-weights[able], kind="stable")[:most]]
     fold = _fold(fitted.users)

@@ -51,6 +51,16 @@ class Prototypes(nn.Module):
         self.log_text_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
         nn.init.normal_(self.vectors, std=0.05)
 
+    @property
+    def scale(self) -> Tensor:
+        """Of cosines to the prototypes."""
+        return self.log_scale.exp()
+
+    @property
+    def text_scale(self) -> Tensor:
+        """Of cosines to answers' texts: one over the temperature."""
+        return self.log_text_scale.exp().clamp(max=100)
+
     def of(self, question: int) -> tuple[Tensor, Tensor]:
         """(vectors, biases) of a question's classes; of the samples' own question where it is beyond the others."""
         own = slice(self.starts[question], self.starts[question + 1])
@@ -82,7 +92,6 @@ class Trainer:
         self._targets = targets
         self.model, self.settings, self.manifest = model, settings, manifest
         self.step = 0
-        self._folder = folder
         self._batches = Batches(folder, manifest, settings)
         self._responses = ResponseRows.read(folder, manifest)
         with torch.random.fork_rng():
@@ -171,26 +180,21 @@ class Trainer:
         classes = torch.from_numpy(asked.classes.astype(np.int64))
         found: dict[str, list[Tensor]] = {}
         at = 0
+        prototypes = self._prototypes
         for k, place in enumerate(asked.place.tolist()):
-            size = len(asked.answers[k])
-            if texts is not None and settings.text:
-                scale = self._prototypes.log_text_scale.exp().clamp(max=100)
-                found.setdefault("text", []).append(
-                    losses.answers(vectors[:, k], texts[at : at + size], classes[:, k], scale)
-                )
+            size, own = len(asked.answers[k]), vectors[:, k]
+            said = None if texts is None else texts[at : at + size]
+            free, bias = prototypes.of(place)
+            if said is not None and settings.text:
+                found.setdefault("text", []).append(losses.answers(own, said, classes[:, k], prototypes.text_scale))
             if settings.classes:
-                free, bias = self._prototypes.of(place)
-                found.setdefault("classes", []).append(
-                    losses.answers(vectors[:, k], free, classes[:, k], self._prototypes.log_scale.exp(), bias)
-                )
+                found.setdefault("classes", []).append(losses.answers(own, free, classes[:, k], prototypes.scale, bias))
             if targets is not None and settings.distillation and not np.isnan(targets[:, k]).all():
                 goal = torch.from_numpy(targets[:, k])
-                free, bias = self._prototypes.of(place)
-                own = losses.distillation(vectors[:, k], free, goal, self._prototypes.log_scale.exp(), bias)
-                if texts is not None:
-                    scale = self._prototypes.log_text_scale.exp().clamp(max=100)
-                    own = (own + losses.distillation(vectors[:, k], texts[at : at + size], goal, scale)) / 2
-                found.setdefault("distillation", []).append(own)
+                taught = losses.distillation(own, free, goal, prototypes.scale, bias)
+                if said is not None:
+                    taught = (taught + losses.distillation(own, said, goal, prototypes.text_scale)) / 2
+                found.setdefault("distillation", []).append(taught)
             at += size
         out = {name: torch.stack(each).mean() * getattr(settings, name) for name, each in found.items()}
         if texts is not None and settings.contrastive:
@@ -214,10 +218,8 @@ class Trainer:
         texts = embed_texts(self.model, [str(rng.choice(each)) for each in self.manifest.query_answers])
         classes = torch.from_numpy(samples.answer.astype(np.int64))
         free, bias = self._prototypes.of(len(self.manifest.questions))
-        text_scale = self._prototypes.log_text_scale.exp().clamp(max=100)
-        return losses.answers(own, texts, classes, text_scale) + losses.answers(
-            own, free, classes, self._prototypes.log_scale.exp(), bias
-        )
+        by_text = losses.answers(own, texts, classes, self._prototypes.text_scale)
+        return by_text + losses.answers(own, free, classes, self._prototypes.scale, bias)
 
     def _embed(self, users: list[UserTokens], queries: list[str]) -> Tensor:
         """(users, queries, 128), unit length."""
@@ -230,7 +232,6 @@ class Trainer:
         return {
             "step": self.step,
             "parameters": {name: p.detach() for name, p in self._trained},
-            "buffers": dict(self.model.named_buffers()),
             "average": self._average,
             "optimizer": self._optimizer.state_dict(),
         }

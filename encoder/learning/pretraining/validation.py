@@ -30,7 +30,7 @@ def zero_shot(
         events: False leaves the event tokens out.
     """
     model.eval()
-    asked = [i for i, question in enumerate(manifest.questions) if len(question.answers) == 2]
+    asked = [i for i, question in enumerate(manifest.questions) if question.binary]
     said = spans(manifest.horizons[-1])[0]
     queries = [manifest.questions[i].questions[0].format(horizon=said) for i in asked]
     texts = embed_texts(model, [manifest.questions[i].answers[side][0] for i in asked for side in (0, 1)])

@@ -6,7 +6,7 @@ An aspect is a question with a few possible answers. Its class for a user at a m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -68,20 +68,15 @@ class Aspect:
     weight: float = 1.0
     applies: Callable[[Counts, Ints, Ints], Flags] | None = None
 
-    @property
-    def binary(self) -> bool:
-        """Whether the answers are no and yes, in this order."""
-        return len(self.answers) == 2
-
 
 class Labels:
     """Classes of aspects on one history."""
 
-    def __init__(self, counts: Counts, until: int, topics: NDArray[np.int64] | None = None) -> None:
-        """until: ms, where what may be learned ends. topics: int64 (texts,), of each of the history's texts."""
+    def __init__(self, counts: Counts, until: int, topics: Mapping[str, NDArray[np.int64]] | None = None) -> None:
+        """until: ms, where what may be learned ends. topics: see `topics.Topics.of`."""
         self._counts = counts
         self._until = min(until, counts.end)
-        self._topics = topics if topics is not None else np.zeros(0, np.int64)
+        self._topics = topics or {}
 
     def of(self, aspect: Aspect, users: Ints, moments: Ints, horizon_days: int) -> Classes:
         """int8 (n,): the class of each (user, moment); -1 = not asked."""
@@ -104,7 +99,7 @@ class Labels:
             case Kind.TIMES:
                 return np.digitize(counts.rows(modality, users, moments, ends), TIMES_BOUNDS).astype(np.int64)
             case Kind.TOPIC:
-                seen = counts.on_topic(modality, self._topics, aspect.topic, users, moments, ends)
+                seen = counts.on_topic(modality, self._topics[modality], aspect.topic, users, moments, ends)
                 return (seen > 0).astype(np.int64)
             case Kind.TOTAL:
                 total = counts.total(modality, number, users, moments, ends)

@@ -7,7 +7,7 @@ manifest is written last: a folder with one is whole.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,6 +82,11 @@ class Question:
     questions: list[str]
     answers: list[list[str]]
     weight: float
+
+    @property
+    def binary(self) -> bool:
+        """Whether the answers are no and yes, in this order."""
+        return len(self.answers) == 2
 
     @classmethod
     def of(cls, aspect: Aspect) -> Question:
@@ -162,10 +167,3 @@ def read_manifest(folder: Path) -> Manifest:
         )
     questions = [Question(**each) for each in raw.pop("questions")]
     return Manifest(questions=questions, **raw)
-
-
-def shards(folder: Path, manifest: Manifest, *, seed: int, epoch: int) -> Iterator[Shard]:
-    """All shards in an order of this epoch."""
-    names = sorted(manifest.shards)
-    for i in np.random.default_rng([seed, epoch]).permutation(len(names)).tolist():
-        yield read_shard(folder, names[i])

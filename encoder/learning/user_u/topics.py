@@ -20,30 +20,33 @@ MIN_TEXTS = 2 * TOPICS
 
 
 class Topics(NamedTuple):
-    """of: int64 (texts of the history,), each one's topic, -1 = none. aspects: one per topic."""
+    """of: per modality int64 (texts of the history,), each one's topic, -1 = none: a text may be said in several.
+    aspects: one per topic."""
 
-    of: NDArray[np.int64]
+    of: dict[str, NDArray[np.int64]]
     aspects: list[Aspect]
 
 
-def find(history: History, text_of: Callable[[int], str], *, seed: int, weight: float) -> Topics:
-    """Topics of every modality with enough distinct texts.
+def find(history: History, text_of: Callable[[int], str], *, until: int, seed: int, weight: float) -> Topics:
+    """Topics of every modality with enough distinct texts; texts that come later are of none.
 
     Args:
-        text_of: text of a row of `history.vectors`. weight: of all topics of a modality together.
+        text_of: text of a row of `history.vectors`. until: ms, where what may be learned ends.
+        weight: of all topics of a modality together.
 
     Raises:
         NotFoundError: scikit-learn is not installed.
     """
-    of = np.full(len(history.vectors), -1, np.int64)
+    of: dict[str, NDArray[np.int64]] = {}
     aspects: list[Aspect] = []
     for name, settings in history.settings.items():
-        own = history.modalities[name].vectors
-        texts, counts = np.unique(own[own >= 0], return_counts=True)
+        rows = history.modalities[name]
+        texts, counts = np.unique(rows.vectors[(rows.vectors >= 0) & (rows.ts < until)], return_counts=True)
         if settings.kind is not ModalityKind.EVENTS or len(texts) < MIN_TEXTS:
             continue
         groups = _groups(history.vectors[texts].astype(np.float32), counts, seed)
-        of[texts] = groups + len(aspects)
+        of[name] = np.full(len(history.vectors), -1, np.int64)
+        of[name][texts] = groups + len(aspects)
         for group in range(TOPICS):
             mine = np.flatnonzero(groups == group)
             said = " ".join(text_of(int(texts[mine[np.argmax(counts[mine])]])).split())

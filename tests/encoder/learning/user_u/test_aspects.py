@@ -19,7 +19,7 @@ YES_NO = yes_or_no(("it comes",), ("it does not",))
 
 def classes(kind: Kind, days: int = 7, until: int = COUNTS.end, **changes: object) -> np.ndarray:
     aspect = Aspect("x", kind, "bill", ("{horizon}?",), YES_NO, number=0, **changes)  # type: ignore[arg-type]
-    return Labels(COUNTS, until, np.zeros(len(PAST.vectors), np.int64)).of(aspect, USERS, MOMENTS, days)
+    return Labels(COUNTS, until, {"bill": np.zeros(len(PAST.vectors), np.int64)}).of(aspect, USERS, MOMENTS, days)
 
 
 def in_horizon(user: int, moment: int, days: int) -> np.ndarray:
