@@ -17,7 +17,7 @@ def check_scenarios(settings: Settings) -> Finding:
     from store.records.back_fill import BackFillRecord
     from store.records.scenario import CONFIGURED, asked, other_query
     from store.records.scenario_name import split
-    from stream.kafka.control_topic import ControlTopic
+    from stream.reading.control_topic import ControlTopic
     from stream.topics import Topics
 
     connection = opened(settings)

@@ -14,7 +14,7 @@ from store.base.errors import NotFoundError
 from store.records.embedding import EmbeddingRecord
 from store.records.scenario import CONFIGURED
 from store.records.scenario_name import split
-from stream.kafka.whole_topic import WholeTopic
+from stream.reading.whole_topic import WholeTopic
 from stream.scenarios.registry import ScenarioRegistry
 from stream.topics import Topics
 

@@ -25,6 +25,7 @@ from store.records.embedding import EmbeddingRecord
 from store.window.user_window import UserWindow
 from stream.kafka.client import Connection
 from stream.kafka.consumer_errors import ConsumerErrors
+from stream.reading.assigned_reader import AssignedReader
 from stream.topics import Topics
 
 log = logs.get(__name__)
@@ -80,7 +81,7 @@ class EmbedRequests:
         self._anchors = lru_cache(MAX_ANCHORS)(_anchor)
         group = f"{topics.embed_requests}.read"
         self._errors = ConsumerErrors(group)
-        self._consumer = connection.exchange_consumer(group)
+        self._consumer = AssignedReader(connection, group, make=lambda: connection.exchange_consumer(group))
         self._producer = connection.exchange_producer(LIFETIME_MS, lambda error: self._lost(error.str()))
 
     def assigned(self, partitions: Sequence[int]) -> None:

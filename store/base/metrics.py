@@ -100,6 +100,10 @@ SNAPSHOT_FAILURES = Counter(
 FRESHNESS_SECONDS = Histogram(
     "anchorstream_freshness_seconds", "Raw event produced → its embedding queryable.", buckets=_SECONDS
 )
+CLIENTS_REPLACED = Counter(
+    "anchorstream_clients_replaced_total",
+    "Clients that stood still though another client did not.",
+)
 SERVE_BEHIND_SECONDS = Gauge(
     "anchorstream_serve_behind_seconds",
     "Since this serve last saw the end of the partition of `embeddings.*` that it is furthest behind in.",
@@ -146,15 +150,20 @@ TOPIC_FAULTS = Gauge(
 LAG_READ_SECONDS = Histogram("anchorstream_lag_read_seconds", "Duration of one reading of lag.", buckets=_SECONDS)
 
 WITHOUT_LABELS: dict[str, tuple[MetricWrapperBase, ...]] = {
-    "ingest": (),
-    "processor": (TEXTS_ENCODED, TEXT_CACHE_HITS, RESTORED_ROWS, STANDBY_PARTITIONS, STANDBY_ROWS, STATE_SET_ASIDE),
-    "worker": (
-        DIRTY_USERS, EMBED_REPLIES_LOST, FENCED, KV_POOL_BYTES, PENDING_SECONDS, PENDING_TOKENS, REFRESHED_USERS,
-        REFRESH_SECONDS, RESTORED_ROWS, SILENCE_BEHIND_SECONDS, SILENT_USERS, STATE_SET_ASIDE, TEXTS_ENCODED,
+    "ingest": (CLIENTS_REPLACED,),
+    "processor": (
+        CLIENTS_REPLACED, RESTORED_ROWS, STANDBY_PARTITIONS, STANDBY_ROWS, STATE_SET_ASIDE, TEXTS_ENCODED,
         TEXT_CACHE_HITS,
     ),
-    "serve": (FRESHNESS_SECONDS, HTTP_CONNECTIONS, PENDING_EVENTS, SERVE_BEHIND_SECONDS, SNAPSHOT_FAILURES),
-    "monitor": (LAG_READ_UP, LAG_READ_SECONDS, LAG_UNREADABLE, TOPIC_FAULTS),
+    "worker": (
+        CLIENTS_REPLACED, DIRTY_USERS, EMBED_REPLIES_LOST, FENCED, KV_POOL_BYTES, PENDING_SECONDS, PENDING_TOKENS,
+        REFRESHED_USERS, REFRESH_SECONDS, RESTORED_ROWS, SILENCE_BEHIND_SECONDS, SILENT_USERS, STATE_SET_ASIDE,
+        TEXTS_ENCODED, TEXT_CACHE_HITS,
+    ),
+    "serve": (
+        FRESHNESS_SECONDS, HTTP_CONNECTIONS, PENDING_EVENTS, CLIENTS_REPLACED, SERVE_BEHIND_SECONDS, SNAPSHOT_FAILURES,
+    ),
+    "monitor": (LAG_READ_UP, LAG_READ_SECONDS, LAG_UNREADABLE, CLIENTS_REPLACED, TOPIC_FAULTS),
 }  # fmt: skip
 """{role: those of the metrics without labels that it measures}."""
 

@@ -22,9 +22,9 @@ from stream.commit_metadata import decode
 from stream.dead_letter import NO_PARTITION, DeadLetterHeaders
 from stream.kafka.client import Connection
 from stream.kafka.patience import patiently
-from stream.kafka.whole_topic import WholeTopic
 from stream.lag.log_ends import LogEnds, Watermarks
 from stream.raw_counts import read_counts
+from stream.reading.whole_topic import WholeTopic
 from stream.token_log.ownership import MARKER_KEY
 from stream.topics import Topics
 

@@ -15,7 +15,7 @@ from store.base.errors import NotFoundError
 from stream.dead_letter import REPLAYED, DeadLetterHeaders, source_headers
 from stream.dead_letters.replay_marks import LetterTable, Range, unpack_replay_mark
 from stream.kafka.client import Connection
-from stream.kafka.whole_topic import WholeTopic
+from stream.reading.whole_topic import WholeTopic
 
 
 @dataclass(frozen=True, slots=True)

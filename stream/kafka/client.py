@@ -38,6 +38,9 @@ _CLIENT: dict[str, Property] = {
 }
 # with `none`, a request of an admin client keeps a core busy for as long as no broker is there
 _ADMIN: dict[str, Property] = {"metadata.recovery.strategy": "rebootstrap"}
+# with `none`, a client that is told of no broker at all has none for good: a single Kafka that is being stopped says so
+# for some milliseconds (librdkafka issue 5301). Who neither joins nor commits needs no coordinator, and forgets none
+_READER: dict[str, Property] = {"metadata.recovery.strategy": "rebootstrap"}
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,10 @@ class Connection:
         }
         return _made(confluent_kafka.Consumer, base)
 
+    def reader(self, group: str, **config: Property) -> Any:
+        """The same for who is assigned its partitions, or only asks: it must neither subscribe nor commit."""
+        return self.consumer(group, **{**_READER, **self.properties, **config})
+
     def producer(self, **config: Any) -> Any:
         """A confluent_kafka.Producer: acknowledged by all replicas, no duplicates by retries, Java's partitioner."""
         base: dict[str, Any] = {
@@ -111,7 +118,7 @@ class Connection:
     def exchange_consumer(self, group: str) -> Any:
         """A consumer for questions and answers that somebody waits for; what is gone is skipped."""
         wait: dict[str, Property] = {"fetch.wait.max.ms": EMBEDDED_EXCHANGE_WAIT_MS} if self.embedded else {}
-        return self.consumer(group, **{"auto.offset.reset": "latest", **wait})
+        return self.reader(group, **{"auto.offset.reset": "latest", **wait})
 
     def exchange_producer(self, lifetime_ms: int, on_failure: Callable[[Any], object]) -> Any:
         """A producer for questions and answers that somebody waits for: at once, and perhaps twice.

@@ -88,7 +88,7 @@ class FirstRecords:
 
     def _open(self) -> Any:
         if self._consumer is None:
-            self._consumer = self._connection.consumer(
+            self._consumer = self._connection.reader(
                 "anchorstream-lag",  # only a name: it is never joined
                 **{
                     # one record is enough: do not read ahead

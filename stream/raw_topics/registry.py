@@ -16,7 +16,7 @@ import msgpack
 from store.base import logs
 from store.base.errors import BrokerError
 from stream.kafka.client import Connection
-from stream.kafka.control_topic import ControlTopic
+from stream.reading.control_topic import ControlTopic
 from stream.topics import Topics
 
 VERSION = 1

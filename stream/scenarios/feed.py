@@ -13,7 +13,7 @@ from store.records.back_fill import BackFillRecord
 from store.records.scenario import Registered
 from store.records.scenario_name import every, split
 from stream.kafka.client import Connection
-from stream.kafka.control_topic import ControlTopic
+from stream.reading.control_topic import ControlTopic
 from stream.scenarios.registry import ScenarioRegistry
 from stream.topics import Topics
 

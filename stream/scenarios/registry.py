@@ -11,7 +11,7 @@ from store.base import logs
 from store.base.settings import NAME, ScenarioSettings
 from store.records.scenario import CONFIGURED, Registered
 from stream.kafka.client import Connection
-from stream.kafka.control_topic import ControlTopic
+from stream.reading.control_topic import ControlTopic
 from stream.topics import Topics
 
 log = logs.get(__name__)

@@ -25,6 +25,7 @@ from stream.kafka.client import Connection
 from stream.kafka.consumer_errors import ConsumerErrors
 from stream.kafka.partitioner import partition_of
 from stream.kafka.patience import patiently
+from stream.reading.assigned_reader import AssignedReader
 from stream.topics import Topics
 
 MAX_IN_FLIGHT = 256
@@ -90,7 +91,8 @@ class EmbedClient:
             BrokerError: the broker refuses us, or did not answer at the start.
         """
         with ExitStack() as closing:
-            consumer = self._connection.exchange_consumer(f"{self._topics.embed_replies}.read")
+            group = f"{self._topics.embed_replies}.read"
+            consumer = AssignedReader(self._connection, group, make=lambda: self._connection.exchange_consumer(group))
             closing.callback(consumer.close)
             if not self._start(consumer, stop):
                 return

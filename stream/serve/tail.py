@@ -37,6 +37,7 @@ from stream.kafka.client import Connection
 from stream.kafka.consumer_errors import ConsumerErrors
 from stream.kafka.patience import patiently
 from stream.raw_topics.registry import RawTopics
+from stream.reading.assigned_reader import AssignedReader
 from stream.scenarios.feed import ScenarioFeed
 from stream.serve.back_fill_watch import BackFillWatch
 from stream.serve.embedding_topics import EmbeddingTopics
@@ -127,7 +128,7 @@ class ServeTail:
             closing.callback(self._embeddings.close)
             if self._raw_topics is not None:
                 closing.callback(self._raw_topics.close)
-            reading = self._connection.consumer(self._topics.group_serve, **_READING)
+            reading = AssignedReader(self._connection, self._topics.group_serve, **_READING)
             closing.callback(reading.close)
             serve = OffsetCommitter(self._connection, self._topics.group_serve)
             closing.callback(serve.close)

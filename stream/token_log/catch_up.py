@@ -14,6 +14,7 @@ from confluent_kafka import TopicPartition
 
 from store.buffer.token_buffer import TokenBuffer
 from stream.kafka.client import Connection
+from stream.reading.assigned_reader import AssignedReader
 from stream.token_log.reader import LogReader
 
 SLICE_SECONDS = 0.05
@@ -73,7 +74,7 @@ class CatchUp:
             DataLossError: as `LogReader.add`, which says what `mark_from` is.
         """
         if self._consumer is None:
-            self._consumer = self._connection.consumer(f"{self._topic}.catch-up", **_CONFIG)
+            self._consumer = AssignedReader(self._connection, f"{self._topic}.catch-up", **_CONFIG)
             self._reader = LogReader(self._consumer, self._topic)
         position = self._reader.add(partition, buffer, mark_from=mark_from)
         self._consumer.incremental_assign([position])

@@ -21,6 +21,7 @@ from stream.kafka.gc_pause import gc_paused
 from stream.kafka.patience import patiently
 from stream.kafka.positions import REBUILD, check_position
 from stream.kafka.topic_ids import TopicIds
+from stream.reading.assigned_reader import AssignedReader
 from stream.token_log.log_runs import apply_all, reached
 from stream.token_log.ownership import Ownership
 
@@ -122,7 +123,7 @@ def restore(
     """
     started = time.monotonic()
     same_log(TopicIds(connection), topic, buffer)
-    consumer = connection.consumer(f"{topic}.restore", **RESTORE_CONFIG)
+    consumer = AssignedReader(connection, f"{topic}.restore", **RESTORE_CONFIG)
     errors = ConsumerErrors(f"{topic}.restore")
     rows = stale = recomputed = 0
     try:

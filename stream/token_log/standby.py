@@ -19,6 +19,7 @@ from store.base import logs, metrics
 from store.base.errors import AnchorstreamError
 from store.buffer.token_buffer import TokenBuffer
 from stream.kafka.client import Connection
+from stream.reading.assigned_reader import AssignedReader
 from stream.token_log.reader import LogReader
 from stream.token_log.restore import restore
 
@@ -105,7 +106,7 @@ class Standby:
     # In the standby's thread
 
     def _run(self) -> None:
-        consumer = self._connection.consumer(f"{self._topic}.standby", **_CONFIG)
+        consumer = AssignedReader(self._connection, f"{self._topic}.standby", **_CONFIG)
         self._consumer, self._reader = consumer, LogReader(consumer, self._topic)
         try:
             while self._answer():

@@ -17,12 +17,14 @@ from store.window.changes import Changes
 from store.window.layout import Arrival
 from stream.kafka.client import Connection
 from stream.kafka.pacing import SafeProducer
+from stream.reading.assigned_reader import AssignedReader
 from stream.token_log.ownership import MARKER_KEY, OWNER_HEADER, SWEEP_HEADER, Ownership, epoch
 from stream.token_log.restore import OnRestoreProgress, Restored, restore
 
 _ATTEMPTS = 10
 """Each loses only to another processor that takes over at the same instant."""
 _LOOK_SECONDS = 60.0
+_TO_THE_END: dict[str, Any] = {"enable.partition.eof": True}
 
 log = logs.get(__name__)
 
@@ -115,7 +117,7 @@ class OwnedLog:
             self._last = message.offset()
 
     def _look_between(self, start: int, end: int) -> None:
-        consumer = self._connection.consumer(f"{self._topic}.restore", **{"enable.partition.eof": True})
+        consumer = AssignedReader(self._connection, f"{self._topic}.restore", **_TO_THE_END)
         foreign: set[bytes] = set()
         try:
             consumer.assign([TopicPartition(self._topic, self._partition, start)])

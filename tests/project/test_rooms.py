@@ -26,23 +26,25 @@ ROOMS = {
     "stream": "store/base",
     "stream/events": "stream store/base",
     "stream/kafka": "stream store/base",
-    "stream/token_log": "stream stream/kafka store/base store/buffer store/window",
-    "stream/raw_topics": "stream stream/kafka store/base",
+    "stream/reading": "stream stream/kafka store/base",
+    "stream/token_log": "stream stream/kafka stream/reading store/base store/buffer store/window",
+    "stream/raw_topics": "stream stream/kafka stream/reading store/base",
     "stream/ingest": "stream stream/events stream/kafka stream/raw_topics store/base",
     "stream/processor": "stream stream/events stream/kafka stream/token_log store/base store/account store/buffer"
     " store/window",
     "stream/replay": "stream stream/events stream/ingest store/base",
-    "stream/dead_letters": "stream stream/events stream/kafka store/base",
-    "stream/scenarios": "stream stream/kafka store/base store/records store/index",
+    "stream/dead_letters": "stream stream/events stream/kafka stream/reading store/base",
+    "stream/scenarios": "stream stream/kafka stream/reading store/base store/records store/index",
     "stream/lag": "stream stream/kafka stream/scenarios store/base store/records",
-    "stream/account": "stream stream/kafka stream/lag stream/token_log store/base store/account store/window",
-    "stream/serve": "stream stream/events stream/kafka stream/raw_topics stream/scenarios store/base store/records"
-    " store/index",
+    "stream/account": "stream stream/kafka stream/lag stream/reading stream/token_log store/base store/account"
+    " store/window",
+    "stream/serve": "stream stream/events stream/kafka stream/reading stream/raw_topics stream/scenarios store/base"
+    " store/records store/index",
     "encoder/statistics": "store/base store/window",
     "encoder/model": "encoder/statistics store/base store/records",
     "encoder/forward": "encoder/statistics encoder/model store/base store/records store/window",
-    "encoder/worker": "encoder/model encoder/forward stream stream/kafka stream/token_log store/base store/records"
-    " store/buffer store/window",
+    "encoder/worker": "encoder/model encoder/forward stream stream/kafka stream/reading stream/token_log store/base"
+    " store/records store/buffer store/window",
     "encoder/learning": "encoder/learning/tasks encoder/statistics stream stream/events stream/processor store/base"
     " store/window",
     "encoder/learning/tasks": "",
@@ -60,6 +62,7 @@ ROOMS = {
     "deploy/kafka": "stream stream/kafka store/base",
     "deploy/brokers": "deploy/settings stream stream/kafka store/base",
     "deploy/checks": "deploy deploy/settings deploy/kafka deploy/brokers stream stream/events stream/kafka"
+    " stream/reading"
     " encoder/model store/base store/buffer store/records store/window",
     "deploy/run": "deploy deploy/settings deploy/kafka deploy/brokers stream encoder store",
     "deploy/operate": "deploy deploy/settings deploy/kafka deploy/brokers deploy/checks stream store",

@@ -12,7 +12,7 @@ from confluent_kafka import TopicPartition
 from deploy.brokers.local import LocalKafka
 from deploy.kafka.topics import ensure
 from stream.kafka.client import Connection
-from stream.kafka.control_topic import ControlTopic
+from stream.reading.control_topic import ControlTopic
 from stream.serve.embedding_topics import EmbeddingTopics
 from stream.settings import KafkaSettings
 from stream.topics import Topics

@@ -18,8 +18,8 @@ from deploy.kafka.topics import ensure
 from store.base.errors import BrokerError
 from store.base.settings import ScenarioSettings
 from store.records.scenario import Registered
-from stream.kafka import control_topic
 from stream.kafka.client import Connection
+from stream.reading import control_topic
 from stream.scenarios.registry import ScenarioRegistry
 from stream.settings import KafkaSettings
 from stream.topics import Topics

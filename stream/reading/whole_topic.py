@@ -36,7 +36,7 @@ class WholeTopic:
     def __init__(self, connection: Connection, topic: str, client: str) -> None:
         self._connection = connection
         self._topic = topic
-        self._consumer = connection.consumer(client)
+        self._consumer = connection.reader(client)
 
     def __enter__(self) -> WholeTopic:
         return self

@@ -13,6 +13,7 @@ from store.base.errors import BrokerError
 from stream.kafka.client import Connection
 from stream.kafka.consumer_errors import ConsumerErrors
 from stream.kafka.patience import PATIENCE_SECONDS, patiently
+from stream.reading.assigned_reader import AssignedReader
 
 BATCH_MESSAGES = 500
 ANSWER_SECONDS = 10.0
@@ -35,7 +36,7 @@ class ControlTopic:
         self._topic = topic
         self._on_message = on_message
         self._errors = ConsumerErrors(group)
-        self._consumer = connection.consumer(group, **_READING)
+        self._consumer = AssignedReader(connection, group, **_READING)
 
     def load(self, stop: threading.Event) -> None:
         """Read to the end as of now; leaves early when `stop` is set.
