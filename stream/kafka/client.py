@@ -36,11 +36,10 @@ _CLIENT: dict[str, Property] = {
     # transaction's next call blocks for good, and a group member may never join again
     "metadata.recovery.strategy": "none",
 }
-# with `none`, a request of an admin client keeps a core busy for as long as no broker is there
-_ADMIN: dict[str, Property] = {"metadata.recovery.strategy": "rebootstrap"}
 # with `none`, a client that is told of no broker at all has none for good: a single Kafka that is being stopped says so
-# for some milliseconds (librdkafka issue 5301). Who neither joins nor commits needs no coordinator, and forgets none
-_READER: dict[str, Property] = {"metadata.recovery.strategy": "rebootstrap"}
+# for some milliseconds (librdkafka issue 5301). And a request of an admin client keeps a core busy for as long as no
+# broker is there. So who has no coordinator to forget does without
+_NO_COORDINATOR: dict[str, Property] = {"metadata.recovery.strategy": "rebootstrap"}
 
 
 @dataclass(frozen=True)
@@ -98,12 +97,13 @@ class Connection:
 
     def reader(self, group: str, **config: Property) -> Any:
         """The same for who is assigned its partitions, or only asks: it must neither subscribe nor commit."""
-        return self.consumer(group, **{**_READER, **self.properties, **config})
+        return self.consumer(group, **{**_NO_COORDINATOR, **self.properties, **config})
 
     def producer(self, **config: Any) -> Any:
         """A confluent_kafka.Producer: acknowledged by all replicas, no duplicates by retries, Java's partitioner."""
         base: dict[str, Any] = {
             **_CLIENT,
+            **({} if "transactional.id" in config else _NO_COORDINATOR),
             "acks": "all",
             "enable.idempotence": True,
             "compression.type": "zstd",
@@ -144,7 +144,7 @@ class Connection:
 
     def admin(self, **config: Any) -> Any:
         """A confluent_kafka.admin.AdminClient. Hold it until its futures are done: they fail when it is collected."""
-        base = {**_CLIENT, **_ADMIN, **self._without_consumer_keys(), **config}
+        base = {**_CLIENT, **_NO_COORDINATOR, **self._without_consumer_keys(), **config}
         return _made(AdminClient, {**base, "bootstrap.servers": self.bootstrap})
 
     def named(self, client_id: str) -> Connection:

@@ -6,12 +6,12 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from stream.kafka.client import Connection
 
-PRODUCE, FETCH, OFFSET_COMMIT, INIT_PRODUCER_ID, END_TXN, TXN_OFFSET_COMMIT = 0, 1, 8, 22, 26, 28
+PRODUCE, FETCH, METADATA, OFFSET_COMMIT, INIT_PRODUCER_ID, END_TXN, TXN_OFFSET_COMMIT = 0, 1, 3, 8, 22, 26, 28
 """API keys of Kafka's protocol."""
 _HOST = "127.0.0.1"
 
@@ -60,6 +60,7 @@ class BrokerProxy:
         self._open = threading.Event()
         self._open.set()
         self._held: Held | None = None
+        self._nameless = threading.Event()
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
         self._listener = socket.create_server((_HOST, 0), backlog=64)
@@ -84,6 +85,17 @@ class BrokerProxy:
         """Deliver what is held; everything passes."""
         self._held = None if self._held is None or not self._held.reached.is_set() else self._held
         self._open.set()
+
+    @contextlib.contextmanager
+    def nameless(self) -> Iterator[None]:
+        """Meanwhile metadata names no broker, as a Kafka that is alone does for some milliseconds of its stopping; at
+        the end every connection breaks."""
+        self._nameless.set()
+        try:
+            yield
+        finally:
+            self._nameless.clear()
+            self.drop()
 
     def drop(self) -> None:
         """Break every connection; what is held is lost. New ones are taken once it is healed."""
@@ -117,7 +129,7 @@ class BrokerProxy:
             self._sockets |= {client, broker}
         for end in (client, broker):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        apis: dict[int, int] = {}
+        apis: dict[int, tuple[int, int]] = {}
         back = threading.Thread(target=self._responses, args=(broker, client, apis, port), daemon=True)
         back.start()
         self._requests(client, broker, apis)
@@ -127,11 +139,11 @@ class BrokerProxy:
         client.close()
         broker.close()
 
-    def _requests(self, client: socket.socket, broker: socket.socket, apis: dict[int, int]) -> None:
+    def _requests(self, client: socket.socket, broker: socket.socket, apis: dict[int, tuple[int, int]]) -> None:
         with contextlib.suppress(OSError):
             while (frame := _frame(client)) is not None:
-                api, _, correlation = struct.unpack_from(">hhi", frame, 4)
-                apis[correlation] = api
+                api, version, correlation = struct.unpack_from(">hhi", frame, 4)
+                apis[correlation] = api, version
                 held = self._held
                 if held and held.wants(Request(api, frame)):
                     held.connection, held.correlation = broker, correlation
@@ -142,7 +154,9 @@ class BrokerProxy:
         self._open.wait()
         _shut(broker)
 
-    def _responses(self, broker: socket.socket, client: socket.socket, apis: dict[int, int], port: int) -> None:
+    def _responses(
+        self, broker: socket.socket, client: socket.socket, apis: dict[int, tuple[int, int]], port: int
+    ) -> None:
         advertised = _HOST.encode() + struct.pack(">i", port)
         ours = _HOST.encode() + struct.pack(">i", self.port)
         gone = False
@@ -150,8 +164,11 @@ class BrokerProxy:
             while (frame := _frame(broker)) is not None:
                 self._open.wait()
                 (correlation,) = struct.unpack_from(">i", frame, 4)
-                if apis.pop(correlation, None) != FETCH:
+                api, version = apis.pop(correlation, (-1, 0))
+                if api != FETCH:
                     frame = frame.replace(advertised, ours)
+                if api == METADATA and self._nameless.is_set():
+                    frame = without_brokers(frame, version)
                 if not gone:
                     try:
                         client.sendall(frame)
@@ -162,6 +179,38 @@ class BrokerProxy:
                     held.answered.set()
         self._open.wait()
         _shut(client)
+
+
+def without_brokers(frame: bytes, version: int) -> bytes:
+    """A Metadata response, of 9 or more, that names no broker.
+
+    frame: length, correlation, tags of the header (none), throttle time, brokers (their count + 1; each: id, host,
+    port, rack, tags), the rest.
+    """
+    assert version >= 9, version
+    at = begin = 4 + 4 + 1 + 4
+    count, at = _varint(frame, at)
+    for _ in range(count - 1):
+        at += 4
+        size, at = _varint(frame, at)
+        at += size - 1 + 4
+        size, at = _varint(frame, at)
+        at += max(0, size - 1)
+        tags, at = _varint(frame, at)
+        assert not tags
+    body = frame[4:begin] + b"\x01" + frame[at:]
+    return struct.pack(">i", len(body)) + body
+
+
+def _varint(frame: bytes, at: int) -> tuple[int, int]:
+    """An unsigned one, and where the next field begins."""
+    value = shift = 0
+    while True:
+        value |= (frame[at] & 0x7F) << shift
+        shift += 7
+        at += 1
+        if not frame[at - 1] & 0x80:
+            return value, at
 
 
 def _frame(end: socket.socket) -> bytes | None:

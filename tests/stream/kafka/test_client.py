@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import NewTopic, OffsetSpec
 
 from deploy.brokers.local import LocalKafka
+from stream.kafka.client import Connection
+from tests.support.broker_proxy import BrokerProxy, port_of
 
 WAIT_SECONDS = 3.0
+SECONDS = 60.0
 
 
 @pytest.mark.kafka
@@ -33,3 +37,39 @@ def test_a_question_to_a_broker_that_is_away_costs_no_core(tmp_path: Path) -> No
         with pytest.raises(KafkaException):
             answer.result(30)
     assert time.process_time() - before < WAIT_SECONDS / 3
+
+
+@pytest.mark.kafka
+def test_who_is_told_of_no_broker_at_all_finds_it_again(kafka_broker: LocalKafka) -> None:
+    """Random faults, seed 9201, and librdkafka 5301: a Kafka that is alone says so for some milliseconds while it is
+    being stopped. With `metadata.recovery.strategy = none` the client has no broker from then on."""
+    name = "told-of-no-broker"
+    proxy = BrokerProxy(lambda: port_of(kafka_broker.connection))
+    connection = Connection(proxy.bootstrap, {})
+    reader, producer, admin = connection.reader(name), connection.producer(), connection.admin()
+    try:
+        admin.create_topics([NewTopic(name, 1, 1)])[name].result(30)
+        reader.assign([TopicPartition(name, 0, 0)])
+        producer.produce(name, "before")
+        assert producer.flush(SECONDS) == 0
+        assert next_value(reader) == b"before"
+        with proxy.nameless():
+            for client in (reader, producer, admin):
+                assert not client.list_topics(timeout=SECONDS).brokers
+        producer.produce(name, "after")
+        assert producer.flush(SECONDS) == 0
+        assert next_value(reader) == b"after"
+        assert admin.list_topics(timeout=SECONDS).brokers
+    finally:
+        reader.close()
+        proxy.close()
+
+
+def next_value(consumer: Any) -> bytes:
+    """Errors on the way are passed over: connections broke."""
+    deadline = time.monotonic() + SECONDS
+    while True:
+        assert time.monotonic() < deadline
+        if (message := consumer.poll(0.2)) is not None and message.error() is None:
+            value: bytes = message.value()
+            return value
