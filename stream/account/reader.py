@@ -21,6 +21,7 @@ from stream.account.report import AccountReport, Place, ProcessedPartition, RawP
 from stream.commit_metadata import decode
 from stream.dead_letter import NO_PARTITION, DeadLetterHeaders
 from stream.kafka.client import Connection
+from stream.kafka.group_client import GroupClient
 from stream.kafka.patience import patiently
 from stream.lag.log_ends import LogEnds, Watermarks
 from stream.raw_counts import read_counts
@@ -58,8 +59,9 @@ class AccountReader:
         self._timeout = timeout_seconds
         self._admin = connection.admin()
         self._ends = LogEnds(connection, self._admin, timeout_seconds=timeout_seconds)
-        self._ingest = connection.consumer(topics.group_ingest)
-        self._marks = connection.consumer(topics.group_account, **_CONFIG)
+        self._ingest = GroupClient(connection, topics.group_ingest)
+        self._marks = GroupClient(connection, topics.group_account)
+        self._markers = connection.reader(topics.group_account, **_CONFIG)
         self._letters: dict[int, int] = {}  # next offset by partition of dead-letters
         self._nowhere = Counter[str]()
 
@@ -67,6 +69,7 @@ class AccountReader:
         """Release the clients."""
         self._ingest.close()
         self._marks.close()
+        self._markers.close()
 
     def read(self) -> AccountReport:
         """What became of everything, as of now.
@@ -142,14 +145,14 @@ class AccountReader:
         seen.update({n: end for n, (_, end) in new.items()})
         return 0
 
-    def _committed(self, consumer: Any, places: Collection[Place]) -> list[Any]:
+    def _committed(self, client: GroupClient, places: Collection[Place]) -> list[Any]:
         """Their commits, in order."""
         if not places:
             return []
-        consumer.poll(0)  # its log and errors wait there
+        client.poll()  # its log and errors wait there
 
         def ask() -> list[Any]:
-            answer: list[Any] = consumer.committed([TopicPartition(*p) for p in places], timeout=self._timeout)
+            answer: list[Any] = client.committed([TopicPartition(*p) for p in places], timeout=self._timeout)
             if errors := [tp.error for tp in answer if tp.error is not None]:
                 raise KafkaException(errors[0])
             return answer
@@ -158,7 +161,7 @@ class AccountReader:
 
     def _accounts(self, offsets: Mapping[int, int]) -> dict[int, Account]:
         """The accounts at these offsets of `tokens`; where one was compacted away, the next one after it."""
-        topic, consumer = self._topics.tokens, self._marks
+        topic, consumer = self._topics.tokens, self._markers
         ends = self._ends.watermarks({(topic, n) for n in offsets})
         # of an emptied partition nothing comes, and its consumer never has a position
         begins = {n: max(offset, ends[topic, n].start) for n, offset in offsets.items()}

@@ -17,6 +17,7 @@ from confluent_kafka import KafkaException, TopicPartition
 
 from stream.commit_metadata import Waiting, decode, read_waiting
 from stream.kafka.client import Connection
+from stream.kafka.group_client import GroupClient
 from stream.kafka.patience import patiently
 from stream.raw_counts import read_counts
 
@@ -46,20 +47,20 @@ class GroupOffsets:
         self._connection = connection
         self._admin = admin
         self._timeout = timeout_seconds
-        self._consumers: dict[str, Any] = {}
+        self._clients: dict[str, GroupClient] = {}
         self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="group-offsets")
 
     def committed(
         self, asked: Mapping[str, Sequence[Partition]]
     ) -> tuple[dict[str, dict[Partition, Committed]], dict[str, KafkaException]]:
         """Per group its committed offsets (absent where there is none), and the groups that could not be asked."""
-        for group in self._consumers.keys() - asked.keys():
-            self._consumers.pop(group).close()
+        for group in self._clients.keys() - asked.keys():
+            self._clients.pop(group).close()
         answers = {}
         for group, partitions in asked.items():
-            if group not in self._consumers:
-                self._consumers[group] = self._connection.consumer(group)
-            answers[group] = self._pool.submit(self._ask, self._consumers[group], partitions)
+            if group not in self._clients:
+                self._clients[group] = GroupClient(self._connection, group)
+            answers[group] = self._pool.submit(self._ask, self._clients[group], partitions)
         found, failed = {}, {}
         for group, answer in answers.items():
             try:
@@ -77,15 +78,15 @@ class GroupOffsets:
     def close(self) -> None:
         """Release the consumers."""
         self._pool.shutdown()
-        while self._consumers:
-            self._consumers.popitem()[1].close()
+        while self._clients:
+            self._clients.popitem()[1].close()
 
-    def _ask(self, consumer: Any, partitions: Sequence[Partition]) -> dict[Partition, Committed]:
-        consumer.poll(0)  # its log and errors wait there
+    def _ask(self, client: GroupClient, partitions: Sequence[Partition]) -> dict[Partition, Committed]:
+        client.poll()  # its log and errors wait there
         wanted = [TopicPartition(*p) for p in partitions]
 
         def ask() -> list[Any]:
-            answer: list[Any] = consumer.committed(wanted, timeout=self._timeout)
+            answer: list[Any] = client.committed(wanted, timeout=self._timeout)
             if errors := [tp.error for tp in answer if tp.error is not None]:
                 raise KafkaException(errors[0])
             return answer

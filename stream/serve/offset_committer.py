@@ -14,6 +14,7 @@ from confluent_kafka import KafkaException, TopicPartition
 
 from stream.kafka.client import Connection
 from stream.kafka.consumer_errors import ConsumerErrors
+from stream.kafka.group_client import GroupClient
 
 _POLL_SECONDS = 0.02
 RENEW_SECONDS = 3600.0
@@ -51,13 +52,12 @@ class OffsetCommitter:
         self._renewed: set[Partition] = set()
         self._look_at = clock() + LOOK_SECONDS
         self._ask_at = clock()
-        callback: Any = self._acknowledged
-        self._consumer = connection.consumer(group, on_commit=callback)
+        self._client = GroupClient(connection, group, self._acknowledged)
 
     @property
     def consumer(self) -> Any:
-        """For reading this group's committed offsets."""
-        return self._consumer
+        """For reading this group's committed offsets, now."""
+        return self._client.consumer
 
     def offer(self, offsets: Offsets) -> None:
         """Commit these, and no others, in the next `step`s."""
@@ -65,7 +65,7 @@ class OffsetCommitter:
 
     def step(self) -> None:
         """Serve acknowledgements and send what is new; does not wait for it."""
-        self._consumer.poll(0)
+        self._client.poll()
         now = self._clock()
         if self._in_flight or now < self._ask_at:
             return
@@ -83,7 +83,7 @@ class OffsetCommitter:
             due = self._above(new)
             if due:
                 self._in_flight = True
-                self._consumer.commit(offsets=[TopicPartition(*tp, of) for tp, of in due.items()], asynchronous=True)
+                self._client.commit([TopicPartition(*tp, of) for tp, of in due.items()])
         except KafkaException as exc:
             self._in_flight = False
             self._ask_at = now + RETRY_SECONDS
@@ -98,12 +98,12 @@ class OffsetCommitter:
             if not self._in_flight and self._done.items() >= self._wanted.items():
                 break
             time.sleep(_POLL_SECONDS)
-        self._consumer.close()
+        self._client.close()
 
     def _above(self, new: Offsets) -> dict[Partition, int]:
         """Those of `new` that are above what the group has by now, and those that are due anew; the others are done."""
         due = {}
-        for tp in self._consumer.committed([TopicPartition(*tp) for tp in new], timeout=ASK_SECONDS):
+        for tp in self._client.committed([TopicPartition(*tp) for tp in new], timeout=ASK_SECONDS):
             if tp.error is not None:
                 raise KafkaException(tp.error)
             at = (tp.topic, tp.partition)

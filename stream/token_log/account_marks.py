@@ -15,6 +15,7 @@ from confluent_kafka import KafkaException, TopicPartition
 from store.base import logs
 from stream.commit_metadata import encode
 from stream.kafka.client import Connection
+from stream.kafka.group_client import GroupClient
 
 SAY_SECONDS = 1.0
 """Between two commits."""
@@ -50,7 +51,7 @@ class AccountMarks:
         self._clock = clock
         self._marks: dict[int, _Mark] = {}
         self._said_at = -1e9
-        self._consumer: Any = connection.consumer(group, on_commit=self._on_commit)  # type: ignore[arg-type]
+        self._client = GroupClient(connection, group, self._on_commit)
 
     def open(self, partition: int, users: Callable[[], int]) -> None:
         """From now on a partition is ours. users: how many it has, at least about."""
@@ -63,7 +64,7 @@ class AccountMarks:
 
     def say(self) -> None:
         """Commit what is new, now and then; does not wait."""
-        self._consumer.poll(0)
+        self._client.poll()
         now = self._clock()
         if now < self._said_at + SAY_SECONDS:
             return
@@ -83,12 +84,12 @@ class AccountMarks:
     def end(self) -> None:
         """Release the client."""
         self.close(list(self._marks))
-        self._consumer.close()
+        self._client.close()
 
     def _commit(self, partitions: Sequence[int], *, wait: bool) -> None:
         offsets = [self._offset(number, self._marks[number], final=wait) for number in partitions]
         try:
-            self._consumer.commit(offsets=offsets, asynchronous=not wait)
+            (self._client.commit_now if wait else self._client.commit)(offsets)
         except KafkaException as exc:  # the next owner says it
             log.warning(logs.BROKER_UNAVAILABLE, what="commit of the account", error=exc.args[0].str())
 

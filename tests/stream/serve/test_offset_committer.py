@@ -116,7 +116,7 @@ def test_commits_are_made_again_before_the_broker_forgets_them(group: Group) -> 
     group.commit(one, 4, 0)
     sent: list[dict[tuple[str, int], int]] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(one, "_consumer", Spied(one._consumer, sent))
+        patch.setattr(one._client, "_client", Spied(one._client._client, sent))
         group.commit(one, 4, 0)
         assert sent == []
         group.clock[0] += RENEW_SECONDS
