@@ -34,9 +34,12 @@ ANEW_SECONDS = 120.0
 HELD = (PRODUCE, END_TXN, TXN_OFFSET_COMMIT, OFFSET_COMMIT, INIT_PRODUCER_ID)
 NAMES = {
     "kill": 8, "freeze": 3, "long_freeze": 1, "cut": 2, "long_cut": 2, "hold": 3, "late": 2, "broker": 1,
-    "broker_twice": 1, "wipe": 2, "join": 1, "leave": 1, "made_anew": 2, "retention": 3,
+    "broker_twice": 1, "wipe": 2, "join": 1, "leave": 1, "made_anew": 2, "retention": 3, "nameless": 2,
 }  # fmt: skip
 """How often, in proportion."""
+_DRAWN = {name: weight for name, weight in NAMES.items() if name != "nameless"}
+_NAMELESS_SHARE = 0.25
+"""Of rounds: drawn apart, so that a seed's other faults are those that it had before there was this one."""
 ON_BROKER = {"broker", "broker_twice", "made_anew", "retention"}
 
 
@@ -49,14 +52,17 @@ class Fault(NamedTuple):
 
 
 def plan(seed: int, *, seconds: float) -> list[Fault]:
-    """The faults of one round, two to five, in order of time."""
+    """The faults of one round, two to six, in order of time."""
     rng = random.Random(seed)
     out = []
     for _ in range(rng.randint(2, 5)):
-        name = rng.choices(list(NAMES), list(NAMES.values()))[0]
+        name = rng.choices(list(_DRAWN), list(_DRAWN.values()))[0]
         stateful = name in ("wipe", "join", "leave", "long_freeze", "long_cut", "hold", "late")
         target = "" if name in ON_BROKER else rng.choice(STATEFUL if stateful else ROLES)
         out.append(Fault(rng.uniform(0.2, seconds), name, target))
+    apart = random.Random(f"nameless {seed}")
+    if apart.random() < _NAMELESS_SHARE:
+        out.append(Fault(apart.uniform(0.2, seconds), "nameless", apart.choice(ROLES)))
     return sorted(out)
 
 
@@ -87,6 +93,7 @@ class Harm:
             "join": self._join,
             "leave": self._leave,
             "made_anew": self._made_anew,
+            "nameless": self._nameless,
             "retention": self._retention,
         }
         told = acts[fault.name](fault.target)
@@ -130,6 +137,15 @@ class Harm:
             network = self._system.networks.of(name)
             network.cut()
             self._after(seconds, network.heal)
+        return name or NOBODY
+
+    def _nameless(self, role: str) -> str:
+        """A process's connections break, and who comes back is told of no broker: librdkafka may be left with none."""
+        if name := self._pick(role):
+            network = self._system.networks.of(name)
+            network.hide()
+            network.drop()
+            self._after(SHORT_SECONDS, network.show)
         return name or NOBODY
 
     def _hold(self, role: str) -> str:

@@ -86,16 +86,23 @@ class BrokerProxy:
         self._held = None if self._held is None or not self._held.reached.is_set() else self._held
         self._open.set()
 
+    def hide(self) -> None:
+        """Metadata names no broker from now on, as a Kafka that is alone does for some milliseconds of its stopping."""
+        self._nameless.set()
+
+    def show(self) -> None:
+        """It does again; every connection breaks, as at the end of a Kafka."""
+        self._nameless.clear()
+        self.drop()
+
     @contextlib.contextmanager
     def nameless(self) -> Iterator[None]:
-        """Meanwhile metadata names no broker, as a Kafka that is alone does for some milliseconds of its stopping; at
-        the end every connection breaks."""
-        self._nameless.set()
+        """Hidden meanwhile."""
+        self.hide()
         try:
             yield
         finally:
-            self._nameless.clear()
-            self.drop()
+            self.show()
 
     def drop(self) -> None:
         """Break every connection; what is held is lost. New ones are taken once it is healed."""
