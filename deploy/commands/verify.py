@@ -64,13 +64,19 @@ def _once(settings: Settings, scenario: str | None, url: str | None, *, quiet: b
         records, scenarios, source = served.load(settings, scenario, url=url)
         users = sum(1 for view in views for _ in view.users())
         from encoder.forward.model_set import ModelSet  # last: importing torch takes seconds
+        from store.base.errors import WeightsError
         from store.window.silence import SilenceTicks
 
         needed = {split(name)[1] for name in scenarios}
-        candidates = {name: model for name, model in settings.candidates.items() if name in needed}
-        encoder = ModelSet(settings.model, candidates, settings.modalities, {}, views[0].dim)
+        candidates = {name: settings.with_prompts(m) for name, m in settings.candidates.items() if name in needed}
+        encoder = ModelSet(settings.with_prompts(settings.model), candidates, settings.modalities, {}, views[0].dim)
         for name, of in scenarios.items():
-            encoder.add_scenario(name, of)
+            try:
+                encoder.add_scenario(name, of)
+            except WeightsError:  # a candidate cannot use a prompt that was tuned on the model: it has no embeddings
+                if records[name]:
+                    raise
+                records = {other: found for other, found in records.items() if other != name}
         bar = stack.enter_context(output.progress("verify", quiet=quiet))
         found = compare(
             views,

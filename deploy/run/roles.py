@@ -152,7 +152,9 @@ def _worker(context: Context) -> None:
     settings = context.settings
     _export(context, "worker")
     text_encoder_id, event_dim = identity()
-    encoder = ModelSet(settings.model, settings.candidates, settings.modalities, settings.scenarios, event_dim)
+    candidates = {name: settings.with_prompts(each) for name, each in settings.candidates.items()}
+    model = settings.with_prompts(settings.model)
+    encoder = ModelSet(model, candidates, settings.modalities, settings.scenarios, event_dim)
     registry = ScenarioRegistry(context.connection, context.topics, settings.scenarios)
 
     def make_topics(names: Iterable[str]) -> None:

@@ -29,6 +29,8 @@ from store.records.scenario_name import every
 from stream.settings import IngestSettings, KafkaSettings, MappingSettings, MetricsSettings, ProcessorSettings
 
 Name = Annotated[str, StringConstraints(pattern=NAME)]
+PROMPTS_FOLDER = "prompts"
+"""Under the data directory: soft prompts, where `model.prompts_dir` names no other place."""
 
 
 def paper_modalities() -> dict[str, ModalitySettings]:
@@ -124,6 +126,11 @@ class Settings(BaseSettings):
     def scenario_names(self) -> list[str]:
         """The configured scenarios as the model computes them, and as each candidate does (`churn@NAME`)."""
         return every(self.scenarios, self.candidates)
+
+    def with_prompts(self, model: ModelSettings) -> ModelSettings:
+        """One of the models' settings, with the folder of soft prompts that is meant where none is named."""
+        folder = model.prompts_dir or self.store.data_dir / PROMPTS_FOLDER
+        return model.model_copy(update={"prompts_dir": folder.absolute()})
 
     @classmethod
     def settings_customise_sources(

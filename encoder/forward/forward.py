@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from encoder.forward import plan
-from encoder.forward.attention import DenseAttention, FlatKeysValues
+from encoder.forward.attention import DenseAttention, FlatKeysValues, KeysValues
 from encoder.forward.causal import causal
 from encoder.forward.compiled_attention import CompiledAttention
 from encoder.forward.kv_pool import KvPool, Lease, PagedKeysValues
@@ -30,13 +30,19 @@ class States(NamedTuple):
 
 
 def user_states(
-    model: UserModel, users: Sequence[UserTokens], leases: Sequence[Lease] | None, tail: Tail, pool: KvPool | None
+    model: UserModel,
+    users: Sequence[UserTokens],
+    leases: Sequence[Lease] | None,
+    tail: Tail,
+    pool: KvPool | None,
+    source: KeysValues | None = None,
 ) -> States:
     """One forward. Differentiable in the model's parameters when there are no leases.
 
     Args:
         leases: the users' pages in `pool`, which is written; None = everything is computed, nothing kept.
         tail: with lead 0 the layout is the paper's causal one, else ours.
+        source: instead of the pool or the forward's own, where keys and values go; without leases.
     """
     backbone = model.backbone
     modalities = len(model.modalities)
@@ -45,7 +51,8 @@ def user_states(
     fold = backbone.heads // backbone.kv_heads if device.type == "cuda" else 1
     planned = plan.finish(layout, tail, fold=fold, dtype=model.dtype, device=device)
     x = embed(model, users, planned, tail)
-    source = FlatKeysValues() if planned.slots is None or pool is None else PagedKeysValues(pool, planned.slots)
+    if source is None:
+        source = FlatKeysValues() if planned.slots is None or pool is None else PagedKeysValues(pool, planned.slots)
     kind = _attention(tail, device)
     states = backbone.run(x, planned.positions, kind(planned, source, tail, backbone), planned.outputs)
     return States(states, planned)
@@ -65,7 +72,7 @@ def embed(model: UserModel, users: Sequence[UserTokens], planned: Plan, tail: Ta
     tokens = [_event_tokens(model, index, rows, device) for index, rows in enumerate(planned.events) if rows.places]
     means = torch.from_numpy(np.stack([user.means for user in users])).to(device)
     tokens.append(_summary_tokens(model, users, means))
-    tokens.append(_segment_tokens(model, means[:, :-1], tail))
+    tokens.append(segment_tokens(model, means[:, :-1], tail))
     return torch.cat(tokens)[planned.order].to(model.dtype)
 
 
@@ -88,7 +95,7 @@ def _summary_tokens(model: UserModel, users: Sequence[UserTokens], means: Tensor
     return model.adapters.summaries(means, stats, match).flatten(0, 1)
 
 
-def _segment_tokens(model: UserModel, means: Tensor, tail: Tail) -> Tensor:
+def segment_tokens(model: UserModel, means: Tensor, tail: Tail) -> Tensor:
     """(users * segment tokens, hidden): the scenarios' own, and in each <USER_EMB> how far its query meets the user.
 
     means: (users, modalities, dim).

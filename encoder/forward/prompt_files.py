@@ -1,4 +1,4 @@
-"""Soft prompts beside a checkpoint's: `<prompts_dir>/<name>.safetensors`, one tensor (tokens, hidden)."""
+"""Soft prompts beside a checkpoint's: `<prompts_dir>/<name>.safetensors` (encoder/model/soft_prompt.py)."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ import re
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from encoder.forward.user_encoder import UserEncoder
+from encoder.model.soft_prompt import SUFFIX, read
 from store.base.errors import WeightsError
 from store.base.settings import NAME
 
-MAX_PROMPT_TOKENS = 256
-"""Every user's tail carries them."""
 _TUNE = "put the tuned prompt into model.prompts_dir, or register the scenario without `prompt`"
 
 
@@ -38,7 +35,8 @@ class PromptFiles:
             Whether the model's prompt changed; scenarios that use it must then be added again.
 
         Raises:
-            WeightsError: there is no such prompt, or it does not fit the model. The model is unchanged.
+            WeightsError: there is no such prompt, it does not fit the model, or was tuned on other weights. The model
+                is unchanged.
         """
         if name in self._of_checkpoint:
             return False
@@ -59,28 +57,20 @@ class PromptFiles:
                 action=_TUNE,
                 code="prompt_missing",
             )
-        path = self._directory / f"{name}.safetensors"
+        path = self._directory / f"{name}{SUFFIX}"
         try:
-            tensors = list(load_file(path).values())
+            found = read(path)
         except FileNotFoundError:
             raise WeightsError(
                 f"the soft prompt {name!r} is neither in the checkpoint nor at {path}",
                 action=_TUNE,
                 code="prompt_missing",
             ) from None
-        except (OSError, SafetensorError) as exc:
-            raise WeightsError(f"{path}: {exc}", action="write the prompt anew", code="weights_unusable") from exc
-        if len(tensors) != 1 or tensors[0].ndim != 2 or not tensors[0].is_floating_point():
-            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+        if found.about.weights not in ("", self._encoder.weights):
             raise WeightsError(
-                f"{path} holds {shapes or 'nothing'}; a soft prompt is one tensor (tokens, hidden) of floats",
-                action="write the prompt anew",
+                f"the soft prompt {path} was tuned on other weights ({found.about.weights}) than the model has "
+                f"({self._encoder.weights})",
+                action="tune it anew on this model (`anchorstream tune`), or set model.checkpoint back",
                 code="weights_unusable",
             )
-        if not 1 <= len(tensors[0]) <= MAX_PROMPT_TOKENS or not bool(torch.isfinite(tensors[0]).all()):
-            raise WeightsError(
-                f"{path}: {len(tensors[0])} tokens; a soft prompt has 1 to {MAX_PROMPT_TOKENS}, of finite numbers",
-                action="write the prompt anew",
-                code="weights_unusable",
-            )
-        return tensors[0].float()
+        return found.tokens

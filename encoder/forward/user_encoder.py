@@ -77,7 +77,8 @@ class Work(NamedTuple):
 class UserEncoder:
     """The user tower of one model, with its KV pages. Single-threaded.
 
-    trained: False while adapters and head are seeded only. card: of the checkpoint, if any.
+    trained: False while adapters and head are seeded only. card: of the checkpoint, if any. weights: what tells the
+    parameters from others'.
     """
 
     def __init__(
@@ -117,7 +118,8 @@ class UserEncoder:
             self.card = load_into(self.model, settings.checkpoint, weights_id=pretrained.weights_id)
         # every modality has a summary token, and its numbers enter in their order
         inputs = ",".join(f"{name}({' '.join(m.numbers)})" for name, m in sorted(modalities.items()))
-        self._weights = f"{pretrained.weights_id}|{self.card.id if self.card else f'seed={settings.seed}'}|{inputs}"
+        self.weights = f"{pretrained.weights_id}|{self.card.id if self.card else f'seed={settings.seed}'}"
+        self._weights = f"{self.weights}|{inputs}"
         self.model.eval().requires_grad_(False).to(self.device)
         self.model.lm.to(getattr(torch, dtype))
         self.pool = self._new_pool()

@@ -24,8 +24,9 @@ class ModelSettings(Section):
     checkpoint: Path | None = None
     """Adapters, head and soft prompts (safetensors + card). None = seeded, untrained."""
     prompts_dir: Path | None = None
-    """Soft prompts beside the checkpoint's, `<name>.safetensors` with one tensor (tokens, hidden). Read when a scenario
-    names one that the checkpoint lacks, and again when the scenario is registered again."""
+    """Soft prompts beside the checkpoint's, `<name>.safetensors`, as `anchorstream tune` writes them. Read when a
+    scenario names one that the checkpoint lacks, and again when the scenario is registered again. None = `prompts`
+    under `store.data_dir`."""
     seed: int = 0
     """Of weights that no checkpoint provides."""
     time_zone: str = "UTC"

@@ -57,6 +57,8 @@ ROOMS = {
     " store/window",
     "encoder/learning/evaluation": "encoder/learning encoder/learning/tasks encoder/learning/baselines"
     " encoder/learning/sequences encoder/forward encoder/statistics store/base store/records store/window",
+    "encoder/learning/tuning": "encoder/learning encoder/learning/tasks encoder/learning/baselines"
+    " encoder/learning/evaluation encoder/model encoder/forward store/base store/window",
     "deploy": "store/base",
     "deploy/settings": "stream encoder/model store/base store/records",
     "deploy/kafka": "stream stream/kafka store/base",

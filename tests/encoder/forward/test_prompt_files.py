@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from encoder.forward.model_set import ModelSet
-from encoder.forward.prompt_files import MAX_PROMPT_TOKENS
 from encoder.model.settings import ModelSettings
+from encoder.model.soft_prompt import MAX_PROMPT_TOKENS, About, SoftPrompt
+from encoder.model.soft_prompt import write as write_prompt
 from store.base.errors import WeightsError
 from store.base.settings import ScenarioSettings
 from tests.support.windows import DIM, MODALITIES, random_rows, window
@@ -112,3 +113,17 @@ def test_a_prompt_that_is_not_there_is_missing(models: ModelSet, tmp_path: Path,
 def test_without_a_directory_the_checkpoints_prompts_are_all(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="prompts_dir is not set"):
         ModelSet(ModelSettings(threads=1, device="cpu", kv_pool_bytes=0), {}, MODALITIES, {"risk": TUNED}, DIM)
+
+
+@pytest.mark.parametrize(("weights", "fits"), [("", True), ("ours", True), ("tiny:other|seed=0", False)])
+def test_a_prompt_of_other_weights_is_refused(models: ModelSet, tmp_path: Path, weights: str, fits: bool) -> None:
+    tokens = torch.randn(6, HIDDEN, generator=torch.Generator().manual_seed(0))
+    about = About("risk", QUERY, models.main.weights if weights == "ours" else weights, classes=["no", "yes"])
+    write_prompt(tmp_path / "risk.safetensors", SoftPrompt(tokens, torch.eye(2, 128), about))
+    if fits:
+        models.add_scenario("risk", TUNED)
+        assert torch.equal(models.main.model.prompts["risk"], tokens)
+        return
+    with pytest.raises(WeightsError, match="tuned on other weights"):
+        models.add_scenario("risk", TUNED)
+    assert models.scenarios == ["plain"]
