@@ -50,6 +50,7 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("dead-letters", "deploy.commands.dead_letters:app", _OPERATE, "Refused events: list, show, replay."),
     ("buffer", "deploy.commands.buffer:app", _OPERATE, "What the token buffer holds of a user."),
     ("pretrain", "deploy.commands.pretrain:pretrain", _OPERATE, "Train a model on a history."),
+    ("tune", "deploy.commands.tune:tune", _OPERATE, "Tune a soft prompt for a scenario, by labels or groups of users."),
     ("evaluate", "deploy.commands.evaluate:evaluate", _OPERATE, "How well what is known of users tells what they do."),
     ("bench", "deploy.commands.bench:bench", _OPERATE, "Measure; prints a table with ratios."),
 )

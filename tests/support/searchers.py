@@ -1,4 +1,4 @@
-"""Made-up users of whom neither bills nor searches tell anything alone: the two are of one kind, or of different ones."""
+"""Made-up users of whom neither bills nor searches tell anything alone: the two are of one kind, or of different."""
 
 from __future__ import annotations
 
