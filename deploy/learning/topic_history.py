@@ -13,7 +13,7 @@ from encoder.model.text_encoder import identity
 from store.base.errors import ConfigError
 from store.window.encoded_event import EncodedEvent
 from store.window.layout import Schema
-from stream.kafka.whole_topic import Span, WholeTopic
+from stream.reading.whole_topic import Span, WholeTopic
 from stream.token_log.log_runs import split_runs
 from stream.token_log.ownership import Ownership
 from stream.topics import Topics
