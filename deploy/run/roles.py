@@ -195,6 +195,7 @@ def _serve_alone(context: Context, say: Callable[[str], None]) -> None:
     from store.index.serve_state import ServeState
     from store.index.snapshot import SnapshotStore
     from stream.account.reader import AccountReader
+    from stream.lag.evidence import Evidence
     from stream.lag.reader import LagReader, plan
     from stream.raw_topics.registry import RawTopics
     from stream.scenarios.feed import ScenarioFeed
@@ -223,6 +224,7 @@ def _serve_alone(context: Context, say: Callable[[str], None]) -> None:
         plan(topics, raw, settings.scenario_names),
         topic_faults=TopicWatch(context.connection, topics).faults,
     )
+    lag = Evidence(reader)
     account = AccountReader(context.connection, topics, raw)
     # `verify` finds the snapshots of the first instance without a broker
     folder = data_dir / "serve" if context.state.name == "0" else context.state
@@ -244,7 +246,7 @@ def _serve_alone(context: Context, say: Callable[[str], None]) -> None:
         settings.serve,
         state.catalog,
         state.pending,
-        lambda: reader.read().to_dict(),
+        lambda: lag.read().to_dict(),
         lambda: account.read().to_dict(),
         tail.ready,
         state.back_fills,
@@ -275,6 +277,7 @@ def _serve_alone(context: Context, say: Callable[[str], None]) -> None:
         serve.run(context.stop)
     finally:
         registrar.close()
+        lag.close()
         reader.close()
         account.close()
 

@@ -94,6 +94,7 @@ EMBED_REPLY_LOST = "embed_reply_lost"
 HTTP_FAILED = "http_failed"
 LAG_STATUS_CHANGED = "lag_status_changed"
 LAG_READABLE = "lag_readable"
+LAG_UNKNOWN = "lag_unknown"
 LAG_UNREADABLE = "lag_unreadable"
 UNRAISABLE = "unraisable"
 

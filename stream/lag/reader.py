@@ -9,6 +9,7 @@ One reading, in this order (docs/lag.md):
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import NamedTuple
 
 from confluent_kafka import KafkaException
 
+from store.base import logs
 from store.base.errors import BrokerError
 from stream.kafka.client import Connection
 from stream.lag.first_record import First, FirstRecords
@@ -26,6 +28,7 @@ from stream.lag.report import Freshness, GroupLag, LagReport, PartitionLag
 from stream.lag.status import (
     LagPolicy,
     Sample,
+    Status,
     behind_seconds,
     commit_age_seconds,
     completeness,
@@ -71,6 +74,7 @@ def plan(topics: Topics, raw_topics: Iterable[str], scenarios: Iterable[str]) ->
 
 
 _Key = tuple[str, str, int]
+log = logs.get(__name__)
 
 
 class LagReader:
@@ -112,6 +116,7 @@ class LagReader:
         self._samples: dict[_Key, list[Sample]] = {}
         self._ids: dict[str, str] = {}
         self._made_anew: dict[str, float] = {}
+        self._unknown: dict[_Key, float] = {}
         self._last: LagReport | None = None
         self._failure: BrokerError | None = None
         self._ended_at = 0.0
@@ -223,6 +228,7 @@ class LagReader:
                 row if waiting is None else replace(row, users_left=waiting.users, drain_seconds=waiting.seconds)
             )
         self._samples = samples  # partitions that are gone are forgotten
+        self._tell_unknown(rows, now)
         unreadable = [
             *(f"{topic}:{n}" for topic, n in {(t.topic, n) for t, n in wanted} - marks.keys()),
             *(f"topic {topic}: {why}" for topic, why in found.refused.items()),
@@ -250,6 +256,29 @@ class LagReader:
         self._ids |= ids
         self._made_anew = {t: at for t, at in self._made_anew.items() if now - at <= self._policy.window_seconds}
         return set(self._made_anew)
+
+    def _tell_unknown(self, rows: Sequence[PartitionLag], now: float) -> None:
+        """Once of each partition whose status has been `unknown` for longer than a verdict takes."""
+        before, self._unknown = self._unknown, {}
+        for row in rows:
+            if row.status is not Status.UNKNOWN:
+                continue
+            key = (row.group, row.topic, row.partition)
+            since = self._unknown[key] = before.get(key, now)
+            if since != math.inf and now - since > self._policy.window_seconds:
+                self._unknown[key] = math.inf
+                samples = self._samples[key]
+                log.warning(
+                    logs.LAG_UNKNOWN,
+                    group=row.group,
+                    topic=row.topic,
+                    partition=row.partition,
+                    lag_messages=row.lag_messages,
+                    readings=len(samples),
+                    detail=f"unknown for {now - since:.0f} s: {len(samples)} reading(s) over "
+                    f"{samples[-1].at - samples[0].at:.0f} s within the last {self._policy.window_seconds:g}; "
+                    f"a verdict takes {self._policy.evidence_samples} over {self._policy.evidence_seconds:g} s",
+                )
 
     def _why(self, exc: Exception) -> str:
         return exc.args[0].str() if isinstance(exc, KafkaException) else f"no answer in {self._timeout:g} s"

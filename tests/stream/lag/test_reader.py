@@ -7,14 +7,17 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from confluent_kafka import TopicCollection, TopicPartition
 from confluent_kafka.admin import NewPartitions
+from structlog.testing import capture_logs
 
 from deploy.kafka import topics
 from store.base.errors import BrokerError
 from stream.kafka.client import Connection
+from stream.lag.evidence import Evidence
 from stream.lag.reader import Freshness, GroupTopic, LagReader, plan
 from stream.lag.status import LagPolicy, Status
 from stream.settings import KafkaSettings
@@ -130,6 +133,44 @@ def test_verdicts_over_time(bench: Bench) -> None:
     assert row.commit_age_seconds < 3
     bench.commit(0, 1)
     assert status() is Status.REWOUND
+
+
+def test_a_status_that_stays_unknown_is_logged_once_with_its_reason(bench: Bench) -> None:
+    """Random faults, seed 9201: `unknown` for minutes, and nothing in any log."""
+    now = [time.time()]
+    other = GroupTopic("freshness", f"other-{bench.topic}", bench.topic, joins=False)
+    reader = bench.reader(other, clock=lambda: now[0])
+    bench.produce(0, int(now[0] * 1000), int(now[0] * 1000))
+    bench.commit(0, 1, other.group)
+
+    def look(after: float) -> list[Any]:
+        now[0] += after
+        with capture_logs() as told:
+            report = reader.read(max_age_seconds=0)
+        (row,) = [p for p in report.partitions if p.group == other.group and p.partition == 0]
+        assert row.status is Status.UNKNOWN
+        return [line for line in told if line["event"] == "lag_unknown" and line["group"] == other.group]
+
+    assert look(0) == []
+    (line,) = look(61)
+    assert line["readings"] == 1
+    assert "a verdict takes 3 over 10 s" in line["detail"]
+    assert look(61) == []
+
+
+def test_who_asks_again_has_a_verdict(bench: Bench) -> None:
+    policy = LagPolicy(evidence_seconds=0.2, stalled_seconds=0.2, window_seconds=60)
+    other = GroupTopic("freshness", f"other-{bench.topic}", bench.topic, joins=False)
+    evidence = Evidence(bench.reader(other, policy=policy), interval_seconds=0.6)
+    bench.produce(0, int(time.time() * 1000), int(time.time() * 1000))
+    bench.commit(0, 1, other.group)
+    first = {p.status for p in evidence.read().partitions if p.group == other.group}
+    assert Status.UNKNOWN in first
+    assert evidence._gathering.acquire(timeout=60)  # nobody asks meanwhile
+    evidence._gathering.release()
+    (row,) = [p for p in evidence.read().partitions if p.group == other.group and p.partition == 0]
+    assert row.status is Status.STALLED
+    evidence.close()
 
 
 def test_a_reading_is_shared_for_a_moment_and_the_record_is_fetched_once(bench: Bench) -> None:
