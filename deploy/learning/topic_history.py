@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from deploy.brokers import connect
@@ -11,8 +11,10 @@ from encoder.learning.history import History, collect
 from encoder.learning.token_rows import TokenRows
 from encoder.model.text_encoder import identity
 from store.base.errors import ConfigError
+from store.base.settings import ModalitySettings
 from store.window.encoded_event import EncodedEvent
 from store.window.layout import Schema
+from stream.kafka.client import Connection
 from stream.reading.whole_topic import Span, WholeTopic
 from stream.token_log.log_runs import split_runs
 from stream.token_log.ownership import Ownership
@@ -31,18 +33,32 @@ class TopicHistory(NamedTuple):
 
 
 def load_topic_history(settings: Settings, show: Callable[[float, str], object]) -> TopicHistory:
+    """As `read_topic_history`, of the running system. Raises BrokerError: no broker runs."""
+    connection, topic = connect(settings, timeout_s=_CONNECT_SECONDS), Topics(settings.kafka).tokens
+    return read_topic_history(connection, topic, settings.modalities, *identity(), show)
+
+
+def read_topic_history(
+    connection: Connection,
+    topic: str,
+    modalities: Mapping[str, ModalitySettings],
+    encoder_id: str,
+    dim: int,
+    show: Callable[[float, str], object] = lambda done, text: None,
+) -> TopicHistory:
     """All events that `tokens` tells of, to its end as of now; records of former owners are passed over.
 
     One partition's rows are held at a time beside the history.
 
+    Args:
+        encoder_id, dim: of the text encoder and its vectors.
+
     Raises:
-        BrokerError: no broker runs, or it stopped answering. NotFoundError: there is no such topic.
+        BrokerError: the broker stopped answering. NotFoundError: there is no such topic.
         ConfigError: it has lost its beginning, as an embedded broker's does. StateError: it holds other rows than are
             configured.
     """
-    connection, topic = connect(settings, timeout_s=_CONNECT_SECONDS), Topics(settings.kafka).tokens
-    encoder_id, dim = identity()
-    configured = Schema.of(encoder_id, dim, settings.modalities)
+    configured = Schema.of(encoder_id, dim, modalities)
     without_text = 0
     with WholeTopic(connection, topic, CLIENT) as whole:
         spans = whole.spans()
@@ -60,7 +76,7 @@ def load_topic_history(settings: Settings, show: Callable[[float, str], object])
         def batches() -> Iterator[list[EncodedEvent]]:
             nonlocal without_text, done
             for span in spans:
-                rows = TokenRows(settings.modalities, dim)
+                rows = TokenRows(modalities, dim)
                 for marker in _take(whole, span, rows, read):
                     if (schema := Schema.unpack(marker)) is not None:
                         schema.check(configured, topic)
@@ -68,7 +84,7 @@ def load_topic_history(settings: Settings, show: Callable[[float, str], object])
                 without_text += rows.without_text
                 done += span.end - span.begin
 
-        history = collect(batches(), settings.modalities, dim)
+        history = collect(batches(), modalities, dim)
     return TopicHistory(history, without_text)
 
 

@@ -73,7 +73,9 @@ def _live(ask: Ask, folder: Path) -> None:
     assert (made["name"], made["created"], made["users"]) == ("commuter_tuned", True, len(MEMBERS))
     assert made["prompt"] == first["prompt"]
     assert made["query"] == plain_query(ask)
-    assert sum(sum(own.values()) for own in first["used"].values()) == len(MEMBERS) * (RIDES - 1), "not before the first event"
+    assert sum(sum(own.values()) for own in first["used"].values()) == len(MEMBERS) * (RIDES - 1), (
+        "not before the first event"
+    )
     assert read(folder / "state" / "prompts" / f"{first['prompt']}.safetensors").about.scores == first["scores"]
     tuned = ask("embedding", "member 3", "--scenario", "commuter_tuned")
     assert tuned["model"] == made["model"] != plain["model"]
