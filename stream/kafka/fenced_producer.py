@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
@@ -19,12 +20,16 @@ from store.base.stop import Stop, obey
 from stream.kafka import not_taken
 from stream.kafka.client import Connection
 from stream.kafka.patience import passes
+from stream.kafka.within import within
 
 OPEN_SECONDS = 30.0
 """For the answer when a producer is opened: a predecessor's transaction is ended first."""
 COMMIT_SECONDS = 20.0
 """A transaction that is not committed within this is given up. Another client may get on at once: librdkafka may lose
 sight of the coordinator when a broker is away for some seconds."""
+OVERDUE_SECONDS = 5.0
+"""A call that outlasts its time limit by this is left to itself: once librdkafka knows no broker, one takes a minute
+and more, and the transaction is another client's by then."""
 ABORT_SECONDS = 5.0
 """An abort spares readers the wait until the broker ends the transaction itself."""
 TRANSACTION_TIMEOUT_MS = 60_000
@@ -95,6 +100,7 @@ class FencedProducer:
             },
         )
         self._begun = False
+        self._gone = False
         self._failure: KafkaError | None = None
         self._undelivered: tuple[str, int, KafkaError] | None = None
 
@@ -113,6 +119,8 @@ class FencedProducer:
             self._patiently(self._producer.init_transactions, self._open_seconds)
         except KafkaException as exc:
             raise self._refused(exc.args[0]) from exc
+        except Aborted as exc:
+            raise self._refused(KafkaError(KafkaError._TIMED_OUT)) from exc  # noqa: SLF001
 
     def produce(self, topic: str, value: bytes | None, key: bytes, partition: int) -> None:
         """Queue a message for the next `commit`; blocks while the queue is full.
@@ -184,6 +192,8 @@ class FencedProducer:
             self._patiently(self._producer.abort_transaction, ABORT_SECONDS, obeying=False)
         except KafkaException as exc:
             self._failure = self._failure or exc.args[0]
+        except Aborted:
+            pass
         self._begun = False
 
     def _patiently(self, act: Callable[[float], object], seconds: float, *, obeying: bool = True) -> None:
@@ -192,7 +202,7 @@ class FencedProducer:
         while True:
             left = deadline - time.monotonic()
             try:
-                act(max(_QUEUE_SECONDS, min(_STEP_SECONDS, left)))
+                self._call(partial(act, max(_QUEUE_SECONDS, min(_STEP_SECONDS, left))), max(_STEP_SECONDS, left))
                 return
             except KafkaException as exc:
                 # of a transaction's call librdkafka tells; what only passes may have spoilt the transaction
@@ -200,6 +210,13 @@ class FencedProducer:
                     raise
             if obeying:
                 obey(self._stop())
+
+    def _call(self, act: Callable[[], object], seconds: float) -> None:
+        """Raises Aborted: librdkafka keeps neither to its time limit nor to ours, so this client is lost."""
+        if self._gone or not within(seconds + OVERDUE_SECONDS, act, "transaction"):
+            self._gone = True
+            self._failure = self._failure or KafkaError(KafkaError._TIMED_OUT)  # noqa: SLF001
+            raise Aborted(f"no answer from the client of {self.transactional_id}: it has lost sight of the broker")
 
     def _delivered(self, error: KafkaError | None, message: Any) -> None:
         # what follows the first was purged for its sake

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +12,7 @@ from confluent_kafka import KafkaException
 from store.base import logs, metrics
 from store.base.errors import BrokerError
 from stream.kafka.client import Connection
+from stream.kafka.within import within
 
 JOIN_SECONDS = 45.0
 """A group that is being rebalanced, on a busy broker, takes seconds; a coordinator that is being elected too."""
@@ -75,22 +75,10 @@ def leave(consumer: Any, seconds: float = CLOSE_SECONDS) -> bool:
     librdkafka 2.16 may never end to close one that has lost sight of its coordinator; a role that waited for it could
     neither end, nor say why it had to, nor be started anew. What its callbacks raise is raised.
     """
-    failures: list[BaseException] = []
-
-    def close() -> None:
-        try:
-            consumer.close()
-        except BaseException as exc:
-            failures.append(exc)
-
-    thread = threading.Thread(target=close, name="leave", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if failures:
-        raise failures[0]
-    if thread.is_alive():
+    left = within(seconds, consumer.close, "leave")
+    if not left:
         log.warning(logs.GROUP_NOT_LEFT, seconds=seconds)
-    return not thread.is_alive()
+    return left
 
 
 class Membership:

@@ -196,6 +196,26 @@ def test_a_commit_that_gets_no_answer_ends(desk: Desk, network: BrokerProxy, tol
     assert desk.seen() == [b"next"]
 
 
+def test_a_client_that_knows_no_broker_any_more_is_left_and_another_one_gets_on(
+    desk: Desk, network: BrokerProxy
+) -> None:
+    """Random faults, seed 9308: librdkafka then took two minutes for one call, whatever its time limit."""
+    _, member = desk.member()
+    producer = desk.producer(replace(desk.connection, bootstrap=network.bootstrap), commit_seconds=2.0)
+    desk.put(producer, b"before")
+    producer.commit(desk.at(1), member)
+    with network.nameless():
+        assert not producer._producer.list_topics(timeout=60).brokers
+    desk.put(producer, b"lost")
+    with pytest.raises(Aborted):
+        producer.commit(desk.at(2), member)
+    producer.close()
+    after = desk.producer(replace(desk.connection, bootstrap=network.bootstrap))
+    desk.put(after, b"next")
+    after.commit(desk.at(2), member)
+    assert (desk.seen(), desk.committed()) == ([b"before", b"next"], (2, "m"))
+
+
 def test_what_the_broker_refuses_is_an_error_with_its_reason(desk: Desk) -> None:
     _, member = desk.member()
     producer = desk.producer()
