@@ -22,6 +22,7 @@ from stream.commit_metadata import decode
 from stream.dead_letter import NO_PARTITION, DeadLetterHeaders
 from stream.kafka.client import Connection
 from stream.kafka.group_client import GroupClient
+from stream.kafka.lasting_admin import LastingAdmin
 from stream.kafka.patience import patiently
 from stream.lag.log_ends import LogEnds, Watermarks
 from stream.raw_counts import read_counts
@@ -57,7 +58,7 @@ class AccountReader:
         self._topics = topics
         self._raw = sorted(raw_topics)
         self._timeout = timeout_seconds
-        self._admin = connection.admin()
+        self._admin = LastingAdmin(connection)
         self._ends = LogEnds(connection, self._admin, timeout_seconds=timeout_seconds)
         self._ingest = GroupClient(connection, topics.group_ingest)
         self._marks = GroupClient(connection, topics.group_account)
@@ -78,14 +79,17 @@ class AccountReader:
             BrokerError: the broker does not answer, or not completely.
         """
         try:
-            return self._read()
+            report = self._read()
         except (KafkaException, TimeoutError) as exc:
+            self._admin.failed(exc)
             why = exc.args[0].str() if isinstance(exc, KafkaException) else f"no answer in {self._timeout:g} s"
             raise BrokerError(
                 f"the account cannot be read from {self._connection.bootstrap}: {why}",
                 action="check that the broker runs (`anchorstream doctor`) and that this user may read the topics "
                 "under kafka.topic_prefix, and describe its groups",
             ) from exc
+        self._admin.answered()
+        return report
 
     def settled(self, *, seconds: float) -> AccountReport:
         """The same once nothing is on its way any more, or after so long. Processors tell within about two seconds.

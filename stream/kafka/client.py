@@ -36,9 +36,10 @@ _CLIENT: dict[str, Property] = {
     # transaction's next call blocks for good, and a group member may never join again
     "metadata.recovery.strategy": "none",
 }
-# with `none`, a client that is told of no broker at all has none for good: a single Kafka that is being stopped says so
-# for some milliseconds (librdkafka issue 5301). And a request of an admin client keeps a core busy for as long as no
-# broker is there. So who has no coordinator to forget does without
+# a client that is told of no broker at all has none for good: always with `none`, often with `rebootstrap` (librdkafka
+# issue 5301). A single Kafka that is being stopped says so for some milliseconds. So whoever lives long is watched:
+# AssignedReader, GroupClient, LastingAdmin, Membership, FencedProducer. And with `none` a request of an admin client
+# keeps a core busy for as long as no broker is there. Who has no coordinator to forget does without it
 _NO_COORDINATOR: dict[str, Property] = {"metadata.recovery.strategy": "rebootstrap"}
 
 

@@ -19,8 +19,7 @@ from store.base.errors import BrokerError
 from store.base.stop import Stop, obey
 from stream.kafka import not_taken
 from stream.kafka.client import Connection
-from stream.kafka.patience import passes
-from stream.kafka.within import within
+from stream.kafka.patience import passes, within
 
 OPEN_SECONDS = 30.0
 """For the answer when a producer is opened: a predecessor's transaction is ended first."""

@@ -12,7 +12,7 @@ from confluent_kafka import KafkaException
 from store.base import logs, metrics
 from store.base.errors import BrokerError
 from stream.kafka.client import Connection
-from stream.kafka.within import within
+from stream.kafka.patience import within
 
 JOIN_SECONDS = 45.0
 """A group that is being rebalanced, on a busy broker, takes seconds; a coordinator that is being elected too."""

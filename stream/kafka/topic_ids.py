@@ -10,6 +10,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 
 from stream.kafka.client import Connection
+from stream.kafka.lasting_admin import LastingAdmin
 
 ANSWER_SECONDS = 10.0
 LOOK_SECONDS = 2.0
@@ -29,7 +30,7 @@ class TopicIds:
         self._absent = {KafkaError.UNKNOWN_TOPIC_OR_PART}
         if without_denied:
             self._absent.add(KafkaError.TOPIC_AUTHORIZATION_FAILED)
-        self._admin = None if connection.embedded else connection.admin()
+        self._admin = None if connection.embedded else LastingAdmin(connection)
         self._asked: dict[str, Future[Any]] = {}
         self._look_at = 0.0
         self.missing: frozenset[str] = frozenset()
@@ -42,7 +43,7 @@ class TopicIds:
         """
         if self._admin is None or not (names := sorted(set(topics))):
             return {}
-        answers = self._admin.describe_topics(TopicCollection(names), request_timeout=timeout_s)
+        answers = self._admin.client.describe_topics(TopicCollection(names), request_timeout=timeout_s)
         return self._judge(answers, 2 * timeout_s)
 
     def look(self, topics: Iterable[str]) -> dict[str, str]:
@@ -58,7 +59,7 @@ class TopicIds:
             return self._judge(asked, 0)
         if self._admin is not None and time.monotonic() >= self._look_at and (names := sorted(set(topics))):
             self._look_at = time.monotonic() + LOOK_SECONDS
-            self._asked = self._admin.describe_topics(TopicCollection(names), request_timeout=ANSWER_SECONDS)
+            self._asked = self._admin.client.describe_topics(TopicCollection(names), request_timeout=ANSWER_SECONDS)
         return {}
 
     def close(self) -> None:
@@ -85,6 +86,8 @@ class TopicIds:
             else:
                 if id_ != _NONE:
                     found[topic] = id_
+        if self._admin is not None:
+            self._admin.answered() if failure is None else self._admin.failed(failure)
         if failure is not None:
             raise failure
         self.missing = frozenset(missing)

@@ -18,6 +18,7 @@ from confluent_kafka import KafkaException, TopicPartition
 from stream.commit_metadata import Waiting, decode, read_waiting
 from stream.kafka.client import Connection
 from stream.kafka.group_client import GroupClient
+from stream.kafka.lasting_admin import LastingAdmin
 from stream.kafka.patience import patiently
 from stream.raw_counts import read_counts
 
@@ -43,7 +44,7 @@ class Committed(NamedTuple):
 class GroupOffsets:
     """Asks all groups at the same time. For one thread."""
 
-    def __init__(self, connection: Connection, admin: Any, *, timeout_seconds: float) -> None:
+    def __init__(self, connection: Connection, admin: LastingAdmin, *, timeout_seconds: float) -> None:
         self._connection = connection
         self._admin = admin
         self._timeout = timeout_seconds
@@ -98,7 +99,7 @@ class GroupOffsets:
     def _count(self, group: str) -> int | None:
         try:
             # deprecated in favour of what ends the process, see above
-            found = self._admin.list_groups(group=group, timeout=MEMBERS_SECONDS)
+            found = self._admin.client.list_groups(group=group, timeout=MEMBERS_SECONDS)
         except KafkaException:
             return None
         if any(of.error is not None for of in found):

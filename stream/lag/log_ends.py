@@ -10,6 +10,7 @@ from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCol
 from confluent_kafka.admin import OffsetSpec
 
 from stream.kafka.client import Connection
+from stream.kafka.lasting_admin import LastingAdmin
 
 Partition = tuple[str, int]
 """Topic, partition."""
@@ -41,7 +42,7 @@ class Found:
 class LogEnds:
     """Asks the broker about our topics only. For one thread."""
 
-    def __init__(self, connection: Connection, admin: Any, *, timeout_seconds: float) -> None:
+    def __init__(self, connection: Connection, admin: LastingAdmin, *, timeout_seconds: float) -> None:
         self._connection = connection
         self._admin = admin
         self._timeout = timeout_seconds
@@ -57,13 +58,13 @@ class LogEnds:
         """
         found = Found()
         if self._connection.embedded:
-            there = self._admin.list_topics(timeout=self._timeout).topics
+            there = self._admin.client.list_topics(timeout=self._timeout).topics
             found.partitions = {n: len(t.partitions) for n, t in there.items() if n in names and t.error is None}
             found.ids = dict.fromkeys(found.partitions, "")
             return found
         if not names:
             return found
-        answers = self._admin.describe_topics(TopicCollection(sorted(names)), request_timeout=self._timeout)
+        answers = self._admin.client.describe_topics(TopicCollection(sorted(names)), request_timeout=self._timeout)
         failure: KafkaException | None = None
         for name, answer in answers.items():
             try:
@@ -100,7 +101,7 @@ class LogEnds:
         request = {TopicPartition(*p): spec for p in partitions}
         found: dict[Partition, int] = {}
         failure: Exception | None = None
-        answers = self._admin.list_offsets(request, isolation_level=isolation, request_timeout=self._timeout)
+        answers = self._admin.client.list_offsets(request, isolation_level=isolation, request_timeout=self._timeout)
         for tp, answer in answers.items():
             try:
                 found[tp.topic, tp.partition] = answer.result(self._timeout + 1).offset

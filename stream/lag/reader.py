@@ -21,6 +21,7 @@ from confluent_kafka import KafkaException
 from store.base import logs
 from store.base.errors import BrokerError
 from stream.kafka.client import Connection
+from stream.kafka.lasting_admin import LastingAdmin
 from stream.lag.first_record import First, FirstRecords
 from stream.lag.group_offsets import Committed, GroupOffsets
 from stream.lag.log_ends import LogEnds
@@ -108,7 +109,7 @@ class LagReader:
         self._topic_faults = topic_faults
         self._clock = clock
         self._timeout = timeout_seconds
-        admin = connection.admin()
+        self._admin = admin = LastingAdmin(connection)
         self._ends = LogEnds(connection, admin, timeout_seconds=timeout_seconds)
         self._groups = GroupOffsets(connection, admin, timeout_seconds=timeout_seconds)
         self._records = FirstRecords(connection, timeout_seconds=record_seconds)
@@ -143,7 +144,9 @@ class LagReader:
             self._failure = None
             try:
                 self._last = self._read()
+                self._admin.answered()
             except (KafkaException, TimeoutError) as exc:
+                self._admin.failed(exc)
                 self._failure = BrokerError(
                     f"the broker at {self._connection.bootstrap} did not tell its offsets: {self._why(exc)}",
                     action="check that it runs (`anchorstream doctor`) and lets this user describe groups and topics",

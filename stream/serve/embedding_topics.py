@@ -14,6 +14,7 @@ from store.index.snapshot import Header
 from store.records.scenario import CONFIGURED
 from stream.kafka.client import Connection
 from stream.kafka.futures import all_of
+from stream.kafka.lasting_admin import LastingAdmin
 from stream.kafka.positions import REBUILD, check_position
 from stream.kafka.topic_ids import TopicIds
 from stream.topics import Topics
@@ -33,7 +34,7 @@ class EmbeddingTopics:
         """{scenario: id of its topic}; a topic made anew has another. The embedded broker has none."""
         self._connection = connection
         self._topics = topics
-        self._admin = connection.admin()
+        self._admin = LastingAdmin(connection)
         self._looks = TopicIds(connection)
         self._scenarios: dict[str, str] = {}
 
@@ -154,7 +155,16 @@ class EmbeddingTopics:
         if self._connection.embedded or not names:
             return {}
         of = TopicCollection([self._topics.embeddings(name) for name in names])
-        return all_of(self._admin.describe_topics(of, request_timeout=timeout_s), 2 * timeout_s)
+        return self._all_of(self._admin.client.describe_topics(of, request_timeout=timeout_s), timeout_s)
+
+    def _all_of(self, answers: Mapping[Any, Any], timeout_s: float) -> dict[Any, Any]:
+        try:
+            found = all_of(answers, 2 * timeout_s)
+        except KafkaException as exc:
+            self._admin.failed(exc)
+            raise
+        self._admin.answered()
+        return found
 
     def _offsets(self, names: list[str], spec: OffsetSpec, timeout_s: float) -> dict[str, dict[int, int]]:
         by_topic = {self._topics.embeddings(name): name for name in names}
@@ -162,7 +172,7 @@ class EmbeddingTopics:
         found: dict[str, dict[int, int]] = {name: {} for name in names}
         # the end that a reader reaches: behind it lies what a worker has not committed yet
         stable = {"isolation_level": IsolationLevel.READ_COMMITTED, "request_timeout": timeout_s}
-        answers = self._admin.list_offsets(request, **stable) if request else {}
-        for tp, answer in all_of(answers, 2 * timeout_s).items():
+        answers = self._admin.client.list_offsets(request, **stable) if request else {}
+        for tp, answer in self._all_of(answers, timeout_s).items():
             found[by_topic[tp.topic]][tp.partition] = int(answer.offset)
         return found
