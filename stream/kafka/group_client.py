@@ -23,8 +23,8 @@ class GroupClient:
     """For one thread.
 
     librdkafka 2.16 may lose sight of the coordinator, or of every broker, when connections break: questions then fail
-    for good, and a commit is never answered. After LOST_SECONDS of that another client asks; when it is answered it
-    takes the first one's place, which is logged as `client_replaced`.
+    for good, and a commit is never answered. After LOST_SECONDS of that another client asks; once that one is answered,
+    and the first one is not for as long again, it takes its place, which is logged as `client_replaced`.
 
     Args:
         on_commit: called from `poll` with the error or None, and the partitions, of each `commit`; once for each.
@@ -51,6 +51,8 @@ class GroupClient:
         self._look_at = 0.0
         self._spare: tuple[Any, threading.Event] | None = None
         self._spare_at = 0.0
+        self._answered_at: float | None = None
+        """Since when others are answered."""
         self._client, self._gone = self._make()
 
     @property
@@ -68,7 +70,7 @@ class GroupClient:
             self._look()
             raise
         if not self._unanswered:
-            self._failing_since = None
+            self._well()
         return found
 
     def commit(self, offsets: Sequence[TopicPartition]) -> None:
@@ -101,11 +103,14 @@ class GroupClient:
                 return
             self._unanswered = []
             if error is None:
-                self._failing_since = None
+                self._well()
             self._on_commit(error, partitions or [])
 
         callback: Any = answered
         return self._connection.consumer(self._group, on_commit=callback), gone
+
+    def _well(self) -> None:
+        self._failing_since = self._answered_at = None
 
     def _failed(self) -> None:
         if self._failing_since is None:
@@ -116,7 +121,7 @@ class GroupClient:
         if self._failing_since is None or now < max(self._failing_since + self._lost_seconds, self._look_at):
             return
         self._look_at = now + RETRY_SECONDS
-        if self._spare is not None and now >= self._spare_at + self._lost_seconds:
+        if self._spare is not None and self._answered_at is None and now >= self._spare_at + self._lost_seconds:
             _close(self._spare[0])  # it may have come when there was no broker to be found
             self._spare = None
         if self._spare is None:
@@ -127,7 +132,10 @@ class GroupClient:
                 return
         except KafkaException:
             return  # nobody is answered
-        self._replace(self._spare, now - self._failing_since)
+        if self._answered_at is None:
+            self._answered_at = now  # the broker has come back: the first one may find it too
+        if now >= self._answered_at + self._lost_seconds:
+            self._replace(self._spare, now - self._failing_since)
 
     def _replace(self, spare: tuple[Any, threading.Event], seconds: float) -> None:
         log.warning(
@@ -140,7 +148,7 @@ class GroupClient:
         self._gone.set()
         _close(self._client)
         (self._client, self._gone), self._spare = spare, None
-        self._failing_since = None
+        self._well()
         if unanswered := self._unanswered:
             self._unanswered = []
             self._on_commit(KafkaError(KafkaError._TIMED_OUT), unanswered)  # noqa: SLF001

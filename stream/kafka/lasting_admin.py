@@ -19,9 +19,9 @@ log = logs.get(__name__)
 
 
 class LastingAdmin:
-    """Its user says how questions ended; once they were not answered for LOST_SECONDS, and another client is, that one
-    takes its place, which is logged as `client_replaced`: librdkafka 2.16 may know no broker any more
-    (stream/kafka/client.py), and no question is answered then. For one thread at a time.
+    """Its user says how questions ended; once they were not answered for LOST_SECONDS, and for as long again while
+    another client is, such a one takes its place, which is logged as `client_replaced`: librdkafka 2.16 may know no
+    broker any more (stream/kafka/client.py), and no question is answered then. For one thread at a time.
 
     Args:
         clock: seconds, monotonic.
@@ -38,6 +38,8 @@ class LastingAdmin:
         self._lost_seconds = lost_seconds
         self._clock = clock
         self._failing_since: float | None = None
+        self._answered_at: float | None = None
+        """Since when others are answered."""
         self._look_at = 0.0
         self._lost: list[Any] = []
         self.client = connection.admin()
@@ -45,7 +47,7 @@ class LastingAdmin:
 
     def answered(self) -> None:
         """A question was answered, whatever the answer."""
-        self._failing_since = None
+        self._failing_since = self._answered_at = None
 
     def failed(self, failure: BaseException) -> None:
         """One ended so: by the broker's answer, or without one. May wait for ASK_SECONDS."""
@@ -62,7 +64,12 @@ class LastingAdmin:
         try:
             spare.list_topics(timeout=ASK_SECONDS)
         except KafkaException:
+            self._answered_at = None
             return  # nobody is answered
+        if self._answered_at is None:
+            self._answered_at = now  # the broker has come back: the first one may find it too
+        if now < self._answered_at + self._lost_seconds:
+            return
         log.warning(
             logs.CLIENT_REPLACED,
             seconds=round(now - self._failing_since, 1),
@@ -71,4 +78,5 @@ class LastingAdmin:
         metrics.CLIENTS_REPLACED.inc()
         # kept: one that is collected with a question under way may bring the process down
         self._lost.append(self.client)
-        self.client, self._failing_since = spare, None
+        self.client = spare
+        self.answered()
