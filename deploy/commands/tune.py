@@ -6,17 +6,17 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from deploy.commands.common import Common
 
 if TYPE_CHECKING:
+    from deploy.learning.history_source import HistorySource
     from deploy.settings.config import Settings
     from encoder.learning.tuning.run import Run
     from encoder.learning.tuning.settings import TuneSettings
-    from encoder.learning.windows import Windows
     from encoder.model.settings import ModelSettings
 
     Show = Callable[[float, str], object]
@@ -26,14 +26,6 @@ _READING = 0.3
 """Of the bar: the history."""
 _NAME_CHARS = 54
 """Of a scenario's name, in its prompt's."""
-
-
-class _Source(NamedTuple):
-    """Where the history is from. topic: raw topic of the files' rows."""
-
-    files: tuple[Path, ...]
-    data: str | None
-    topic: str | None
 
 
 def tune(
@@ -67,12 +59,13 @@ def tune(
     were held out.
     """
     from deploy import output
+    from deploy.learning.history_source import HistorySource
     from deploy.operate.service_client import Service
     from encoder.learning.tuning.settings import TuneSettings
     from store.base.errors import ConfigError
 
     common = common or Common()
-    source = _Source(history, data, topic)
+    source = HistorySource(history, data, topic)
     settings = _settings(common, source)
     if (labels is None) is (clusters is None):
         raise ConfigError("one of --labels FILE and --clusters K says what to tell apart", action="give one of them")
@@ -145,14 +138,8 @@ def _told(*, tokens: int, steps: int, rows: int, seed: int, default: TuneSetting
     return replace(default, tokens=tokens, steps=steps, rows=rows, seed=seed)
 
 
-def _settings(common: Common, source: _Source) -> Settings:
-    from store.base.errors import ConfigError, NotFoundError
-
-    if source.files and source.data:
-        raise ConfigError("--history and --data are two histories", action="give one of them")
-    for file in source.files:
-        if not file.is_file():
-            raise NotFoundError(f"{file} is not there", action="check its name")
+def _settings(common: Common, source: HistorySource) -> Settings:
+    source.check()
     if source.data is None or common.config is not None:
         return common.settings()
     from deploy.learning import complete_journey
@@ -193,7 +180,7 @@ def _timed(show: Show) -> Show:
 
 def _run(
     settings: Settings,
-    source: _Source,
+    source: HistorySource,
     labels: Path | None,
     clusters: int | None,
     name: str,
@@ -206,6 +193,7 @@ def _run(
     import os
 
     from deploy import output
+    from deploy.learning.history_source import load_windows
     from encoder.forward.user_encoder import UserEncoder
     from encoder.learning.baselines.probe import sklearn
     from encoder.learning.tuning.labels import match
@@ -214,7 +202,12 @@ def _run(
     if labels is not None:
         sklearn()
         given = _labels(settings, labels, source.topic)
-    windows = _windows(settings, source, lambda done, text: show(_READING * done, text))
+    windows, without_text = load_windows(settings, source, lambda done, text: show(_READING * done, text))
+    if without_text:
+        output.note(
+            f"{without_text:,} of {windows.history.rows:,} events have left their windows: their texts are gone, so "
+            "users of long ago are seen by numbers and times alone. --history FILE has them"
+        )
     model: ModelSettings = settings.model.model_copy(
         update={
             "kv_pool_bytes": 0,
@@ -243,30 +236,6 @@ def _labels(settings: Settings, file: Path, topic: str | None) -> list[Any]:
     if not file.is_file():
         raise NotFoundError(f"{file} is not there", action="check its name")
     return list(read_labels(file, mapping_of(settings, topic), settings.model.time_zone))
-
-
-def _windows(settings: Settings, source: _Source, show: Show) -> Windows:
-    from deploy import output
-    from encoder.learning.windows import Windows
-
-    if source.data is not None:
-        from deploy.learning import complete_journey
-
-        return complete_journey.load_data_set(settings, show).windows
-    if source.files:
-        from deploy.learning.file_history import load_history
-
-        history = load_history(settings, source.files, source.topic, lambda events: show(0.5, f"{events:,} events"))
-    else:
-        from deploy.learning.topic_history import load_topic_history
-
-        history, without_text = load_topic_history(settings, show)
-        if without_text:
-            output.note(
-                f"{without_text:,} of {history.rows:,} events have left their windows: their texts are gone, so users "
-                "of long ago are seen by numbers and times alone. --history FILE has them"
-            )
-    return Windows(history, int(settings.processor.expiry_granularity_seconds * 1000))
 
 
 def _write(run: Run, settings: Settings, name: str, out: Path | None, *, put: bool) -> dict[str, Any]:
