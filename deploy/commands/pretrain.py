@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
+    from deploy.learning.history_source import HistorySource
     from deploy.settings.config import Settings
     from encoder.learning.pretraining.settings import PretrainSettings
     from encoder.learning.pretraining.trainer import Trainer
@@ -33,6 +34,9 @@ def pretrain(
     ] = "completejourney",
     config: Annotated[Path | None, Parameter(name=["--config", "-c"], help="Configuration of the files.")] = None,
     topic: Annotated[str | None, Parameter(help="Raw topic that the files' rows are of.")] = None,
+    from_topic: Annotated[
+        bool, Parameter(negative="", help="The history of the running system, out of its `tokens` topic.")
+    ] = False,
     steps: Annotated[int | None, Parameter(help="How many; 800.")] = None,
     samples: Annotated[int | None, Parameter(help="Users at moments to learn from; 36000.")] = None,
     seed: Annotated[int, Parameter(help="Of data, weights and order.")] = 0,
@@ -49,6 +53,7 @@ def pretrain(
     from deploy import output
     from deploy.benches.report import commit
     from deploy.learning import user_u
+    from deploy.learning.history_source import HistorySource
     from encoder.learning.baselines.probe import sklearn
     from encoder.learning.pretraining.run import save_checkpoint, train
     from encoder.learning.pretraining.settings import PretrainSettings
@@ -62,13 +67,15 @@ def pretrain(
     told = replace(
         default, steps=steps or default.steps, seed=seed, layout=layout or default.layout, contrastive=contrastive
     )
-    settings = _settings(files, config)
-    _same_run(out, {"settings": asdict(told), "files": [file.name for file in files], "samples": samples})
+    source = HistorySource(files, None if files or from_topic else data, topic)
+    settings = _settings(source, config, from_topic=from_topic)
+    of = [file.name for file in files] or (["tokens"] if from_topic else [])
+    _same_run(out, {"settings": asdict(told), "files": of, "samples": samples})
     begun = time.monotonic()
     with output.progress("pretrain", lines_seconds=_PLAIN_LINE_SECONDS) as bar:
         folder = out / _USER_U
         if not user_u.is_there(folder):
-            _make(folder, settings, data, files, topic, samples or user_u.SAMPLES, seed, bar.update)
+            _make(folder, settings, source, samples or user_u.SAMPLES, seed, bar.update)
         trained, validation = user_u.manifests(folder)
         pretrained = presets.load(settings.model)
         trainer = _trainer(settings, folder, trained, told, threads, bar.update)
@@ -104,20 +111,23 @@ def pretrain(
 _SHOWN = 12
 
 
-def _settings(files: tuple[Path, ...], config: Path | None) -> Settings:
+def _settings(source: HistorySource, config: Path | None, *, from_topic: bool) -> Settings:
+    from deploy.commands.common import config_path
     from deploy.learning import complete_journey
     from deploy.settings.config import load
-    from store.base.errors import ConfigError, NotFoundError
+    from store.base.errors import ConfigError
 
-    if not files:
+    if from_topic:
+        if source.files:
+            raise ConfigError("files and --from-topic are two histories", action="give one of them")
+        return load(config_path(config))
+    if source.data is not None:
         if config is not None:
             raise ConfigError("--config is of files", action="name the files, or leave --config out")
         return complete_journey.load_settings()
     if config is None:
         raise ConfigError("files need a configuration", action="--config FILE; `anchorstream init FILE` proposes one")
-    for file in files:
-        if not file.is_file():
-            raise NotFoundError(f"{file} is not there", action="check its name")
+    source.check()
     return load(config)
 
 
@@ -140,25 +150,22 @@ def _same_run(out: Path, told: dict[str, Any]) -> None:
     write_json(path, told)
 
 
-def _make(
-    folder: Path,
-    settings: Settings,
-    data: str,
-    files: tuple[Path, ...],
-    topic: str | None,
-    samples: int,
-    seed: int,
-    show: Show,
-) -> None:
+def _make(folder: Path, settings: Settings, source: HistorySource, samples: int, seed: int, show: Show) -> None:
+    from deploy import output
     from deploy.learning import complete_journey, user_u
+    from deploy.learning.history_source import load_windows
 
     def part(done: float, text: str) -> None:
         show(_DATA_SHARE * done, text)
 
-    if files:
-        user_u.of_files(folder, settings, files, topic=topic, samples=samples, seed=seed, show=part)
+    if source.data is None:
+        windows, without_text = load_windows(settings, source, lambda done, text: part(0.1 * done, text))
+        if without_text:
+            output.note(f"{without_text:,} of {windows.history.rows:,} events have left their windows: without texts")
+        name = ", ".join(file.name for file in source.files) or "tokens"
+        user_u.of_windows(folder, settings, windows, name=name, samples=samples, seed=seed, show=part)
         return
-    assert data == complete_journey.NAME
+    assert source.data == complete_journey.NAME
     panel = complete_journey.load_data_set(settings, lambda done, text: part(0.2 * done, text))
     user_u.of_journey(folder, settings, panel, samples=samples, seed=seed, show=part)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 
 from deploy.brokers.kafka_jars import cache_dir
-from deploy.learning.file_history import load_history
 from deploy.settings.config import Settings
 from encoder.learning.evaluation.data_set import DataSet
 from encoder.learning.tasks.complete_journey import midnight
@@ -68,29 +67,31 @@ def of_journey(folder: Path, settings: Settings, data: DataSet, *, samples: int,
     )  # fmt: skip
 
 
-def of_files(
-    folder: Path, settings: Settings, files: Sequence[Path], *, topic: str | None, samples: int, seed: int, show: Show
+def of_windows(
+    folder: Path, settings: Settings, windows: Windows, *, name: str, samples: int, seed: int, show: Show
 ) -> None:
     """Of any history, with questions that follow from its configuration. The last days are kept for validation.
 
+    Args:
+        name: of the history, for people.
+
     Raises:
-        ConfigError: nothing in the files is an event of the configuration, or they are of too few days.
+        ConfigError: it has no event of the configuration, or is of too few days.
     """
-    history = load_history(settings, files, topic, lambda events: show(0.1, f"{events:,} events"))
+    history = windows.history
     counts = Counts(history)
     horizon = max(HORIZONS) * DAY_MS
     days = (counts.end - counts.start) // DAY_MS
     if not history.rows or days < 3 * max(HORIZONS):
         raise ConfigError(
-            f"the files hold {history.rows:,} events of {days:,} days",
+            f"the history holds {history.rows:,} events of {days:,} days",
             action=f"training needs {3 * max(HORIZONS)} days or more: to look back, to learn from, and to choose by",
         )
     end = counts.end - horizon
     span = Span(counts.start + (end - horizon - counts.start) // 4, end, counts.end)
-    windows = Windows(history, int(settings.processor.expiry_granularity_seconds * 1000))
     _write(
         folder, settings, windows, counts, span, [], None,
-        name=", ".join(file.name for file in files), samples=samples, seed=seed, show=show,
+        name=name, samples=samples, seed=seed, show=show,
     )  # fmt: skip
 
 
@@ -113,7 +114,7 @@ def _write(
     texts = stored_texts(*identity(), cache_dir())
     found = topics.find(
         history,
-        lambda row: texts.get(history.vectors[row].tobytes(), "this"),
+        lambda row: texts.get(history.vectors[row].tobytes()),
         until=span.end, seed=seed, weight=_CONFIGURED_WEIGHT,
     )  # fmt: skip
     cuts = draw(counts, samples, start=span.start, end=span.end - min(HORIZONS) * DAY_MS, zone=zone, seed=seed)

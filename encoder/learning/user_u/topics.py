@@ -27,11 +27,12 @@ class Topics(NamedTuple):
     aspects: list[Aspect]
 
 
-def find(history: History, text_of: Callable[[int], str], *, until: int, seed: int, weight: float) -> Topics:
+def find(history: History, text_of: Callable[[int], str | None], *, until: int, seed: int, weight: float) -> Topics:
     """Topics of every modality with enough distinct texts; texts that come later are of none.
 
     Args:
-        text_of: text of a row of `history.vectors`. until: ms, where what may be learned ends.
+        text_of: text of a row of `history.vectors`; of topics whose text is not known nothing is asked.
+        until: ms, where what may be learned ends.
         weight: of all topics of a modality together.
 
     Raises:
@@ -39,6 +40,7 @@ def find(history: History, text_of: Callable[[int], str], *, until: int, seed: i
     """
     of: dict[str, NDArray[np.int64]] = {}
     aspects: list[Aspect] = []
+    first = 0
     for name, settings in history.settings.items():
         rows = history.modalities[name]
         texts, counts = np.unique(rows.vectors[(rows.vectors >= 0) & (rows.ts < until)], return_counts=True)
@@ -46,11 +48,13 @@ def find(history: History, text_of: Callable[[int], str], *, until: int, seed: i
             continue
         groups = _groups(history.vectors[texts].astype(np.float32), counts, seed)
         of[name] = np.full(len(history.vectors), -1, np.int64)
-        of[name][texts] = groups + len(aspects)
+        of[name][texts] = groups + first
         for group in range(TOPICS):
             mine = np.flatnonzero(groups == group)
-            said = " ".join(text_of(int(texts[mine[np.argmax(counts[mine])]])).split())
-            aspects.append(_aspect(name, len(aspects), said, weight / TOPICS))
+            said = text_of(int(texts[mine[np.argmax(counts[mine])]]))
+            if said is not None:
+                aspects.append(_aspect(name, first + group, " ".join(said.split()), weight / TOPICS))
+        first += TOPICS
     return Topics(of, aspects)
 
 

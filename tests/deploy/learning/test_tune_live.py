@@ -43,7 +43,9 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("bootstrap", ["embedded", pytest.param("local", marks=pytest.mark.kafka)])
-def test_a_prompt_is_tuned_put_and_taken_up(tmp_path: Path, bootstrap: str, ask: Ask, spawn: Spawn) -> None:
+def test_a_prompt_is_tuned_put_and_taken_up(
+    tmp_path: Path, bootstrap: str, ask: Ask, spawn: Spawn, capsys: pytest.CaptureFixture[str]
+) -> None:
     if bootstrap == "local":
         need_kafka()
     extra = "" if bootstrap == "embedded" else '\nbootstrap_servers = "local"'
@@ -63,6 +65,9 @@ def test_a_prompt_is_tuned_put_and_taken_up(tmp_path: Path, bootstrap: str, ask:
         workers = _pids(tmp_path)
         _live(ask, tmp_path)
         assert _pids(tmp_path) == workers, "nobody was started anew"
+        # the same history for pretraining; two days are too few
+        assert cli.run(["pretrain", "--from-topic", "--out", "run", "-c", "bikes.toml"]) == 2
+        assert f"the history holds {len(MEMBERS) * (RIDES + 2):,} events of 1 days" in capsys.readouterr().err
 
 
 def _live(ask: Ask, folder: Path) -> None:

@@ -34,3 +34,15 @@ def test_what_is_said_later_is_of_no_topic() -> None:
     found = topics.find(past, lambda row: "x", until=START, seed=0, weight=1.0)
     assert not found.aspects
     assert not found.of
+
+
+def test_nothing_is_asked_of_a_topic_whose_text_nobody_knows() -> None:
+    past, tea = history(12), vector(TEA).tobytes()
+    found = topics.find(
+        past, lambda row: "tea" if past.vectors[row].tobytes() == tea else None, until=START + 60 * DAY, seed=0,
+        weight=1.0,
+    )  # fmt: skip
+    assert len(found.aspects) == 2
+    for aspect in found.aspects:
+        (row,) = np.flatnonzero(found.of[aspect.modality] == aspect.topic)
+        assert past.vectors[row].tobytes() == tea
