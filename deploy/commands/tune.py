@@ -50,7 +50,7 @@ def tune(
     steps: Annotated[int, Parameter(help="How many.")] = 500,
     rows: Annotated[int, Parameter(help="At most so many labelled moments are read.")] = 10_000,
     seed: Annotated[int, Parameter(help="Of the beginning and of the order.")] = 0,
-    threads: Annotated[int, Parameter(help="CPU threads; 0 = all cores.")] = 0,
+    threads: Annotated[int, Parameter(help="CPU threads; 0 = half the cores.")] = 0,
     common: Common | None = None,
 ) -> None:
     """Tune a soft prompt for a scenario by labels, or by groups of users; the model itself stays as it is.
@@ -190,8 +190,6 @@ def _run(
     threads: int,
     show: Show,
 ) -> Run:
-    import os
-
     from deploy import output
     from deploy.learning.history_source import load_windows
     from encoder.forward.user_encoder import UserEncoder
@@ -211,7 +209,7 @@ def _run(
     model: ModelSettings = settings.model.model_copy(
         update={
             "kv_pool_bytes": 0,
-            "threads": threads or os.cpu_count() or 1,
+            "threads": threads,
             "checkpoint": checkpoint or settings.model.checkpoint,
         }
     )
