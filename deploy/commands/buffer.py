@@ -28,23 +28,26 @@ def inspect(
     from deploy import output
     from deploy.operate.verify import open_views
     from store.base.errors import NotFoundError
+    from stream.kafka.partitioner import partition_of
 
     common = common or Common()
     settings = common.settings()
     with ExitStack() as stack:
-        for view in open_views(
-            stack, settings.store.data_dir.absolute(), settings.modalities, settings.kafka.topic_prefix
-        ):
-            window = view.window(user)
-            if window.modalities:
-                break
-        else:
+        views = open_views(stack, settings.store.data_dir.absolute(), settings.modalities, settings.kafka.topic_prefix)
+        partition = partition_of(user, settings.kafka.partitions)
+        if (view := views.get(partition)) is None:
+            raise NotFoundError(
+                f"user {user!r} belongs to partition {partition}, of which there is no token buffer here",
+                action="ask where its processor runs; if here, nothing of the partition has come yet",
+            )
+        window = view.window(user)
+        if not window.modalities:
             raise NotFoundError(
                 f"no token buffer here knows user {user!r}",
                 action="its events may have been refused (`anchorstream dead-letters list`) or be on the way",
             )
         found = describe(window, events)
-        found["stream_time"], found["partition"] = view.stream_time, int(view.path.name)
+        found["stream_time"], found["partition"] = view.stream_time, partition
     if common.json:
         output.write_json(found)
         return

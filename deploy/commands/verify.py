@@ -33,7 +33,7 @@ def verify(
 
     Exit code 1 unless everything agrees: a cosine of at least 0.999 (vectors travel as float16), the same model and the
     same newest event, each computed for the time at which its record stands. Runs where the processors run, best when
-    nothing is on the way.
+    nothing is on the way. Users of partitions that other machines hold are counted and left out: run it there too.
     """
     from deploy import output
 
@@ -62,14 +62,16 @@ def _once(settings: Settings, scenario: str | None, url: str | None, *, quiet: b
     with ExitStack() as stack:
         views = open_views(stack, data_dir, settings.modalities, settings.kafka.topic_prefix)
         records, scenarios, source = served.load(settings, scenario, url=url)
-        users = sum(1 for view in views for _ in view.users())
+        users = sum(1 for view in views.values() for _ in view.users())
         from encoder.forward.model_set import ModelSet  # last: importing torch takes seconds
         from store.base.errors import WeightsError
         from store.window.silence import SilenceTicks
+        from stream.kafka.partitioner import partition_of
 
         needed = {split(name)[1] for name in scenarios}
         candidates = {name: settings.with_prompts(m) for name, m in settings.candidates.items() if name in needed}
-        encoder = ModelSet(settings.with_prompts(settings.model), candidates, settings.modalities, {}, views[0].dim)
+        dim = next(iter(views.values())).dim
+        encoder = ModelSet(settings.with_prompts(settings.model), candidates, settings.modalities, {}, dim)
         for name, of in scenarios.items():
             try:
                 encoder.add_scenario(name, of)
@@ -79,9 +81,10 @@ def _once(settings: Settings, scenario: str | None, url: str | None, *, quiet: b
                 records = {other: found for other, found in records.items() if other != name}
         bar = stack.enter_context(output.progress("verify", quiet=quiet))
         found = compare(
-            views,
+            views.values(),
             records,
             encoder,
+            is_here=lambda user: partition_of(user, settings.kafka.partitions) in views,
             ticks=SilenceTicks(settings.model.silence_days),
             on_users=lambda n: bar.update(n / max(users, 1), f"{n:,} of {users:,} users"),
         )
@@ -103,6 +106,7 @@ def _write(found: Verification, source: str) -> None:
         {
             "compared with": source,
             "users": found.users,
+            **({"of partitions held elsewhere": f"{found.elsewhere:,} users, left out"} if found.elsewhere else {}),
             "embeddings": found.compared,
             "mismatched": counts["mismatched"],
             "missing": counts["missing"],

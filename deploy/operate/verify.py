@@ -53,12 +53,15 @@ class Encoder(Protocol):
 class Verification:
     """users: with stored tokens. mismatched, missing, extra: pairs of user and scenario, as `scenario/user`.
 
+    elsewhere: users that are served and belong to partitions that are not held here; they are not compared.
+
     A pair is mismatched when its cosine is below the threshold, or model id or newest event time differ, or it stands
     at a time at which nothing does; it says which.
     wrong_summaries: (user, modality) whose stored summary is not what its rows give, as `modality/user`.
     """
 
     users: int = 0
+    elsewhere: int = 0
     compared: int = 0
     min_cosine: float = 1.0
     mismatched: list[str] = field(default_factory=list)
@@ -77,6 +80,7 @@ class Verification:
         kinds = ("mismatched", "missing", "extra", "wrong_summaries")
         return {
             "users": self.users,
+            "elsewhere": self.elsewhere,
             "compared": self.compared,
             **{kind: len(getattr(self, kind)) for kind in kinds},
             "min_cosine": round(self.min_cosine, 9),
@@ -96,12 +100,14 @@ def compare(
     encoder: Encoder,
     *,
     ticks: SilenceTicks = NO_TICKS,
+    is_here: Callable[[str], bool] = lambda _user: True,
     on_users: Callable[[int], None] = lambda _users: None,
 ) -> Verification:
     """Compare every user of the buffers with every record, computed anew for the time at which that stands.
 
     Args:
         ticks: when users who are silent are embedded again.
+        is_here: whether a user belongs to a partition of the buffers; others are counted as `elsewhere`.
         on_users: called with the number of users done.
     """
     found = Verification()
@@ -122,15 +128,18 @@ def compare(
                             _judge(found, encoder, scenario, window, vector, got, stands)
             on_users(len(known))
     found.users = len(known)
-    found.extra = [f"{name}/{user}" for name, of in records.items() for user in of if user not in known]
+    unknown = {user for of in records.values() for user in of if user not in known}
+    elsewhere = {user for user in unknown if not is_here(user)}
+    found.elsewhere, extra = len(elsewhere), unknown - elsewhere
+    found.extra = [f"{name}/{user}" for name, of in records.items() for user in of if user in extra]
     found.seconds = time.monotonic() - begun
     return found
 
 
 def open_views(
     stack: ExitStack, data_dir: Path, modalities: Mapping[str, ModalitySettings], prefix: str
-) -> list[BufferView]:
-    """The processors' buffers on this machine, closed with `stack`.
+) -> dict[int, BufferView]:
+    """The processors' buffers on this machine, by partition, closed with `stack`.
 
     Raises:
         NotFoundError: there are none, so there is nothing to compare yet. StateError: they are of another prefix.
@@ -144,7 +153,7 @@ def open_views(
             action="start it (`anchorstream up`) and send events; if it runs, check store.data_dir: this is read where "
             "the processors run",
         )
-    return [stack.enter_context(BufferView(path, modalities)) for _, path in sorted(paths.items())]
+    return {number: stack.enter_context(BufferView(path, modalities)) for number, path in sorted(paths.items())}
 
 
 def cosine(a: NDArray[Any], b: NDArray[Any]) -> float:

@@ -103,6 +103,18 @@ def test_what_agrees_agrees(paths: list[Path]) -> None:
     assert found.to_dict()["examples"] == {}
 
 
+def test_on_one_of_two_machines_the_others_users_are_left_out_and_counted(paths: list[Path]) -> None:
+    """They were `extra`, all of them."""
+    records = served(paths)
+    records["risk"]["nobody"] = records["risk"][USERS[0]]  # belongs here, and no token is there of it
+    here = {*USERS[0::2], "nobody"}
+    with BufferView(paths[0], MODALITIES) as view:
+        found = compare([view], records, Hashing(), is_here=here.__contains__)
+    assert (found.users, found.elsewhere, found.extra) == (75, 75, ["risk/nobody"])
+    assert found.compared == 150
+    assert found.to_dict()["elsewhere"] == 75
+
+
 def tilted(record: Served) -> Served:
     """Just beyond what counts as agreement."""
     vector = record.vector.astype(np.float64)
