@@ -173,7 +173,7 @@ def _freshness(service: Service) -> str:
 
 def _fields(service: Service) -> str:
     title = "<h2>Fields: share of the last events that carry them</h2>"
-    shares = service.fields.shares()
+    shares = service.fields.shares(now_ms=time.time_ns() // 1_000_000)
     if not shares:
         return title + "<p>Not reported yet: ingest counts for a minute, and 20 events of a modality at least.</p>"
     head = ["modality", "field", "carried by", "events", "counted"]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 RECENT_MS = 5 * 60_000
+CLOCKS_APART_MS = 60_000
 MAX_REPORTS = 1000
 """Of one modality."""
 
@@ -40,14 +41,19 @@ class FieldBoard:
         with self._lock:
             self._reports.setdefault(modality, deque(maxlen=MAX_REPORTS)).append(_Report(at_ms, events, carried))
 
-    def shares(self) -> list[FieldShare]:
-        """By modality, then as the newest report has them."""
+    def shares(self, *, now_ms: int) -> list[FieldShare]:
+        """By modality, then as the newest report has them.
+
+        now_ms: wall clock. Reports from further ahead than clocks differ were made before a clock went back: they do
+        not make those of since then old.
+        """
         with self._lock:
             found = {modality: list(reports) for modality, reports in sorted(self._reports.items())}
         shares = []
         for modality, reports in found.items():
-            newest = max(reports, key=lambda report: report.at_ms)
-            recent = [report for report in reports if report.at_ms > newest.at_ms - RECENT_MS]
+            believed = [report for report in reports if report.at_ms <= now_ms + CLOCKS_APART_MS] or reports
+            newest = max(believed, key=lambda report: report.at_ms)
+            recent = [report for report in believed if report.at_ms > newest.at_ms - RECENT_MS]
             for field in newest.carried:
                 # before a change of the configuration it was not counted
                 counted = [report for report in recent if field in report.carried]

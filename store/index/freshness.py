@@ -16,6 +16,7 @@ from __future__ import annotations
 import bisect
 import random
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -180,7 +181,7 @@ class PendingEvents:
             "pending_events": pending,
             "pending_users": users,
             "oldest_pending_seconds": max(0, oldest) / 1000,
-            **self.samples.report(now_ms=now_ms),
+            **self.samples.report(),
         }
 
     def _add(self, user_id: str, source: str, item: _Pending) -> None:
@@ -234,30 +235,33 @@ class PendingEvents:
 class FreshnessSamples:
     """Percentiles of freshness in bounded memory: a uniform reservoir over all time, and the newest samples."""
 
-    def __init__(self, *, size: int = SAMPLES, seed: int = 0) -> None:
+    def __init__(self, *, size: int = SAMPLES, seed: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
+        """clock: seconds, monotonic."""
+        self._clock = clock
         self._size = size
         self._lock = threading.Lock()
         self._random = random.Random(seed)
         self._count = 0
         self._reservoir: list[float] = []
-        self._recent: deque[tuple[int, float]] = deque(maxlen=size)
+        self._recent: deque[tuple[float, float]] = deque(maxlen=size)
 
-    def add(self, seconds: Iterable[float], *, now_ms: int) -> None:
+    def add(self, seconds: Iterable[float]) -> None:
         """Events became queryable."""
+        now = self._clock()
         with self._lock:
             for value in seconds:
                 self._count += 1
-                self._recent.append((now_ms, value))
+                self._recent.append((now, value))
                 if len(self._reservoir) < self._size:
                     self._reservoir.append(value)
                 elif (place := self._random.randrange(self._count)) < self._size:
                     self._reservoir[place] = value
 
-    def report(self, *, now_ms: int) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         """{"all": {count, p50, p99, max}, "recent": {the same, seconds}}; percentiles are absent without samples."""
         with self._lock:
-            count, everything = self._count, list(self._reservoir)
-            recent = [value for at, value in self._recent if at >= now_ms - RECENT_SECONDS * 1000]
+            count, everything, since = self._count, list(self._reservoir), self._clock() - RECENT_SECONDS
+            recent = [value for at, value in self._recent if at >= since]
         return {
             "all": {"count": count, **_percentiles(everything)},
             "recent": {"seconds": RECENT_SECONDS, "count": len(recent), **_percentiles(recent)},

@@ -84,7 +84,8 @@ class LagReader:
     Args:
         plan: which groups read which topics, see `plan`.
         freshness: asked at each reading; serve knows it.
-        clock: epoch seconds; lag in seconds is measured against it.
+        wall: epoch seconds; the age of records is measured against it, and nothing else.
+        clock: seconds, monotonic: what was seen when.
         topic_faults: asked at each reading, with the topics that are read: what is wrong with settings, a line each.
         timeout_seconds: longest wait for each answer of the broker.
         record_seconds: longest wait for step 3; what did not come is `unknown` and asked for again next time.
@@ -98,7 +99,8 @@ class LagReader:
         policy: LagPolicy | None = None,
         freshness: Callable[[], Freshness | None] = lambda: None,
         topic_faults: Callable[[Collection[str]], Sequence[str]] = lambda _: (),
-        clock: Callable[[], float] = time.time,
+        wall: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
         timeout_seconds: float = 5.0,
         record_seconds: float = 2.0,
     ) -> None:
@@ -107,6 +109,7 @@ class LagReader:
         self._policy = policy or LagPolicy()
         self._freshness = freshness
         self._topic_faults = topic_faults
+        self._wall = wall
         self._clock = clock
         self._timeout = timeout_seconds
         self._admin = admin = LastingAdmin(connection)
@@ -119,6 +122,7 @@ class LagReader:
         self._made_anew: dict[str, float] = {}
         self._unknown: dict[_Key, float] = {}
         self._last: LagReport | None = None
+        self._last_at = 0.0
         self._failure: BrokerError | None = None
         self._ended_at = 0.0
 
@@ -139,11 +143,11 @@ class LagReader:
             if self._failure is not None:
                 if waited or (max_age_seconds and time.monotonic() - self._ended_at < FAILURE_SECONDS):
                     raise self._failure
-            elif self._last is not None and (waited or 0 <= now * 1000 - self._last.at < max_age_seconds * 1000):
+            elif self._last is not None and (waited or now - self._last_at < max_age_seconds):
                 return self._last
             self._failure = None
             try:
-                self._last = self._read()
+                self._last, self._last_at = self._read(), self._clock()
                 self._admin.answered()
             except (KafkaException, TimeoutError) as exc:
                 self._admin.failed(exc)
@@ -192,7 +196,7 @@ class LagReader:
         members = self._groups.members(sorted({t.group for t in self._plan if t.joins and t.group not in failed}))
         # 2.
         marks = self._ends.watermarks({(t.topic, n) for t, n in wanted})
-        now = self._clock()
+        now, wall = self._clock(), self._wall()
         made_anew = self._look_at_ids(found.ids, now) | of_others
         read = [(t, n) for t, n in wanted if t.group in committed and (t.topic, n) in marks]
         # 3.
@@ -226,7 +230,7 @@ class LagReader:
                 read=None if waiting is None else waiting.read,
             )
             samples[key] = within_window([*self._samples.get(key, []), sample], now, self._policy)
-            row = self._row(target, n, samples[key], now, first)
+            row = self._row(target, n, samples[key], now, wall, first)
             rows.append(
                 row if waiting is None else replace(row, users_left=waiting.users, drain_seconds=waiting.seconds)
             )
@@ -238,7 +242,7 @@ class LagReader:
             *(f"group {group}: {self._why(exc)}" for group, exc in failed.items()),
         ]
         return LagReport(
-            int(now * 1000),
+            int(wall * 1000),
             tuple(rows),
             members,
             missing,
@@ -287,7 +291,13 @@ class LagReader:
         return exc.args[0].str() if isinstance(exc, KafkaException) else f"no answer in {self._timeout:g} s"
 
     def _row(
-        self, target: GroupTopic, partition: int, samples: Sequence[Sample], now: float, first: First | None
+        self,
+        target: GroupTopic,
+        partition: int,
+        samples: Sequence[Sample],
+        now: float,
+        wall: float,
+        first: First | None,
     ) -> PartitionLag:
         last = samples[-1]
         pace = rates(samples)
@@ -312,7 +322,7 @@ class LagReader:
         )
         if not last.lag:
             return row
-        seconds = None if first is None or first.timestamp_ms is None else now - first.timestamp_ms / 1000
+        seconds = None if first is None or first.timestamp_ms is None else wall - first.timestamp_ms / 1000
         if seconds is not None and seconds < -CLOCKS_APART_SECONDS:
             seconds = None
         bound = behind_seconds(samples)

@@ -72,6 +72,7 @@ class BatchWriter:
         openings: Openings | None = None,
         wall_passes: bool = False,
         wall: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Create the producer.
 
@@ -80,7 +81,7 @@ class BatchWriter:
             group: the consumer group whose committed offset is where an empty buffer starts.
             wall_passes: time passes by the wall too, not by events alone.
             openings: from where buffers are taken, and where they are left; closed with this.
-            wall: seconds since the epoch.
+            wall: seconds since the epoch. clock: seconds, monotonic.
         """
         self._config = config
         self._encoder = encoder
@@ -89,6 +90,7 @@ class BatchWriter:
         self._group = group
         self._openings = openings or Openings(config)
         self._wall = wall
+        self._clock = clock
         self._wall_passes = wall_passes
         self._partitions: dict[int, Partition] = {}
         self._next: dict[int, int] = {}
@@ -102,7 +104,7 @@ class BatchWriter:
         self._marks = AccountMarks(config.connection, config.topics.tokens, config.topics.group_account)
         self.rebalance = Rebalance("processor")
         self._events = 0
-        self._logged_at = time.monotonic()
+        self._logged_at = self._clock()
 
     def durable(self, partition: int) -> int | None:
         """Next offset of `events` to read after a crash at this instant; None while the partition is not open."""
@@ -133,11 +135,11 @@ class BatchWriter:
             AnchorstreamError: the process must end without acknowledging anything further.
         """
         fault.point("processor.1")
-        started = time.monotonic()
+        started = self._clock()
         fresh = self._fresh(messages, revoked)
         with gc_paused():  # to the end of the batch's own objects
             count = self._apply(fresh, revoked)
-        metrics.BATCH_SECONDS.labels("processor").observe(time.monotonic() - started)
+        metrics.BATCH_SECONDS.labels("processor").observe(self._clock() - started)
         metrics.BATCH_EVENTS.labels("processor").observe(count)
         self._report(count)
 
@@ -152,7 +154,7 @@ class BatchWriter:
         fault.point("processor.3")
         arrived = {partition.number: at for partition, _, _, _, at in batches}
         self._write(changes, arrived)
-        self._arrivals.batch(arrived, int(self._wall() * 1000), time.monotonic())
+        self._arrivals.batch(arrived, int(self._wall() * 1000), self._clock())
         return sum(len(events) for _, events, _, _, _ in batches)
 
     def sweep(self) -> None:
@@ -163,7 +165,7 @@ class BatchWriter:
     def say_caught_up(self) -> None:
         """Tell the workers of partitions that no more is to be waited for, where the last batch was late."""
         wall_ms = int(self._wall() * 1000)
-        for number in self._arrivals.ended(time.monotonic()):
+        for number in self._arrivals.ended(self._clock()):
             if (partition := self._partitions.get(number)) is not None:
                 buffer = partition.buffer
                 changes = buffer.prepare([], source_offset=buffer.source_offset)
@@ -173,7 +175,7 @@ class BatchWriter:
         """Where time passes by the wall: tell each hour, and expire by it. A partition that is behind waits."""
         if not self._wall_passes:
             return
-        hour, now = floor_hour(int(self._wall() * 1000)), time.monotonic()
+        hour, now = floor_hour(int(self._wall() * 1000)), self._clock()
         for number, partition in self._partitions.items():
             buffer = partition.buffer
             known = max(buffer.wall_time, floor_hour(buffer.stream_time))
@@ -205,7 +207,7 @@ class BatchWriter:
         self, messages: Sequence[Message], revoked: threading.Event
     ) -> list[tuple[Partition, Sequence[Message]]]:
         """Open the partitions; their messages without what is already durable."""
-        began = time.monotonic()
+        began = self._clock()
         by_partition: dict[int, list[Message]] = {}
         for message in messages:
             by_partition.setdefault(message.partition, []).append(message)
@@ -255,7 +257,10 @@ class BatchWriter:
         """
         new = {name: at for name, at in unknown.items() if name not in partition.buffer.schema.modalities}
         said = False
-        while new and self._wall() * 1000 < max(new.values()) + UNKNOWN_MODALITY_SECONDS * 1000:
+        # from the first look on by our own clock: the wall's may go back, and the wait is over all the same
+        left = max(new.values(), default=0) / 1000 + UNKNOWN_MODALITY_SECONDS - self._wall()
+        until = self._clock() + min(left, UNKNOWN_MODALITY_SECONDS)
+        while new and self._clock() < until:
             if not said:
                 said = True
                 log.warning(
@@ -318,7 +323,7 @@ class BatchWriter:
             self._next[number] = self._position(number, known + 1 if known >= 0 else -1)
             self._marks.open(number, buffer.count_users)
             self._note(partition)
-            self.rebalance.usable(number, opening=None if began is None else time.monotonic() - began)
+            self.rebalance.usable(number, opening=None if began is None else self._clock() - began)
         return partition
 
     def _same_source(self, number: int, buffer: TokenBuffer) -> None:
@@ -383,7 +388,7 @@ class BatchWriter:
 
     def _report(self, events: int) -> None:
         self._events += events
-        now = time.monotonic()
+        now = self._clock()
         if (seconds := now - self._logged_at) >= LOG_INTERVAL_SECONDS:
             log.info(logs.BATCH_APPLIED, events=self._events, per_second=round(self._events / seconds))
             self._events, self._logged_at = 0, now

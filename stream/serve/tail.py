@@ -307,7 +307,7 @@ class ServeTail:
         fresh += self._tracker.advance(touched, now_ms=now_ms)
         self._events.skip_to(reached)
         self._indexes.mark_applied(reached)
-        self._report(fresh, now_ms)
+        self._report(fresh)
         # `events` may be held, and is told of as what is pending
         self._standing.turn({at: end for at, end in ended.items() if at[0] != self._events.topic})
         self._events.hold_or_read_on(consumer)
@@ -319,10 +319,10 @@ class ServeTail:
             self._behind = {tp: e for tp, e in self._behind.items() if reached.get(tp, -1) < e and not held}
             self._caught_up(consumer)
 
-    def _report(self, fresh: list[float], now_ms: int) -> None:
+    def _report(self, fresh: list[float]) -> None:
         for seconds in fresh:
             metrics.FRESHNESS_SECONDS.observe(seconds)
-        self._tracker.samples.add(fresh, now_ms=now_ms)
+        self._tracker.samples.add(fresh)
         metrics.PENDING_EVENTS.set(len(self._tracker))
 
     def _commit(self, serve: OffsetCommitter, freshness: OffsetCommitter) -> None:

@@ -14,7 +14,7 @@ REPORTS = st.lists(
 
 
 def test_nothing_was_reported() -> None:
-    assert FieldBoard().shares() == []
+    assert FieldBoard().shares(now_ms=NOW) == []
 
 
 @given(REPORTS, st.randoms())
@@ -22,7 +22,7 @@ def test_reports_add_up_in_any_order(reports: list[tuple[int, int]], random: obj
     board = FieldBoard()
     for at, (events, carried) in enumerate(reports):
         board.put("bill", NOW + at, events, {"amount": carried})
-    (share,) = board.shares()
+    (share,) = board.shares(now_ms=NOW)
     assert share.events == sum(events for events, _ in reports)
     assert share.share == sum(carried for _, carried in reports) / share.events
     assert share.at_ms == NOW + len(reports) - 1
@@ -34,8 +34,19 @@ def test_old_reports_and_fields_that_are_configured_no_more_do_not_count() -> No
     board.put("bill", NOW, 40, {"merchant": 10, "channel": 0})
     board.put("bill", NOW - 1, 60, {"merchant": 60})
     board.put("app", NOW, 20, {"page": 20})
-    assert board.shares() == [
+    assert board.shares(now_ms=NOW) == [
         FieldShare("app", "page", 1.0, 20, NOW),
         FieldShare("bill", "merchant", 0.7, 100, NOW),
         FieldShare("bill", "channel", 0.0, 40, NOW),
     ]
+
+
+def test_a_clock_that_went_back_does_not_make_new_reports_old() -> None:
+    """For an hour the share was that of before."""
+    board = FieldBoard()
+    board.put("bill", NOW + 3_600_000, 100, {"amount": 100})
+    board.put("bill", NOW, 40, {"amount": 0})
+    assert board.shares(now_ms=NOW) == [FieldShare("bill", "amount", 0.0, 40, NOW)]
+    ahead = FieldBoard()
+    ahead.put("bill", NOW + 3_600_000, 100, {"amount": 50})  # ingest's clock is ahead for good
+    assert [share.share for share in ahead.shares(now_ms=NOW)] == [0.5]

@@ -177,7 +177,7 @@ def test_a_reading_is_shared_for_a_moment_and_the_record_is_fetched_once(bench: 
     now = int(time.time() * 1000)
     bench.produce(0, now - 30_000, now)
     clock = [time.time()]
-    reader = bench.reader(clock=lambda: clock[0])
+    reader = bench.reader(wall=lambda: clock[0], clock=lambda: clock[0])
     first = reader.read()
     assert reader.read() is first
     clock[0] += 10
@@ -300,9 +300,35 @@ def test_a_timestamp_that_cannot_be_right_is_not_shown_as_lag(bench: Bench) -> N
     assert (rows[0].lag_seconds, rows[0].lag_seconds_source) == (pytest.approx(7, abs=0.1), "observed")
     assert rows[1].lag_seconds_source == "observed"
     # seen for the first time there is nothing to hold against it
-    first = bench.reader(clock=lambda: clock[0]).read().partitions
+    first = bench.reader(wall=lambda: clock[0]).read().partitions
     assert first[0].lag_seconds == pytest.approx(clock[0] - 1_500_000_000, abs=5)
     assert (first[1].lag_seconds, first[1].lag_seconds_source) == (None, "unknown")
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_step_of_the_wall_clock_changes_no_verdict(bench: Bench, hours: int) -> None:
+    """Back by an hour: for an hour every verdict rested on readings of the future, and none was forgotten."""
+    wall, clock = [time.time()], [0.0]
+    reader = bench.reader(wall=lambda: wall[0], clock=lambda: clock[0])
+    now = int(wall[0] * 1000)
+    bench.produce(0, now)
+    bench.commit(0, 1)
+    assert reader.read().lag_messages == 0
+    bench.produce(0, now)
+    statuses = []
+    for look in range(20):
+        wall[0] += 5
+        clock[0] += 5
+        if look == 2:
+            wall[0] += 3600 * hours
+        row = reader.read().partitions[0]
+        statuses.append(row.status)
+        if look < 10:  # while the last reading without lag is remembered, no record's time is needed
+            assert row.lag_seconds is not None
+            assert row.lag_seconds <= 5 * (look + 1) + 60
+    assert len(reader._samples[bench.group, bench.topic, 0]) <= 14  # of a minute
+    stands = Status.STALLED if bench.connection.embedded else Status.STOPPED
+    assert statuses[-1] is stands
 
 
 def test_members_are_counted_where_the_broker_tells(bench: Bench) -> None:

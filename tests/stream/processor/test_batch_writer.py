@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -44,6 +45,7 @@ def writer_of(
     *,
     modalities: dict[str, ModalitySettings] = MODALITIES,
     wall: Callable[[], float] = time.time,
+    clock: Callable[[], float] = time.monotonic,
     wall_passes: bool = False,
 ) -> BatchWriter:
     topics = Topics(KafkaSettings(topic_prefix=prefix, partitions=1))
@@ -57,6 +59,7 @@ def writer_of(
         NEVER,
         group=topics.group_processor,
         wall=wall,
+        clock=clock,
         wall_passes=wall_passes,
     )
 
@@ -151,14 +154,17 @@ def test_an_event_of_a_modality_to_come_waits_for_a_processor_that_knows_it(
     replaced = threading.Event()
 
     def soon() -> float:
-        """The process is replaced at its second look."""
-        if looked:
-            replaced.set()
-        looked.append(True)
         return NOW / 1000 + UNKNOWN_MODALITY_SECONDS - 1
 
-    looked: list[bool] = []
-    old = writer_of(connection, "t", tmp_path, wall=soon)
+    class UntilReplaced(threading.Event):
+        """Wait once, and the process is replaced."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            replaced.set()
+            return False
+
+    old = writer_of(connection, "t", tmp_path, wall=soon, clock=lambda: 0.0)
+    old._stop = UntilReplaced()
     producer = connection.producer()
     producer.produce("t.events", news, partition=0)
     assert producer.flush(10) == 0
@@ -173,10 +179,12 @@ def test_an_event_of_a_modality_to_come_waits_for_a_processor_that_knows_it(
     assert (new.durable(0), refused()) == (1, 0)
     new.close()
 
-    for wall, modality in ((soon, "view"), (lambda: NOW / 1000 + UNKNOWN_MODALITY_SECONDS, "never")):
+    ticks = itertools.count(0.0, UNKNOWN_MODALITY_SECONDS / 3)
+    gone_back = (lambda: NOW / 1000 - 3600), "never"
+    for wall, modality in ((soon, "view"), (lambda: NOW / 1000 + UNKNOWN_MODALITY_SECONDS, "never"), gone_back):
         before = refused()
-        # one that was removed does not wait, one that nobody knows not for ever
-        without = writer_of(connection, "t", tmp_path, wall=wall)
+        # one that was removed does not wait, one that nobody knows not for ever, wherever the wall's clock goes
+        without = writer_of(connection, "t", tmp_path, wall=wall, clock=lambda: next(ticks))
         value = pack(NOW, [Event("u", modality, NOW, "w", "text", (), None, "raw", 0, 1, NOW, NOW)])
         producer.produce("t.events", value, partition=0)
         assert producer.flush(10) == 0
