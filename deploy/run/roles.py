@@ -14,6 +14,7 @@ from deploy import brokers
 from deploy.brokers.state import STATE_FOLDERS
 from deploy.brokers.state_prefix import claim_prefix
 from deploy.kafka.topics import check_partitions
+from deploy.run.clock_watch import watching_clock
 from deploy.run.endpoint import application, listen, remove_target, write_target
 from deploy.run.ready import clear_ready, ready_path, write_ready
 from deploy.run.state_watch import watching
@@ -53,6 +54,7 @@ def run_role(role: str, settings: Settings, *, instance: str, stop: threading.Ev
         ConfigError: no such role, or it would let others in without a token.
         StateError: the state here is of another prefix, or was removed while the role ran.
         TopicError: somebody has changed the partitions of our topics.
+        BrokerError: the wall clock was set back while the role ran.
         AnchorstreamError: what the role cannot go on with.
     """
     if role not in ROLES:
@@ -88,7 +90,7 @@ def run_role(role: str, settings: Settings, *, instance: str, stop: threading.Ev
         state = data_dir / role / instance
         if role in STATE_FOLDERS:
             claim_prefix(state, topics.prefix)
-        with watching(data_dir, stop):
+        with watching_clock(stop), watching(data_dir, stop):
             ROLES[role](Context(settings, connection, topics, state, stop, on_ready, works))
     finally:
         clear_ready(ready)
