@@ -104,6 +104,10 @@ CLIENTS_REPLACED = Counter(
     "anchorstream_clients_replaced_total",
     "Clients that stood still though another client did not.",
 )
+THROTTLED_SECONDS = Counter(
+    "anchorstream_throttled_seconds_total",
+    "For how long the broker held clients of this process back, by its quotas.",
+)
 SERVE_BEHIND_SECONDS = Gauge(
     "anchorstream_serve_behind_seconds",
     "Since this serve last saw the end of the partition of `embeddings.*` that it is furthest behind in.",
@@ -150,20 +154,21 @@ TOPIC_FAULTS = Gauge(
 LAG_READ_SECONDS = Histogram("anchorstream_lag_read_seconds", "Duration of one reading of lag.", buckets=_SECONDS)
 
 WITHOUT_LABELS: dict[str, tuple[MetricWrapperBase, ...]] = {
-    "ingest": (CLIENTS_REPLACED,),
+    "ingest": (CLIENTS_REPLACED, THROTTLED_SECONDS),
     "processor": (
         CLIENTS_REPLACED, RESTORED_ROWS, STANDBY_PARTITIONS, STANDBY_ROWS, STATE_SET_ASIDE, TEXTS_ENCODED,
-        TEXT_CACHE_HITS,
+        TEXT_CACHE_HITS, THROTTLED_SECONDS,
     ),
     "worker": (
         CLIENTS_REPLACED, DIRTY_USERS, EMBED_REPLIES_LOST, FENCED, KV_POOL_BYTES, PENDING_SECONDS, PENDING_TOKENS,
         REFRESHED_USERS, REFRESH_SECONDS, RESTORED_ROWS, SILENCE_BEHIND_SECONDS, SILENT_USERS, STATE_SET_ASIDE,
-        TEXTS_ENCODED, TEXT_CACHE_HITS,
+        TEXTS_ENCODED, TEXT_CACHE_HITS, THROTTLED_SECONDS,
     ),
     "serve": (
         FRESHNESS_SECONDS, HTTP_CONNECTIONS, PENDING_EVENTS, CLIENTS_REPLACED, SERVE_BEHIND_SECONDS, SNAPSHOT_FAILURES,
+        THROTTLED_SECONDS,
     ),
-    "monitor": (LAG_READ_UP, LAG_READ_SECONDS, LAG_UNREADABLE, CLIENTS_REPLACED, TOPIC_FAULTS),
+    "monitor": (LAG_READ_UP, LAG_READ_SECONDS, LAG_UNREADABLE, CLIENTS_REPLACED, THROTTLED_SECONDS, TOPIC_FAULTS),
 }  # fmt: skip
 """{role: those of the metrics without labels that it measures}."""
 

@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient
 
 from store.base.errors import BrokerError, ConfigError
 from stream.broker_properties import Property
-from stream.kafka.client_log import OncePerCause
+from stream.kafka.client_log import OncePerCause, throttling
 from stream.kafka.security import faust_credentials
 
 EMBEDDED_SESSION_TIMEOUT_MS = 6_000
@@ -208,7 +208,7 @@ _VAGUE = frozenset({confluent_kafka.KafkaError._ALL_BROKERS_DOWN})  # noqa: SLF0
 
 def _made(kind: Callable[..., Any], config: Mapping[str, Any]) -> Any:
     try:
-        return kind(dict(config), logger=log)
+        return kind({"throttle_cb": throttling, **config}, logger=log)
     except confluent_kafka.KafkaException as exc:  # it names the property
         raise ConfigError(
             f"kafka.properties: {exc.args[0].str()}", action="see librdkafka's CONFIGURATION.md for names and values"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from stream.kafka.client import Connection
+from stream.kafka.client_log import throttling
 from stream.reading.second_look import SecondLook
 from stream.reading.stillness import Partition, Stillness
 
@@ -26,7 +27,7 @@ class ReadingWatch:
 
     Args:
         still_seconds: how long a partition stands still before another client looks, and between two of its looks.
-        clock: seconds, monotonic.
+        clock: seconds, monotonic. held_back: whether the broker's quotas hold clients of this process back.
     """
 
     def __init__(
@@ -36,8 +37,10 @@ class ReadingWatch:
         *,
         still_seconds: float = STILL_SECONDS,
         clock: Callable[[], float] = time.monotonic,
+        held_back: Callable[[], bool] = throttling.holds,
     ) -> None:
         self._clock = clock
+        self._held_back = held_back
         # an embedded broker lives in a process of ours: it does not come back
         self._off = connection.embedded
         self._every = min(LOOK_SECONDS, still_seconds / 4)
@@ -58,6 +61,10 @@ class ReadingWatch:
         if self._off or now < self._look_at:
             return {}
         self._look_at = now + self._every
+        if self._held_back():
+            self._stillness.look({}, now)  # it is given nothing by the broker's will; a new client is, once
+            self._second.answer()
+            return {}
         still = self._stillness.look(positions(), now)
         answer = self._second.answer()
         if answer and (stuck := {p: of for p, of in answer.items() if still.get(p) == of[0]}):

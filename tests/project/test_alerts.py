@@ -142,6 +142,8 @@ FAULTS = [
           ("ConsumerStopped", {"group": "as.worker", "role": "worker"})),
     Fault("worker hangs", both(status("worker", Status.STALLED), status("freshness", Status.STALLED)),
           ("ConsumerStalled", {"group": "as.worker", "role": "worker"})),
+    Fault("a quota of the broker is far too low for the worker", both(status("worker", Status.STALLED),
+          status("freshness", Status.STALLED)), ("ConsumerStalled", {"group": "as.worker", "role": "worker"})),
     Fault("one partition hangs", status("processor", Status.STALLED, partitions="2"),
           ("ConsumerStalled", {"group": "as.processor", "role": "processor"})),
     Fault("commits never made, or forgotten", status("processor", Status.NO_COMMIT),

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from deploy.brokers.local import LocalKafka
 from deploy.checks.broker import check_broker
 from deploy.checks.finding import Level
+from deploy.kafka.topics import ensure
 from deploy.operate.doctor import bounded
 from deploy.settings.config import load
 from store.base.errors import BrokerError
 from stream.kafka.client import Connection
-from stream.kafka.client_log import EVERY_SECONDS, OncePerCause, cause, once_per_cause
+from stream.kafka.client_log import EVERY_SECONDS, OncePerCause, Throttling, cause, once_per_cause
+from stream.topics import TopicSpec
+from tests.support.quotas import set_quota
 from tests.support.secured_kafka import SecuredKafka
 
+KB = 1000
 REFUSED = (
     "FAIL [{client}] [thrd:{broker}/bootstrap]: {broker}/bootstrap: Connect to ipv4#{broker} failed: "
     "Connection refused (after {ms}ms in state CONNECT)"
@@ -153,3 +161,49 @@ def test_a_listener_that_wants_another_protocol_and_says_nothing(secured_kafka: 
         Connection(secured_kafka.secured_bootstrap, properties).metadata(timeout_s=10)
     assert "closes connections without a word" in caught.value.detail
     assert caught.value.action.endswith(f"here it is {protocol}")
+
+
+class Held(NamedTuple):
+    broker_name: str
+    broker_id: int
+    throttle_time: float
+
+
+def test_that_the_broker_holds_back_is_said_once_a_minute_and_counted() -> None:
+    clock, before = [0.0], throttled_seconds()
+    throttling = Throttling(clock=lambda: clock[0])
+    with capture_logs() as told:
+        for second in range(70):
+            clock[0] = float(second)
+            throttling(Held("b:9092/1", 1, 0.2))  # a quota that is just reached
+        assert told == []
+        assert not throttling.holds()
+        for second in range(130):
+            clock[0] = 100.0 + second
+            throttling(Held("b:9092/1", 1, 2.5))
+    assert throttling.holds()
+    clock[0] += 2.5
+    assert not throttling.holds()
+    assert [(line["event"], line["seconds"]) for line in told] == [("client_throttled", 2.5)] * 3
+    assert throttled_seconds() - before == pytest.approx(70 * 0.2 + 130 * 2.5)
+
+
+@pytest.mark.kafka
+def test_a_quota_of_the_broker_is_seen(kafka_broker: LocalKafka, topic_prefix: str) -> None:
+    """A role that is held back said nothing of it; doctor and lag had only that it was slow, or stalled."""
+    connection = kafka_broker.connection.named(f"c-{topic_prefix}")
+    ensure(connection, [TopicSpec(topic_prefix, 1, ours=False)])
+    set_quota(connection, f"c-{topic_prefix}", producer_byte_rate=20 * KB, consumer_byte_rate=20 * KB)
+    before, deadline = throttled_seconds(), time.monotonic() + 120
+    producer = connection.producer(**{"compression.type": "none"})
+    with capture_logs() as told:
+        while not told:
+            assert time.monotonic() < deadline
+            producer.produce(topic_prefix, b"x" * 50 * KB)
+            producer.poll(0.2)
+    assert told[0]["event"] == "client_throttled"
+    assert throttled_seconds() > before
+
+
+def throttled_seconds() -> float:
+    return REGISTRY.get_sample_value("anchorstream_throttled_seconds_total") or 0.0

@@ -117,6 +117,21 @@ def test_a_client_that_is_given_nothing_is_replaced_and_reads_on_where_it_was(wr
     assert written.rest() == []  # nothing twice
 
 
+def test_who_is_held_back_by_a_quota_is_left_alone(written: Log) -> None:
+    """A new client is given a record before its first wait, so it looked as if the old one were stuck."""
+    held = [True]
+    written.reader._watch._held_back = lambda: held[0]
+    client = written.client
+    stop_giving(written)
+    written.write(0, "a")
+    deadline = time.monotonic() + 5 * STILL_SECONDS
+    while time.monotonic() < deadline:
+        assert written._values(0.1) == []
+    assert written.client is client
+    held[0] = False
+    assert written.read(1) == ["a"]
+
+
 def test_before_anything_has_come_too(written: Log) -> None:
     stop_giving(written)
     written.write(1, "a")
