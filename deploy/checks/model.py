@@ -19,13 +19,13 @@ def check_model(settings: Settings) -> Finding:
     from encoder.model import checkpoint, presets
 
     loaded = presets.load(settings.model)
-    path = settings.model.checkpoint
+    path = settings.model.checkpoint_directory
     if path is None:
         return Finding(
             "model",
             Level.WARN,
             f"{loaded.weights_id}; no checkpoint: embeddings come from a seeded, untrained head",
-            "set model.checkpoint once there is one",
+            "set model.checkpoint; `anchorstream pretrain` makes one",
         )
     card = checkpoint.read_card(path)
     if card.weights_id != loaded.weights_id:

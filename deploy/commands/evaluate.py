@@ -46,6 +46,9 @@ def evaluate(
     ablation: Annotated[
         bool, Parameter(negative="", help="With --statistics: also without each group of them in turn.")
     ] = False,
+    plots: Annotated[
+        Path | None, Parameter(help="Folder for freshness.svg and noise.svg, of what is asked for.")
+    ] = None,
     json: Annotated[str | None, Parameter(name="--json", help="Write the table to this file; - = stdout.")] = None,
 ) -> None:
     """How well what the system knows of users tells what they do next: AUC and KS per task.
@@ -65,11 +68,15 @@ def evaluate(
         raise ConfigError("--ablation is of statistics", action="add --statistics")
     if statistics and data != "completejourney":
         raise ConfigError(f"--statistics is not for {data}", action="--methods statistics judges them there")
+    if plots is not None and not (freshness or noise):
+        raise ConfigError("--plots are of what is varied", action="add --freshness or --noise")
     wanted = _names(methods)
     sklearn()  # what would fail after minutes fails at once
     if not statistics and (not wanted or {"lightgbm", "lightgbm_long", "stacked"} & {*wanted}):
         lightgbm()
     output.check_json_path(json)
+    if plots is not None:
+        plots.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     if data == "completejourney":
         output.note(HONESTY)
@@ -89,6 +96,11 @@ def evaluate(
     if json != "-":
         write(table)
         output.note(f"{data}: in {output.duration(seconds)}")
+    if plots is not None:
+        from deploy.learning.plots import series
+
+        for what in table.series.keys() & {"freshness", "noise"}:
+            series(plots / f"{what}.svg", what, table.series[what])
     if json is not None:
         about = {"data": data, "machine": machine(), "commit": commit(), "seconds": round(seconds, 1)}
         output.write_json_to(json, about | table.to_dict())
@@ -160,7 +172,7 @@ def _table(
     settings = settings.model_copy(update={"model": settings.model.model_copy(update=changes)})
     show(_READING, "loading the model")
     of_model = partial(_encoder, settings, made)
-    trained, seeded = of_model(next(iter(checkpoints), settings.model.checkpoint)), of_model(None)
+    trained, seeded = of_model(next(iter(checkpoints), settings.model.checkpoint)), of_model("none")
     known = available(made, trained=trained is not None and trained.card is not None)
     if lacking := [name for name in wanted if name not in known]:
         output.note(f"left out: {', '.join(lacking)}, which need a checkpoint or features that are not here")
@@ -200,8 +212,8 @@ def _load(data: str, file: Path | None, show: Show) -> tuple[Settings, DataSet]:
     return settings, online_retail.load_data_set(settings, file or Path(), show)
 
 
-def _encoder(settings: Settings, made: DataSet, checkpoint: Path | None) -> UserEncoder:
-    """The model with a checkpoint; None = as seeded."""
+def _encoder(settings: Settings, made: DataSet, checkpoint: Path | str) -> UserEncoder:
+    """The model with a checkpoint: a directory, or as `model.checkpoint` names it."""
     from encoder.forward.user_encoder import UserEncoder
 
     own = {"kv_pool_bytes": 0, "checkpoint": checkpoint}  # pages would never be read again

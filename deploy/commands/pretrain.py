@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     Show = Callable[[float, str], object]
 
+_LOSS_PLOT = "loss.svg"
 _PLAIN_LINE_SECONDS = 15.0
 _SETTINGS, _USER_U, _CHECKPOINT = "settings.json", "user_u", "checkpoint"
 _DATA_SHARE = 0.25
@@ -54,8 +55,9 @@ def pretrain(
     from deploy.benches.report import commit
     from deploy.learning import user_u
     from deploy.learning.history_source import HistorySource
+    from deploy.learning.plots import losses
     from encoder.learning.baselines.probe import sklearn
-    from encoder.learning.pretraining.run import save_checkpoint, train
+    from encoder.learning.pretraining.run import METRICS, save_checkpoint, train
     from encoder.learning.pretraining.settings import PretrainSettings
     from encoder.model import presets
     from store.base import logs
@@ -87,6 +89,7 @@ def pretrain(
                 f"step {trainer.step:,} of {told.steps:,}, loss {step.loss:.3f}",
             ),
         )
+        losses(out / _LOSS_PLOT, out / METRICS)
         found = _metrics(trainer, folder, validation)
         card = save_checkpoint(
             trainer, out / _CHECKPOINT, name=name, weights_id=pretrained.weights_id, seeded=pretrained.seeded,

@@ -105,7 +105,7 @@ def run(options: Options, stop: threading.Event) -> int:
         summary = _summary(options, settings, launcher, sent, planted, status, time.monotonic() - begun)
         _write(summary, options.json_file)
         show.household(service, settings, households, planted)
-        trained = settings.model.checkpoint is not None
+        trained = settings.model.checkpoint_directory is not None
         if not trained:
             output.note(UNTRAINED)
         if options.leave:
@@ -201,7 +201,7 @@ def _summary(
         "lag_messages": status.lag_messages,
         "seconds": round(seconds, 1),
         "dead_letters_by_code": dict(sorted(account.refused.items())),
-        "trained": settings.model.checkpoint is not None,
+        "trained": settings.model.checkpoint_directory is not None,
     }
 
 

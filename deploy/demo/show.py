@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from deploy import output
+from deploy.demo import in_common
 from deploy.demo.journey import RawEvent, Slice, user_of
 from deploy.demo.planting import Planted
 from deploy.operate.answers import neighbors_of, record_of, write_neighbors, write_record
@@ -44,8 +45,13 @@ def household(service: Service, settings: Settings, households: Slice, planted: 
     output.write_table(("time (UTC)", "event", "text"), rows)
     names = list(settings.scenarios)
     write_record(record_of(service, names[0], user))
+    found = in_common.behaviours(households.events())
     for name in names[:SCENARIOS]:
-        write_neighbors(name, settings.scenarios[name].query, neighbors_of(service, name, user, NEIGHBORS))
+        answer = neighbors_of(service, name, user, NEIGHBORS)
+        write_neighbors(name, settings.scenarios[name].query, answer)
+        nearest = [str(neighbor["user_id"]) for neighbor in answer["results"][0]["neighbors"]]
+        columns = ("in common", "household", f"nearest {len(nearest)}", "all")
+        output.write_table(columns, in_common.compare(found, user, nearest), right=columns[1:])
 
 
 def _text(settings: Settings, event: RawEvent) -> str:

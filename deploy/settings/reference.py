@@ -9,7 +9,7 @@ import sys
 from enum import Enum
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
@@ -122,6 +122,8 @@ def _kind(annotation: Any) -> str:
         return _kind(arguments[0])
     if origin is dict:
         return "table"
+    if origin is Literal:
+        return ", ".join(f"`{choice}`" for choice in arguments)
     if origin is tuple:
         return f"list of {_kind(arguments[0])}s"
     if origin in (Union, UnionType):

@@ -71,8 +71,8 @@ def embed(model: UserModel, users: Sequence[UserTokens], planned: Plan, tail: Ta
     device = tail.tokens.device
     tokens = [_event_tokens(model, index, rows, device) for index, rows in enumerate(planned.events) if rows.places]
     means = torch.from_numpy(np.stack([user.means for user in users])).to(device)
-    tokens.append(_summary_tokens(model, users, means))
-    tokens.append(segment_tokens(model, means[:, :-1], tail))
+    summaries = summary_tokens(model, users, means)
+    tokens += [summaries.flatten(0, 1), segment_tokens(model, means[:, :-1], summaries[:, -1], tail)]
     return torch.cat(tokens)[planned.order].to(model.dtype)
 
 
@@ -85,22 +85,25 @@ def _event_tokens(model: UserModel, modality: int, rows: EventRows, device: torc
     return model.adapters.events(modality, vectors, values, present)
 
 
-def _summary_tokens(model: UserModel, users: Sequence[UserTokens], means: Tensor) -> Tensor:
-    """(users * (modalities + 1), hidden): per user its modalities in order, then the user token.
+def summary_tokens(model: UserModel, users: Sequence[UserTokens], means: Tensor) -> Tensor:
+    """(users, modalities + 1, hidden): per user its modalities in order, then the user token.
 
     means: (users, modalities + 1, dim).
     """
     stats = torch.from_numpy(np.stack([user.stats for user in users])).to(means.device)
     match = torch.from_numpy(np.stack([user.match for user in users])).to(means.device)
-    return model.adapters.summaries(means, stats, match).flatten(0, 1)
+    return model.adapters.summaries(means, stats, match)
 
 
-def segment_tokens(model: UserModel, means: Tensor, tail: Tail) -> Tensor:
-    """(users * segment tokens, hidden): the scenarios' own, and in each <USER_EMB> how far its query meets the user.
+def segment_tokens(model: UserModel, means: Tensor, user: Tensor, tail: Tail) -> Tensor:
+    """(users * segment tokens, hidden): the scenarios' own; each <USER_EMB> is told how far its query meets the user's
+    modalities, and of the user token what the query lets through.
 
-    means: (users, modalities, dim).
+    means: (users, modalities, dim). user: (users, hidden).
     """
     cosines = tail.queries @ nn.functional.normalize(means, dim=-1).mT
     tokens = tail.tokens.repeat(len(means), 1, 1)
-    tokens[:, tail.outputs - tail.lead] += cosines @ model.adapters.asked
+    tokens[:, tail.outputs - tail.lead] += cosines @ model.adapters.asked + user[:, None] * model.adapters.gates(
+        tail.queries
+    )
     return tokens.flatten(0, 1)

@@ -114,8 +114,8 @@ class UserEncoder:
             pretrained, modalities, dim=event_dim, seed=settings.seed, vectors=self._query_vectors.of
         )
         self.card: Card | None = None
-        if settings.checkpoint is not None:
-            self.card = load_into(self.model, settings.checkpoint, weights_id=pretrained.weights_id)
+        if (checkpoint := settings.checkpoint_directory) is not None:
+            self.card = load_into(self.model, checkpoint, weights_id=pretrained.weights_id)
         # every modality has a summary token, and its numbers enter in their order
         inputs = ",".join(f"{name}({' '.join(m.numbers)})" for name, m in sorted(modalities.items()))
         self.weights = f"{pretrained.weights_id}|{self.card.id if self.card else f'seed={settings.seed}'}"

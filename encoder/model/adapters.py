@@ -29,6 +29,9 @@ FEATURES = 1 + len(BUCKETS)
 NUMBER_MEAN, NUMBER_SCALE = 2.0, 2.0
 """Amounts of 1 to 1,000 have signed logarithms of about 1 to 7."""
 
+STANDARD_BOUND = 4.0
+"""Of a standardised statistic: what is further out says no more than that it is far out."""
+
 _OWN = len(ACTIVITY) + len(TEXTS)
 
 Vectors = Callable[[str], NDArray[np.float32]]
@@ -149,8 +152,8 @@ class UserAdapter(nn.Module):
         self.register_buffer("scale", torch.ones(len(ACTIVITY)))
 
     def forward(self, mean: Tensor, stats: Tensor, inner: Tensor) -> Tensor:
-        """mean (n, dim), stats (n, len(ACTIVITY)), inner (n, modalities, dim) → (n, hidden)."""
-        own = torch.cat([self.norm(mean), (stats - self.mean) / self.scale], 1)
+        """mean (n, dim), normed, stats (n, len(ACTIVITY)), inner (n, modalities, dim) → (n, hidden)."""
+        own = torch.cat([mean, _bounded((stats - self.mean) / self.scale)], 1)
         together = inner.sum(1) / max(inner.shape[1], 1) ** 0.5
         return cast(Tensor, self.outer(gelu(self.inner(own) + self.pooled(together))))
 
@@ -184,12 +187,15 @@ class Residuals(nn.Module):
 
 
 class _Folded(NamedTuple):
-    """events: weight and bias per modality. summary: (modalities, dim, inputs), padded. bias: (modalities, 1, dim).
-    matched: (modalities, dim). asked: (modalities, hidden).
+    """events: weight and bias per modality. summary: (modalities, dim, inputs), padded; the statistics come twice, by
+    the scale of all modalities and by the modality's own. mean, scale: of both, (modalities, 1, statistics twice).
+    bias: (modalities, 1, dim). matched: (modalities, dim). asked: (modalities, hidden).
     """
 
     events: list[tuple[Tensor, Tensor]]
     summary: Tensor
+    mean: Tensor
+    scale: Tensor
     bias: Tensor
     matched: Tensor
     asked: Tensor
@@ -208,6 +214,7 @@ class Adapters(nn.Module):
         self.summary = SummaryAdapter(dim, hidden)
         self.user = UserAdapter(dim, hidden)
         self.ask = nn.Linear(dim, hidden, bias=False)
+        self.told = nn.Linear(dim, hidden, bias=False)
         self.asked_of = nn.Linear(dim, hidden, bias=False)
         self.residual = nn.ModuleDict({name: Residuals(dim, m.number_width, hidden) for name, m in modalities.items()})
         self.dim = dim
@@ -217,10 +224,12 @@ class Adapters(nn.Module):
         sizes = [len(statistics.modality_names(m)) for m in modalities.values()]
         self.register_buffer("columns", _columns(sizes), persistent=False)
         self._folded: _Folded | None = None
-        self.dropout = self.token_dropout = 0.0
-        """In training: of what is inside the adapters, and of whole summary tokens."""
+        self.dropout = self.token_dropout = self.mean_dropout = 0.0
+        """In training: of what is inside the adapters, of whole summary tokens, and of mean text vectors."""
         self.residual_scale = 1.0
         """In training, 0 where names alone have to do."""
+        self.name_noise = 0.0
+        """In training, of names, beside their own length: others are called almost so."""
 
     def forget_folded(self) -> None:
         """To be called when a parameter has changed while gradients are off."""
@@ -238,6 +247,10 @@ class Adapters(nn.Module):
     def readout(self, query: Tensor) -> Tensor:
         """query: unit text vector (dim,) → what it adds to <USER_EMB>, (hidden,)."""
         return cast(Tensor, self.ask(query * math.sqrt(self.dim)))
+
+    def gates(self, queries: Tensor) -> Tensor:
+        """queries: text vectors (scenarios, dim) → how much each is told of the user token, (scenarios, hidden)."""
+        return cast(Tensor, 1 + self.told(queries * math.sqrt(self.dim)))
 
     @property
     def asked(self) -> Tensor:
@@ -258,14 +271,19 @@ class Adapters(nn.Module):
                 As in `statistics.Statistics`.
         """
         folded, count = self._fold(), len(self.widths)
-        normed = self.summary.norm(means[:, :count]).movedim(1, 0)
+        normed = self._less(self.summary.norm(means[:, :count])).movedim(1, 0)
         padded = nn.functional.pad(stats, (0, 1))[:, self.columns].movedim(1, 0)
-        inner = torch.baddbmm(folded.bias, torch.cat([normed, padded], 2), folded.summary.mT)
+        standard = _bounded((torch.cat([padded, padded], 2) - folded.mean) / folded.scale)
+        inner = torch.baddbmm(folded.bias, torch.cat([normed, standard], 2), folded.summary.mT)
         inner = gelu(inner.movedim(0, 1) + match[:, :count] @ folded.matched)
         if self.training:
             inner = self._dropped(inner)
-        user = self.user(means[:, count], stats[:, -len(ACTIVITY) :], inner)
+        user = self.user(self._less(self.user.norm(means[:, count])), stats[:, -len(ACTIVITY) :], inner)
         return torch.cat([self.summary.outer(inner), user[:, None]], 1)
+
+    def _less(self, means: Tensor) -> Tensor:
+        """A mean of texts nearly says who the user is, which would be learned by heart."""
+        return nn.functional.dropout(means, self.mean_dropout) if self.training else means
 
     def _dropped(self, inner: Tensor) -> Tensor:
         """(users, modalities, dim): some values, and all of some modalities, are not told."""
@@ -279,27 +297,45 @@ class Adapters(nn.Module):
             self._folded = self._folded_now()
         return self._folded
 
+    def _called(self, names: Tensor) -> Tensor:
+        """Names as they are, in training disturbed to the same length."""
+        if not self.training or not self.name_noise:
+            return names
+        disturbed = names + self.name_noise * torch.randn_like(names)
+        return disturbed / math.sqrt(1 + self.name_noise**2)
+
     def _folded_now(self) -> _Folded:
-        events, weights, biases = [], [], []
-        width = self.dim + self.columns.shape[1]
+        called, numbers_called = self._called(self.modality_names), self._called(self.number_names)
+        events, weights, biases, means, scales = [], [], [], [], []
+        width = self.columns.shape[1]
         at = 0
         for i, k in enumerate(self.widths):
-            own, name = self.residuals(list(self.residual)[i]), self.modality_names[i]
-            numbers, at = self.number_names[at : at + k], at + k
+            own, name = self.residuals(list(self.residual)[i]), called[i]
+            numbers, at = numbers_called[at : at + k], at + k
             weight, bias = self.event.folded(name, numbers)
             share = self.residual_scale if self.training else 1.0
             events.append((weight + share * own.event.weight, bias + share * own.event.bias))
             weight, bias = self.summary.folded(name, numbers)
+            residual, pad = share * own.summary.weight, (0, width - own.mean.shape[0])
+            parts = [
+                weight[:, : self.dim] + residual[:, : self.dim],
+                nn.functional.pad(weight[:, self.dim :], pad),
+                nn.functional.pad(residual[:, self.dim :], pad),
+            ]
+            weights.append(torch.cat(parts, 1))
+            biases.append(bias + share * own.summary.bias)
             mean, scale = self.summary.standard(k)
-            back = weight[:, self.dim :] / scale
-            residual = share * own.summary.weight[:, self.dim :] / own.scale
-            front = weight[:, : self.dim] + share * own.summary.weight[:, : self.dim]
-            weights.append(nn.functional.pad(torch.cat([front, back + residual], 1), (0, width - weight.shape[1])))
-            biases.append(bias + share * own.summary.bias - back @ mean - residual @ own.mean)
+            means.append(torch.cat([nn.functional.pad(each, pad) for each in (mean, own.mean)]))
+            scales.append(torch.cat([nn.functional.pad(each, pad, value=1.0) for each in (scale, own.scale)]))
         of = [self.residuals(name) for name in self.residual]
-        matched = self.summary.matched(self.modality_names) + torch.stack([own.matched for own in of])
-        asked = self.asked_of(self.modality_names) + torch.stack([own.asked for own in of])
-        return _Folded(events, torch.stack(weights), torch.stack(biases)[:, None], matched, asked)
+        matched = self.summary.matched(called) + torch.stack([own.matched for own in of])
+        asked = self.asked_of(called) + torch.stack([own.asked for own in of])
+        mean, scale, bias = (torch.stack(each)[:, None] for each in (means, scales, biases))
+        return _Folded(events, torch.stack(weights), mean, scale, bias, matched, asked)
+
+
+def _bounded(standard: Tensor) -> Tensor:
+    return standard.clamp(-STANDARD_BOUND, STANDARD_BOUND)
 
 
 def _columns(sizes: Sequence[int]) -> Tensor:

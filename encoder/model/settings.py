@@ -11,6 +11,9 @@ from pydantic import Field, field_validator
 from store.base.settings import Section
 from store.base.silence_days import check_days
 
+SHIPPED = Path(__file__).with_name("shipped")
+"""A checkpoint in a folder of the name of each preset that has one."""
+
 Layout = Literal["compiled", "chunked", "causal"]
 
 
@@ -21,8 +24,9 @@ class ModelSettings(Section):
     """`tiny`: a few million parameters, for CPUs. `qwen2.5-0.5b` (the paper's) needs `path`."""
     path: Path | None = None
     """Directory of a Llama- or Qwen-type causal LM; overrides the preset's own weights."""
-    checkpoint: Path | None = None
-    """Adapters, head and soft prompts (safetensors + card). None = seeded, untrained."""
+    checkpoint: Literal["shipped", "none"] | Path = "shipped"
+    """Adapters, head and soft prompts (safetensors + card). `shipped`: what comes with the preset, if anything does
+    (only `tiny` has one); `none`: seeded, untrained."""
     prompts_dir: Path | None = None
     """Soft prompts beside the checkpoint's, `<name>.safetensors`, as `anchorstream tune` writes them. Read when a
     scenario names one that the checkpoint lacks, and again when the scenario is registered again. None = `prompts`
@@ -54,6 +58,16 @@ class ModelSettings(Section):
         1, 2, 4, 8, 16, 32, 64,
     )  # fmt: skip
     """A user without new events is embedded again after about so many days; each divides the next. [] = never."""
+
+    @property
+    def checkpoint_directory(self) -> Path | None:
+        """Of the checkpoint to load; None: weights stay as seeded."""
+        if self.checkpoint == "none":
+            return None
+        if self.checkpoint != "shipped":
+            return self.checkpoint
+        own = SHIPPED / self.preset
+        return own if self.path is None and own.is_dir() else None
 
     @field_validator("time_zone")
     @classmethod

@@ -22,4 +22,6 @@ SCENARIOS = {
 
 @pytest.fixture(scope="session")
 def tiny() -> UserEncoder:
-    return UserEncoder(ModelSettings(device="cpu", kv_pool_bytes=32 << 20), MODALITIES, SCENARIOS, DIM)
+    return UserEncoder(
+        ModelSettings(device="cpu", kv_pool_bytes=32 << 20, checkpoint="none"), MODALITIES, SCENARIOS, DIM
+    )

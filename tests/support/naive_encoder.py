@@ -15,7 +15,7 @@ from encoder.forward.plan import additive
 from encoder.forward.user_encoder import UserEncoder
 from encoder.forward.user_tokens import prepare
 from encoder.model import features
-from encoder.model.adapters import BUCKETS, NUMBER_MEAN, NUMBER_SCALE, number_names, spoken
+from encoder.model.adapters import BUCKETS, NUMBER_MEAN, NUMBER_SCALE, STANDARD_BOUND, number_names, spoken
 from encoder.statistics.table import ACTIVITY, NUMBER, TEXTS
 from store.base.settings import ModalitySettings
 from store.window.user_window import UserWindow
@@ -42,6 +42,10 @@ def event_tokens(encoder: UserEncoder, window: UserWindow, name: str, settings: 
     return torch.stack(out)
 
 
+def _standard(raw: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    return ((raw - mean) / scale).clamp(-STANDARD_BOUND, STANDARD_BOUND)
+
+
 def summary_tokens(encoder: UserEncoder, window: UserWindow, modalities: dict[str, ModalitySettings]) -> Tensor:
     adapters = encoder.model.adapters
     shared, user = adapters.summary, prepare(window, modalities, encoder._dim)
@@ -50,24 +54,27 @@ def summary_tokens(encoder: UserEncoder, window: UserWindow, modalities: dict[st
     fixed = len(ACTIVITY) + len(TEXTS)
     for i, (name, settings) in enumerate(modalities.items()):
         raw = torch.from_numpy(user.stats[at : at + fixed + len(number_names(settings)) * len(NUMBER)])
-        stats = (raw[:fixed] - shared.mean) / shared.scale
+        stats = _standard(raw[:fixed], shared.mean, shared.scale)
         at += fixed
         normed = shared.norm(torch.from_numpy(user.means[i]))
         inner = shared.inner(torch.cat([normed, stats])) + shared.name(names[name])
         for number in number_names(settings):
             called = torch.from_numpy(encoder._query_vectors.of(spoken(number)) * adapters.dim**0.5)
-            each = (torch.from_numpy(user.stats[at : at + len(NUMBER)]) - shared.number_mean) / shared.number_scale
+            raw_number = torch.from_numpy(user.stats[at : at + len(NUMBER)])
+            each = _standard(raw_number, shared.number_mean, shared.number_scale)
             at += len(NUMBER)
             inner = inner + shared.number(each) * (1 + shared.gate(called))
         own = adapters.residuals(name)
-        inner = inner + own.summary(torch.cat([normed, (raw - own.mean) / own.scale]))
+        inner = inner + own.summary(torch.cat([normed, _standard(raw, own.mean, own.scale)]))
         for cosine, other in zip(user.match[i].tolist(), modalities, strict=True):
             inner = inner + cosine * (shared.matched(names[other]) + adapters.residuals(other).matched)
         inners.append(torch.nn.functional.gelu(inner))
         tokens.append(shared.outer(inners[-1]))
     tokens.append(
         adapters.user(
-            torch.from_numpy(user.means[-1])[None], torch.from_numpy(user.stats[at:])[None], torch.stack(inners)[None]
+            adapters.user.norm(torch.from_numpy(user.means[-1]))[None],
+            torch.from_numpy(user.stats[at:])[None],
+            torch.stack(inners)[None],
         )[0]
     )
     return torch.stack(tokens)
@@ -81,6 +88,7 @@ def segment(encoder: UserEncoder, window: UserWindow, scenario: str, modalities:
         if own is not None and len(own.ts):
             mean = torch.from_numpy(own.vectors.astype(np.float32)).mean(0)
             tokens[-1] += mean @ anchor.query / mean.norm() * asked
+    tokens[-1] += summary_tokens(encoder, window, modalities)[-1] * encoder.model.adapters.gates(anchor.query[None])[0]
     return tokens
 
 

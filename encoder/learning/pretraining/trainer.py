@@ -100,6 +100,7 @@ class Trainer:
         fit_statistics(model, read_shard(folder, sorted(manifest.shards)[0]).samples)
         model.backbone.dropout = model.adapters.dropout = settings.dropout
         model.adapters.token_dropout = settings.token_dropout
+        model.adapters.mean_dropout = settings.mean_dropout
         model.requires_grad_(True)
         self._trained = [*self._named_parameters()]
         decayed = [p for _, p in self._trained if p.ndim >= 2]
@@ -124,7 +125,9 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        self.model.adapters.residual_scale = float(rng.random() < settings.residual_share)
+        known = rng.random() < settings.residual_share
+        self.model.adapters.residual_scale = float(known)
+        self.model.adapters.name_noise = 0.0 if known else settings.name_noise
         name, shard, rows = self._batches.at(number)
         events = None
         if rng.random() < settings.event_share:
@@ -168,8 +171,7 @@ class Trainer:
 
     def _deviations(self) -> NDArray[np.float32]:
         adapters = self.model.adapters
-        own, number = adapters.summary.scale, adapters.summary.number_scale
-        parts = [torch.cat([own, number.repeat(k)]) for k in adapters.widths]
+        parts = [adapters.residuals(name).scale for name in self.model.modalities]
         return torch.cat([*parts, adapters.user.scale]).numpy()
 
     def _losses(self, users: list[UserTokens], asked: Asked, targets: NDArray[np.float32] | None) -> dict[str, Tensor]:
@@ -223,7 +225,7 @@ class Trainer:
 
     def _embed(self, users: list[UserTokens], queries: list[str]) -> Tensor:
         """(users, queries, 128), unit length."""
-        tail = query_tail(self.model, queries, self.settings.layout)
+        tail = query_tail(self.model, queries, self.settings.layout, dropout=self.settings.query_dropout)
         states = user_states(self.model, users, None, tail, None).states
         return self.model.embed(states).view(len(users), len(queries), -1)
 
@@ -270,12 +272,14 @@ class Trainer:
             self.model.load_state_dict(own)
 
 
-def query_tail(model: UserModel, queries: list[str], layout: str) -> Tail:
-    """Tail of queries, in the graph of the model's parameters."""
+def query_tail(model: UserModel, queries: list[str], layout: str, *, dropout: float = 0.0) -> Tail:
+    """Tail of queries, in the graph of the model's parameters. dropout: of whole tokens, in training."""
     segments, vectors = [], []
     for query in queries:
         vector = torch.from_numpy(model.vectors(query))
         tokens = model.text_tokens(model.tokenize(query)[:MAX_QUERY_TOKENS])
+        if dropout:
+            tokens = tokens * (torch.rand(len(tokens), 1, device=tokens.device) >= dropout)
         segments.append(torch.cat([tokens, model.readout(vector)[None]]))
         vectors.append(vector)
     lead = len(model.modalities) + 1

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from encoder.forward import tail as tails
 from encoder.forward.attention import grouped
-from encoder.forward.forward import segment_tokens, user_states
+from encoder.forward.forward import segment_tokens, summary_tokens, user_states
 from encoder.forward.plan import additive
 from encoder.forward.tail import MAX_QUERY_TOKENS, Tail
 from encoder.forward.user_tokens import UserTokens, prepare_all
@@ -34,12 +34,13 @@ _BATCH_ROWS = 256
 
 class _User(NamedTuple):
     """keys, values: (layers, tokens, kv_heads, head_dim), half. now: position of the tail's first token. means:
-    (modalities, dim), of the summary tokens."""
+    (modalities, dim), of the summary tokens. token: (hidden,), the user token."""
 
     keys: Tensor
     values: Tensor
     now: float
     means: Tensor
+    token: Tensor
 
 
 class UserStates:
@@ -95,14 +96,16 @@ class UserStates:
             out[rows] = model.embed(found.states).cpu().numpy()
             new, plan = found.plan.new_tokens, found.plan
             summaries = np.arange(self._plain.lead)
+            means = torch.from_numpy(np.stack([users[row].means for row in rows])).to(model.user_emb.device)
+            own = summary_tokens(model, [users[row] for row in rows], means)[:, -1].cpu()
             for u, row in enumerate(rows):
                 places = torch.from_numpy(np.concatenate([plan.prefixes[u], new + u * plan.tail + summaries]))
                 keys, values = (
                     torch.stack([layer[places.to(layer.device)] for layer in side]).half()
                     for side in (seen.keys, seen.values)
                 )
-                kept[row] = _User(keys, values, float(plan.now[u]), torch.from_numpy(users[row].means[:-1].copy()))
-                self.bytes += 2 * keys.nbytes + kept[row].means.nbytes
+                kept[row] = _User(keys, values, float(plan.now[u]), means[u, :-1].cpu().clone(), own[u].clone())
+                self.bytes += 2 * keys.nbytes + kept[row].means.nbytes + kept[row].token.nbytes
         self._users += [kept[row] for row in range(len(users))]
         return out
 
@@ -113,7 +116,8 @@ class UserStates:
         device = tail.tokens.device
         now = torch.tensor([user.now for user in users], dtype=torch.float64, device=device)
         means = torch.stack([user.means for user in users]).to(device)
-        x = segment_tokens(model, means, tail).to(model.dtype)
+        tokens = torch.stack([user.token for user in users]).to(device)
+        x = segment_tokens(model, means, tokens, tail).to(model.dtype)
         length = tail.length - tail.lead
         positions = (now[:, None] + tail.offsets[tail.lead :]).flatten()
         outputs = torch.arange(len(users), device=device) * length + (tail.outputs - tail.lead)

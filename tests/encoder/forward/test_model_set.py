@@ -16,7 +16,7 @@ from store.base.settings import ScenarioSettings
 from tests.encoder.conftest import SCENARIOS
 from tests.support.windows import DIM, MODALITIES, random_rows, window
 
-MAIN = ModelSettings(threads=1, device="cpu", kv_pool_bytes=8 << 20)
+MAIN = ModelSettings(threads=1, device="cpu", kv_pool_bytes=8 << 20, checkpoint="none")
 NEXT = MAIN.model_copy(update={"seed": 1})
 BIG = MAIN.model_copy(update={"layout": "causal"})
 

@@ -326,7 +326,7 @@ def test_the_same_weights_in_the_other_layout(tiny: UserEncoder, layout: Layout,
 
 
 def test_model_id_follows_what_changes_embeddings(tiny: UserEncoder, layout: Layout) -> None:
-    basis = ModelSettings(device="cpu", kv_pool_bytes=0, layout=layout)
+    basis = ModelSettings(device="cpu", kv_pool_bytes=0, layout=layout, checkpoint="none")
     other_seed = UserEncoder(basis.model_copy(update={"seed": 1}), MODALITIES, SCENARIOS, DIM)
     layouts = [tiny.with_layout(each).model_id("churn") for each in (*OURS, "causal")]
     ids = {*layouts, tiny.model_id("milk"), other_seed.model_id("churn")}

@@ -22,7 +22,7 @@ USERS = [window(f"u{i}", random_rows(i, 30)) for i in range(2)]
 
 
 def encoder(directory: Path | None = None, **changes: object) -> UserEncoder:
-    options = {"device": "cpu", "kv_pool_bytes": 0, "checkpoint": directory} | changes
+    options = {"device": "cpu", "kv_pool_bytes": 0, "checkpoint": directory or "none"} | changes
     modalities = options.pop("modalities", MODALITIES)
     scenarios = options.pop("scenarios", SCENARIOS)
     return UserEncoder(ModelSettings(**options), modalities, scenarios, DIM)  # type: ignore[arg-type]

@@ -37,7 +37,7 @@ def data() -> DataSet:
 
 @pytest.fixture(scope="module")
 def encoder() -> UserEncoder:
-    return UserEncoder(ModelSettings(device="cpu", kv_pool_bytes=0), MODALITIES, {}, DIM)
+    return UserEncoder(ModelSettings(device="cpu", kv_pool_bytes=0, checkpoint="none"), MODALITIES, {}, DIM)
 
 
 @pytest.fixture(scope="module")
