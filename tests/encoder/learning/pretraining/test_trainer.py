@@ -90,7 +90,9 @@ def test_a_killed_run_goes_on_to_the_same_loss(data: Path, tmp_path: Path) -> No
 
 def test_it_learns_what_is_there(data: Path, tmp_path: Path) -> None:
     """Who buys tea goes on buying tea: told on users' other moments, without a label of theirs."""
-    settings = replace(SETTINGS, steps=60, batch=48, dropout=0.1, token_dropout=0.0, average=0.9)
+    settings = replace(
+        SETTINGS, steps=150, batch=48, dropout=0.1, token_dropout=0.0, mean_dropout=0.0, noise=0.3, average=0.9
+    )
     trainer = small.trainer(data, settings)
     manifest = trainer.manifest
     before = zero_shot(trainer.model, data, manifest, layout=settings.layout)
