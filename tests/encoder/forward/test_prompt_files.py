@@ -30,7 +30,7 @@ def write(folder: Path, name: str, seed: int, tokens: int = 3, hidden: int = HID
 
 
 def settings_of(folder: Path) -> ModelSettings:
-    return ModelSettings(threads=1, device="cpu", kv_pool_bytes=8 << 20, prompts_dir=folder)
+    return ModelSettings(threads=1, device="cpu", kv_pool_bytes=8 << 20, prompts_dir=folder, checkpoint="none")
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_a_prompt_that_is_not_there_is_missing(models: ModelSet, tmp_path: Path,
 
 def test_without_a_directory_the_checkpoints_prompts_are_all(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="prompts_dir is not set"):
-        ModelSet(ModelSettings(threads=1, device="cpu", kv_pool_bytes=0), {}, MODALITIES, {"risk": TUNED}, DIM)
+        ModelSet(ModelSettings(threads=1, device="cpu", kv_pool_bytes=0, checkpoint="none"), {}, MODALITIES, {"risk": TUNED}, DIM)
 
 
 @pytest.mark.parametrize(("weights", "fits"), [("", True), ("ours", True), ("tiny:other|seed=0", False)])

@@ -26,7 +26,7 @@ pytest.importorskip("sklearn")
 USERS = 300
 PAST = history(USERS)
 WINDOWS = Windows(PAST, DAY // 24)
-MODEL = ModelSettings(threads=1, device="cpu", kv_pool_bytes=0, event_tokens=False)
+MODEL = ModelSettings(threads=1, device="cpu", kv_pool_bytes=0, event_tokens=False, checkpoint="none")
 TOLD = TuneSettings(steps=100, batch=64)
 
 
