@@ -13,6 +13,7 @@ from confluent_kafka import KafkaException
 
 from store.base.errors import BrokerError
 from stream.dead_letters import read as dead_letters
+from stream.kafka.lasting_admin import LastingAdmin
 from stream.kafka.patience import patiently
 from stream.lag.group_offsets import GroupOffsets
 from stream.lag.log_ends import LogEnds
@@ -80,7 +81,7 @@ class IngestWatch:
         self._group = topics.group_ingest
         self._letters = topics.dead_letters
         self._raw = sorted({modality.topic for modality in settings.modalities.values()})
-        admin = connection.admin()
+        admin = LastingAdmin(connection)
         self._log = LogEnds(connection, admin, timeout_seconds=_TIMEOUT_SECONDS)
         self._groups = GroupOffsets(connection, admin, timeout_seconds=_TIMEOUT_SECONDS)
         self._before = self._ends()

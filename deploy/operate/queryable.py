@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from confluent_kafka import KafkaException
 
 from store.base.errors import AnchorstreamError, BrokerError
+from stream.kafka.lasting_admin import LastingAdmin
 from stream.kafka.patience import patiently
 from stream.lag.group_offsets import GroupOffsets
 from stream.lag.left import Left, left
@@ -73,7 +74,7 @@ def wait_queryable(
     """
     topics = Topics(settings.kafka)
     raw = {modality.topic for modality in settings.modalities.values()}
-    admin = connection.admin()
+    admin = LastingAdmin(connection)
     scenarios = LagScenarios(connection, topics, raw, settings.scenarios, settings.candidates)
     begun = time.monotonic()
     with (
@@ -104,7 +105,7 @@ def not_queryable(progress: Progress) -> AnchorstreamError:
     )
 
 
-def _ends(connection: Connection, admin: Any, topics: Topics) -> dict[tuple[str, int], int]:
+def _ends(connection: Connection, admin: LastingAdmin, topics: Topics) -> dict[tuple[str, int], int]:
     places = {(topics.events, partition) for partition in range(topics.partitions)}
     log = LogEnds(connection, admin, timeout_seconds=TIMEOUT_SECONDS)
     try:

@@ -26,6 +26,7 @@ max_events = 40
 query = "Will this customer stop ordering?"
 [model]
 event_tokens = false
+checkpoint = "none"
 """
 USERS, DAYS = 120, 60
 BEGIN = datetime(2025, 1, 1, tzinfo=UTC)

@@ -112,7 +112,13 @@ def test_a_prompt_that_is_not_there_is_missing(models: ModelSet, tmp_path: Path,
 
 def test_without_a_directory_the_checkpoints_prompts_are_all(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="prompts_dir is not set"):
-        ModelSet(ModelSettings(threads=1, device="cpu", kv_pool_bytes=0, checkpoint="none"), {}, MODALITIES, {"risk": TUNED}, DIM)
+        ModelSet(
+            ModelSettings(threads=1, device="cpu", kv_pool_bytes=0, checkpoint="none"),
+            {},
+            MODALITIES,
+            {"risk": TUNED},
+            DIM,
+        )
 
 
 @pytest.mark.parametrize(("weights", "fits"), [("", True), ("ours", True), ("tiny:other|seed=0", False)])

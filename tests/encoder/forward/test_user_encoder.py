@@ -57,7 +57,9 @@ def tiny(tiny: UserEncoder, layout: Layout) -> UserEncoder:
 @pytest.fixture(scope="module")
 def small_pool(layout: Layout) -> UserEncoder:
     """About 5 % of what the users of these tests need."""
-    return UserEncoder(ModelSettings(device="cpu", kv_pool_bytes=900_000, layout=layout, checkpoint="none"), MODALITIES, SCENARIOS, DIM)
+    return UserEncoder(
+        ModelSettings(device="cpu", kv_pool_bytes=900_000, layout=layout, checkpoint="none"), MODALITIES, SCENARIOS, DIM
+    )
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +260,9 @@ def test_a_pool_of_five_percent_gives_the_same_answers(small_pool: UserEncoder) 
 
 
 def test_no_pool_at_all(layout: Layout) -> None:
-    none = UserEncoder(ModelSettings(device="cpu", kv_pool_bytes=0, layout=layout, checkpoint="none"), MODALITIES, SCENARIOS, DIM)
+    none = UserEncoder(
+        ModelSettings(device="cpu", kv_pool_bytes=0, layout=layout, checkpoint="none"), MODALITIES, SCENARIOS, DIM
+    )
     users = [window(f"u{i}", random_rows(i, 50)) for i in range(3)]
     assert_equal(none.encode(users, ["churn"]), none.encode_from_scratch(users, ["churn"]))
     assert none.pool is None
@@ -437,7 +441,9 @@ def test_what_cannot_run_says_what_to_do(tmp_path) -> None:  # type: ignore[no-u
 
 def test_bfloat16_equals_from_scratch(layout: Layout) -> None:
     """The arithmetic of a GPU, on the CPU: pages in bfloat16, angles still exact."""
-    half = UserEncoder(ModelSettings(device="cpu", dtype="bfloat16", layout=layout, checkpoint="none"), MODALITIES, SCENARIOS, DIM)
+    half = UserEncoder(
+        ModelSettings(device="cpu", dtype="bfloat16", layout=layout, checkpoint="none"), MODALITIES, SCENARIOS, DIM
+    )
     rows = [random_rows(i, 40 * (i + 1)) for i in range(4)]
     half.encode([window(f"u{i}", own) for i, own in enumerate(rows)], ["churn"])
     users = [
@@ -446,7 +452,9 @@ def test_bfloat16_equals_from_scratch(layout: Layout) -> None:
     ]
     got, wanted = half.encode(users, ["churn"]), half.encode_from_scratch(users, ["churn"])
     assert (got * wanted).sum(-1).min() >= 0.999
-    exact = UserEncoder(ModelSettings(device="cpu", layout=layout, checkpoint="none"), MODALITIES, SCENARIOS, DIM).encode(users, ["churn"])
+    exact = UserEncoder(
+        ModelSettings(device="cpu", layout=layout, checkpoint="none"), MODALITIES, SCENARIOS, DIM
+    ).encode(users, ["churn"])
     assert (got * exact).sum(-1).min() >= 0.995
 
 

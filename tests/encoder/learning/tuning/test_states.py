@@ -19,7 +19,9 @@ WINDOWS = [window(f"u{n}", random_rows(n, rows)).at(1_707_000_000_000) for n, ro
 @pytest.mark.parametrize("event_tokens", [True, False])
 @pytest.mark.parametrize("layout", ["compiled", "chunked", "causal"])
 def test_vectors_are_those_that_are_served(layout: Layout, event_tokens: bool) -> None:
-    settings = ModelSettings(threads=1, device="cpu", kv_pool_bytes=0, layout=layout, event_tokens=event_tokens, checkpoint="none")
+    settings = ModelSettings(
+        threads=1, device="cpu", kv_pool_bytes=0, layout=layout, event_tokens=event_tokens, checkpoint="none"
+    )
     encoder = UserEncoder(settings, MODALITIES, {"plain": ScenarioSettings(query=QUERY)}, DIM)
     prompt = torch.randn(6, encoder.model.backbone.hidden, generator=torch.Generator().manual_seed(0))
     encoder.set_prompt("tuned", prompt)
