@@ -40,6 +40,9 @@ def evaluate(
     event_tokens: Annotated[bool, Parameter(help="False: of the model, vectors from summaries alone.")] = True,
     freshness: Annotated[bool, Parameter(negative="", help="Also read from vectors 1, 7 and 28 days old.")] = False,
     noise: Annotated[bool, Parameter(negative="", help="Also with other users' events among the user's.")] = False,
+    instructions: Annotated[
+        bool, Parameter(negative="", help="Also with vectors for other questions than the tasks' own.")
+    ] = False,
     statistics: Annotated[
         bool, Parameter(negative="", help="Judge the statistics alone: what users' tokens are told, no model.")
     ] = False,
@@ -91,7 +94,10 @@ def evaluate(
             table = table_of_statistics(bar.update, ablation=ablation)
         else:
             changes = {"event_tokens": event_tokens}
-            table = _table(data, file, checkpoint or [], wanted, changes, bar.update, freshness=freshness, noise=noise)
+            varied = [
+                name for name, on in (("freshness", freshness), ("noise", noise), ("instructions", instructions)) if on
+            ]
+            table = _table(data, file, checkpoint or [], wanted, changes, bar.update, varied)
     seconds = time.monotonic() - begun
     if json != "-":
         write(table)
@@ -160,9 +166,7 @@ def _table(
     wanted: Sequence[Name],
     changes: Mapping[str, object],
     show: Show,
-    *,
-    freshness: bool,
-    noise: bool,
+    varied: Sequence[str],
 ) -> Table:
     from deploy import output
     from encoder.learning.evaluation import variations
@@ -180,23 +184,23 @@ def _table(
         output.note("no checkpoint: the model is untrained, and only `random` is judged of it")
     asked = [name for name in known if name in wanted] if wanted else [n for n in known if n not in TRAINED_HERE]
     methods = Methods(made, asked, trained=trained, seeded=seeded)
-    parts = iter(range(1, 5))
-    of = 1 + freshness + noise + (len(checkpoints) > 1)
+    of = 1 + len(varied) + (len(checkpoints) > 1)
+    parts = iter(range(of))
 
     def part() -> Show:
-        begin = _READING + (1 - _READING) * (next(parts) - 1) / of
+        begin = _READING + (1 - _READING) * next(parts) / of
         return lambda done, text: show(begin + (1 - _READING) * done / of, text)
 
     table = methods.table(part())
     if len(checkpoints) > 1:
         encoders = {str(path): of_model(path) for path in checkpoints[1:]}
         table.series["seeds"] = variations.seeds(methods, table, str(checkpoints[0]), encoders, part())
-    if freshness:
-        table.series["freshness"] = variations.freshness(methods, table, part())
-    if noise and made.noisy is None:
-        output.note(f"--noise is not for {data}")
-    elif noise:
-        table.series["noise"] = variations.noise(methods, table, part())
+    vary = {"freshness": variations.freshness, "noise": variations.noise, "instructions": variations.instructions}
+    for what in varied:
+        if what == "noise" and made.noisy is None:
+            output.note(f"--noise is not for {data}")
+            continue
+        table.series[what] = vary[what](methods, table, part())
     return table
 
 

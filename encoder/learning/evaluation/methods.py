@@ -43,6 +43,9 @@ class Name(StrEnum):
 OF_A_CHECKPOINT: Final = (Name.STATIC, Name.QUERY, Name.ZERO_SHOT, Name.STACKED)
 """These need one; `random` is the model as seeded."""
 
+ASKING: Final = (Name.QUERY, Name.ZERO_SHOT)
+"""These depend on a task's question alone."""
+
 TRAINED_HERE: Final = (Name.GRU, Name.COLES)
 """Networks that are trained for the evaluation: minutes each, so only where they are named."""
 
@@ -104,6 +107,11 @@ class Methods:
                 first, second = table.methods[one], table.methods[other]
                 table.differences[one, other] = self._evaluation.difference(first, second)
         return table
+
+    def only(self, names: Sequence[Name]) -> Methods:
+        """Fewer of them, of the same models."""
+        own = [name for name in self.wanted if name in names]
+        return Methods(self.data, own, trained=self._trained, seeded=self._seeded)
 
     def of_encoder(self, trained: UserEncoder) -> Methods:
         """The same methods of another checkpoint, of those that need one."""
