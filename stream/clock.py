@@ -132,6 +132,17 @@ class EventClock:
             self._ahead[source] = ahead
             self.settle(source)
 
+    def corroborate(self, source: Source) -> bool:
+        """Of the events that are ahead of their stream, keep to those that are not ahead of every other one; whether
+        there are any. Others' clocks are in order already: one wrong time stamp has moved none of them."""
+        others = max((newest for other, newest in self._newest.items() if other != source), default=None)
+        if others is None:
+            return False
+        there = [ts for ts in self._ahead.get(source, ()) if ts <= others + self.max_ahead_ms]
+        if there:
+            self._ahead[source] = there
+        return bool(there)
+
     def settle(self, source: Source) -> None:
         """Begin anew where the events that were ahead say; there is at least one. Until `settled`, when they have been
         judged again, none of those that agree is ahead, whatever their order."""

@@ -4,7 +4,8 @@ Of a partition whose clock is the stream's, messages that are ahead are held unt
 
     an event that is not ahead      the stream goes on where it was: they are refused, `ts_ahead_of_stream`
     AGREE in a row                  the clock begins anew where they say, and they are judged again
-    the end, for a while            `conclude`: a clock that never began begins, else they are refused
+    the end, for a while            `conclude`: a clock that never began begins, and so does one anew where others are
+                                    already; what is ahead of them as well is refused
     MAX_HELD_BYTES                  as at the end
 
 The one exception is asked for: a message with the header RESET_CLOCK that is too old takes its stream's clock away.
@@ -90,7 +91,7 @@ class Judge:
 
     def conclude(self, source: Source, wall_ms: int) -> Iterator[Verdict]:
         """Decide what is held of a partition with what is there."""
-        if source in self._held and self._clock.get(source) is None:
+        if source in self._held and (self._clock.get(source) is None or self._clock.corroborate(source)):
             yield from self._settle(source, wall_ms)
         yield from self._refuse(source)
 

@@ -43,6 +43,10 @@ def messages(times: Iterable[int | None]) -> list[RawMessage]:
     ]
 
 
+def on(source: tuple[str, int], offset: int, ts: int) -> RawMessage:
+    return RawMessage(*source, offset, json.dumps({"user_id": "u", "ts": ts, "shop": "s"}).encode())
+
+
 def verdict(result: Event | Rejection | Skipped) -> str:
     if isinstance(result, Skipped):
         return result.reason
@@ -95,6 +99,37 @@ def test_a_real_gap_loses_nothing() -> None:
 def test_a_gap_at_whose_other_side_is_little_is_refused_at_the_end() -> None:
     later = [ts + 200 * DAY_MS for ts in history[: AGREE - 1]]
     assert verdicts([*history, *later])[100:] == ["ts_ahead_of_stream"] * (AGREE - 1)
+
+
+@pytest.mark.parametrize("wrong", [None, 0, 1, 2])
+def test_a_sparse_partition_crosses_a_gap_where_others_have_been_there(wrong: int | None) -> None:
+    """Found by the demo, twelve weeks of it: a household's campaigns may be 35 days apart, and each was refused."""
+    judge = new_judge()
+    for source in (("raw", 1), SOURCE):
+        assert {verdict(r) for _, r in judge.judge([on(source, i, ts) for i, ts in enumerate(history)], NOW)} == {
+            "accepted"
+        }
+    there = [OLD + 40 * DAY_MS, OLD + 41 * DAY_MS]
+    busy = [OLD + hours * 3_600_000 for hours in range(100, 40 * 24)]
+    assert {verdict(r) for _, r in judge.judge([on(("raw", 1), 100 + i, ts) for i, ts in enumerate(busy)], NOW)} == {
+        "accepted"
+    }
+    late = [*there[:wrong], NOW, *there[wrong:]] if wrong is not None else there
+    held = [on(SOURCE, 100 + i, ts) for i, ts in enumerate(late)]
+    assert [*judge.judge(held, NOW)] == []  # 32 in a row may still come
+    found = {m.offset(): verdict(r) for m, r in judge.conclude(SOURCE, NOW)}
+    expected = ["ts_ahead_of_stream" if ts == NOW else "accepted" for ts in late]
+    assert [found[100 + i] for i in range(len(late))] == expected
+    assert judge.state(SOURCE).newest == there[-1]
+    assert judge.first_held(SOURCE) is None
+
+
+def test_others_that_are_not_there_either_say_nothing() -> None:
+    judge = new_judge()
+    for source in (("raw", 1), SOURCE):
+        assert len([*judge.judge([on(source, i, ts) for i, ts in enumerate(history)], NOW)]) == 100
+    assert [*judge.judge([on(SOURCE, 100, OLD + 40 * DAY_MS)], NOW)] == []
+    assert [verdict(r) for _, r in judge.conclude(SOURCE, NOW)] == ["ts_ahead_of_stream"]
 
 
 def test_those_refused_at_the_end_count_when_more_come() -> None:
