@@ -64,8 +64,11 @@ def test_a_sound_machine_has_no_failure(tmp_path: Path, free_port: int) -> None:
     ]  # fmt: skip
     assert not [f for f in found if f.level is Level.FAIL]
     assert not (tmp_path / "new").exists()  # looking changes nothing
-    assert found[-1].level is Level.WARN
-    assert "untrained" in found[-1].detail
+    assert found[-1].level is Level.OK
+    assert "checkpoint tiny" in found[-1].detail
+    untrained = model.check_model(settings_in(tmp_path / "new", model={"checkpoint": "none"}))
+    assert untrained.level is Level.WARN
+    assert "untrained" in untrained.detail
 
 
 def test_a_wrong_configuration_is_a_finding() -> None:
