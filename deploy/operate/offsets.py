@@ -13,6 +13,7 @@ from deploy.settings.config import Settings
 from store.base.errors import BrokerError, ConfigError, NotFoundError
 from stream.commit_metadata import decode, encode
 from stream.kafka.client import Connection
+from stream.kafka.lasting_admin import LastingAdmin
 from stream.kafka.patience import patiently
 from stream.kafka.positions import RESETTABLE
 from stream.kafka.topic_ids import TopicIds
@@ -116,7 +117,7 @@ class GroupPositions:
         self._connection = connection
         raw = {modality.topic for modality in settings.modalities.values()}
         self._plan = plan(Topics(settings.kafka), raw, settings.scenario_names)
-        self._groups = GroupOffsets(connection, connection.admin(), timeout_seconds=ANSWER_SECONDS)
+        self._groups = GroupOffsets(connection, LastingAdmin(connection), timeout_seconds=ANSWER_SECONDS)
 
     def close(self) -> None:
         """Release the clients."""

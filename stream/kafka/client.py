@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import confluent_kafka
 from confluent_kafka.admin import AdminClient
@@ -41,6 +41,12 @@ _CLIENT: dict[str, Property] = {
 # AssignedReader, GroupClient, LastingAdmin, Membership, FencedProducer. And with `none` a request of an admin client
 # keeps a core busy for as long as no broker is there. Who has no coordinator to forget does without it
 _NO_COORDINATOR: dict[str, Property] = {"metadata.recovery.strategy": "rebootstrap"}
+
+
+class Admin(Protocol):
+    """confluent_kafka's AdminClient, whose types are unknown here: what it is is checked, what it can do is not."""
+
+    def __getattr__(self, name: str) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -143,10 +149,11 @@ class Connection:
             }
         )
 
-    def admin(self, **config: Any) -> Any:
+    def admin(self, **config: Any) -> Admin:
         """A confluent_kafka.admin.AdminClient. Hold it until its futures are done: they fail when it is collected."""
         base = {**_CLIENT, **_NO_COORDINATOR, **self._without_consumer_keys(), **config}
-        return _made(AdminClient, {**base, "bootstrap.servers": self.bootstrap})
+        found: Admin = _made(AdminClient, {**base, "bootstrap.servers": self.bootstrap})
+        return found
 
     def named(self, client_id: str) -> Connection:
         """The same, its clients named so in the broker's logs, quotas and metrics, unless `properties` name them."""

@@ -46,7 +46,10 @@ def test_registered_back_filled_changed_and_retired(tmp_path: Path, bootstrap: s
     if bootstrap == "local":
         need_kafka()
     extra = "" if bootstrap == "embedded" else '\nbootstrap_servers = "local"'
-    config = CONFIG.replace("[kafka]", f"[kafka]{extra}") + "\n[candidates.next]\nseed = 7\nthreads = 1\n"
+    config = (
+        CONFIG.replace("[kafka]", f"[kafka]{extra}")
+        + '\n[candidates.next]\nseed = 7\ncheckpoint = "none"\nthreads = 1\n'
+    )
     (tmp_path / "bikes.toml").write_text(config)
     (tmp_path / "rides.jsonl").write_text("\n".join(lines()) + "\n")
     with Launcher(load(tmp_path / "bikes.toml"), spawn=spawn) as up:

@@ -46,7 +46,7 @@ def connection(shared_embedded_broker: EmbeddedBroker, topics: Topics) -> Connec
 def test_a_worker_answers_what_registering_the_query_gives(
     connection: Connection, topics: Topics, tmp_path: Path
 ) -> None:
-    candidates = {"next": MODEL.model_copy(update={"seed": 1})}
+    candidates = {"next": MODEL.model_copy(update={"seed": 1, "checkpoint": "none"})}
     encoder = ModelSet(MODEL, candidates, MODALITIES, CONFIGURED, DIM)
     source = Source(connection, topics, tmp_path / "source")
     source.send(30)
