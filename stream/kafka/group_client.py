@@ -11,6 +11,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from store.base import logs, metrics
 from stream.kafka.client import Connection
+from stream.kafka.patience import close_aside
 
 LOST_SECONDS = 15.0
 """A coordinator that is being elected, on a busy broker, takes seconds."""
@@ -91,7 +92,7 @@ class GroupClient:
     def close(self) -> None:
         """Release the clients."""
         if self._spare is not None:
-            _close(self._spare[0])
+            close_aside(self._spare[0])
         self._client.close()
 
     def _make(self) -> tuple[Any, threading.Event]:
@@ -122,7 +123,7 @@ class GroupClient:
             return
         self._look_at = now + RETRY_SECONDS
         if self._spare is not None and self._answered_at is None and now >= self._spare_at + self._lost_seconds:
-            _close(self._spare[0])  # it may have come when there was no broker to be found
+            close_aside(self._spare[0])  # it may have come when there was no broker to be found
             self._spare = None
         if self._spare is None:
             self._spare, self._spare_at = self._make(), now
@@ -146,14 +147,9 @@ class GroupClient:
         )
         metrics.CLIENTS_REPLACED.inc()
         self._gone.set()
-        _close(self._client)
+        close_aside(self._client)
         (self._client, self._gone), self._spare = spare, None
         self._well()
         if unanswered := self._unanswered:
             self._unanswered = []
             self._on_commit(KafkaError(KafkaError._TIMED_OUT), unanswered)  # noqa: SLF001
-
-
-def _close(client: Any) -> None:
-    """One that has lost its way may never end to close."""
-    threading.Thread(target=client.close, name="close-client", daemon=True).start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
 
@@ -80,3 +80,8 @@ def within(seconds: float, call: Callable[[], object], name: str) -> bool:
     if failures:
         raise failures[0]
     return not thread.is_alive()
+
+
+def close_aside(client: Any) -> None:
+    """Close a client that is given up, on a thread of its own: one that has lost its way may never end to close."""
+    threading.Thread(target=client.close, name="close-client", daemon=True).start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from store.base import logs, metrics
 from store.base.errors import BrokerError
 from stream.broker_properties import Property
 from stream.kafka.client import Connection
+from stream.kafka.patience import close_aside
 from stream.reading.stillness import Partition
 from stream.reading.watch import STILL_SECONDS, ReadingWatch, positions_of
 
@@ -152,8 +152,7 @@ class AssignedReader:
         # a logical start that nothing has come of stays one
         self._starts |= positions_of(self._client, self._starts)
         old, self._client = self._client, self._make()
-        # one that has lost its way may never end to close
-        threading.Thread(target=old.close, name="close-reader", daemon=True).start()
+        close_aside(old)
         self._client.assign([TopicPartition(*partition, at) for partition, at in self._starts.items()])
         if paused := [TopicPartition(*partition) for partition in self._paused & self._starts.keys()]:
             self._client.pause(paused)
