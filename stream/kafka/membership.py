@@ -18,6 +18,7 @@ JOIN_SECONDS = 45.0
 """A group that is being rebalanced, on a busy broker, takes seconds; a coordinator that is being elected too."""
 CLOSE_SECONDS = 20.0
 """Leaving takes one answer of the coordinator, and the last commit."""
+ASK_EVERY_SECONDS = 5.0
 _ASK_SECONDS = 2.0
 _LOOK_SECONDS = 1.0
 log = logs.get(__name__)
@@ -85,8 +86,8 @@ class Membership:
     """Whether one consumer that has subscribed is a member. For its thread.
 
     librdkafka 2.16 may lose sight of its coordinator when a broker is away twice in a row, and then never joins again,
-    without an error; it may keep its old id. A new client joins at once, so the role ends and is started anew.
-    A member without partitions is asked for at the broker: there may be too few for all.
+    without an error; it may keep its old id. A new client joins at once, so the role ends and is started anew. Time
+    without a broker does not count. A member without partitions is asked for at the broker: there may be too few.
     """
 
     def __init__(self, connection: Connection, group: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -94,27 +95,33 @@ class Membership:
         self._connection = connection
         self._group = group
         self._clock = clock
-        self._without_since: float | None = None
+        self._unknown_since: float | None = None
+        """Since when the broker has answered, each time it was asked, that it has no such member."""
+        self._without = False
         self._look_at = -math.inf
 
     def look(self, consumer: Any) -> None:
-        """Call it often.
+        """Call it often. May wait for _ASK_SECONDS while it is without partitions.
 
         Raises:
-            BrokerError: no member for JOIN_SECONDS, and the broker answers.
+            BrokerError: no member for JOIN_SECONDS in which the broker answered.
         """
         now = self._clock()
         if now < self._look_at:
             return
         self._look_at = now + _LOOK_SECONDS
         if consumer.assignment() and consumer.memberid():
-            self._without_since = None
-        elif self._without_since is None:
-            self._without_since = now
-        elif now - self._without_since >= JOIN_SECONDS:
-            self._without_since = now
-            if self._known(consumer.memberid()) is not False:
-                return
+            self._without, self._unknown_since = False, None
+            return
+        known = self._known(consumer.memberid()) if self._without else None
+        self._look_at = now + (JOIN_SECONDS if known else ASK_EVERY_SECONDS)
+        self._without = True
+        if known is not False:
+            self._unknown_since = None
+        elif self._unknown_since is None:
+            self._unknown_since = now
+        elif now - self._unknown_since >= JOIN_SECONDS:
+            self._unknown_since = None
             raise BrokerError(
                 f"not a member of {self._group} for {JOIN_SECONDS:g} s, though the broker answers",
                 action="a role under `anchorstream up` or Kubernetes starts anew by itself; else start it again",

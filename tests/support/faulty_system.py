@@ -112,6 +112,8 @@ class System:
     def healthy(self) -> None:
         """Everything that was produced has travelled the whole way, and nothing is wrong any more."""
         until(lambda: self._all_ok(self.lag()), lambda: f"healthy: {self.lag()}")
+        ended = [role for role in DRAIN_ORDER if f"{role}-0" not in self.up.pids()]
+        assert not ended, f"ended by a fault, not brought back by its mending: {ended}"
         until(self._monitor_sees_all, "monitor: lag_readable")  # it says a fault once
 
     def _monitor_sees_all(self) -> bool:
