@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from deploy.brokers.local import LocalKafka
 from deploy.kafka.topics import ensure
@@ -222,6 +222,28 @@ def test_what_the_broker_refuses_is_an_error_with_its_reason(desk: Desk) -> None
     small = f"{desk.out}.small"
     ensure(desk.connection, [TopicSpec(small, 1, {"max.message.bytes": "1000"})])
     producer.produce(small, os.urandom(5000), b"k", 0)
+    with pytest.raises(BrokerError, match="refused"):
+        producer.commit(desk.at(1), member)
+
+
+def test_a_refusal_that_spoils_a_call_under_way_is_told_all_the_same(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine: librdkafka then says only that the transaction's state is another."""
+    _, member = desk.member()
+    producer = desk.producer()
+    small = f"{desk.out}.small"
+    ensure(desk.connection, [TopicSpec(small, 1, {"max.message.bytes": "1000"})])
+    producer.produce(small, os.urandom(5000), b"k", 0)
+    producer._producer.flush(60)
+    call, states = producer._call, iter([KafkaException(KafkaError(KafkaError._STATE))])
+
+    def spoilt(act: Callable[[], object], seconds: float) -> None:
+        if (error := next(states, None)) is not None:
+            raise error
+        call(act, seconds)
+
+    monkeypatch.setattr(producer, "_call", spoilt)
     with pytest.raises(BrokerError, match="refused"):
         producer.commit(desk.at(1), member)
 
