@@ -43,15 +43,6 @@ _CONFIG: dict[str, Any] = {
     # a transaction that begins while the broker still marks the one before is tried again after this; default 100
     "retry.backoff.ms": 5,
 }
-_NEVER_TAKEN = frozenset(
-    {
-        KafkaError.MSG_SIZE_TOO_LARGE,
-        KafkaError.RECORD_LIST_TOO_LARGE,
-        KafkaError.INVALID_RECORD,
-        KafkaError.POLICY_VIOLATION,
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    }
-)
 _FENCED = frozenset(
     {
         KafkaError._FENCED,  # noqa: SLF001
@@ -182,7 +173,7 @@ class FencedProducer:
                 self._abort()
             if error.code() in _FENCED:
                 raise Fenced(error.str()) from exc
-            if between_calls and self._undelivered is not None and self._undelivered[2].code() in _NEVER_TAKEN:
+            if between_calls and self._undelivered is not None and not_taken.is_final(self._undelivered[2]):
                 raise self._refused(error) from exc  # it spoilt the transaction while a call was under way
             if between_calls or (passes(error) and (spoilt or error.retriable())):
                 raise Aborted(error.str()) from exc

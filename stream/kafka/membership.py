@@ -19,6 +19,7 @@ JOIN_SECONDS = 45.0
 CLOSE_SECONDS = 20.0
 """Leaving takes one answer of the coordinator, and the last commit."""
 ASK_EVERY_SECONDS = 5.0
+"""Of the broker, while a member has no partitions."""
 _ASK_SECONDS = 2.0
 _LOOK_SECONDS = 1.0
 log = logs.get(__name__)
@@ -101,7 +102,7 @@ class Membership:
         self._look_at = -math.inf
 
     def look(self, consumer: Any) -> None:
-        """Call it often. May wait for _ASK_SECONDS while it is without partitions.
+        """Call it often. Without partitions it may wait for the broker's answer, 2 s.
 
         Raises:
             BrokerError: no member for JOIN_SECONDS in which the broker answered.

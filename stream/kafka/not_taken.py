@@ -7,11 +7,17 @@ from confluent_kafka import KafkaError
 from stream.topics import MAX_MESSAGE_BYTES
 
 _SIZE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
+_FINAL = _SIZE | {KafkaError.INVALID_RECORD, KafkaError.POLICY_VIOLATION, KafkaError.TOPIC_AUTHORIZATION_FAILED}
 
 
 def is_size(error: KafkaError) -> bool:
     """Whether the message, or the batch that it was sent in, was too large."""
     return error.code() in _SIZE
+
+
+def is_final(error: KafkaError) -> bool:
+    """Whether the broker will never take this message, however often it is sent."""
+    return error.code() in _FINAL
 
 
 def why(topic: str, partition: int | None, error: KafkaError) -> str:
